@@ -1,0 +1,27 @@
+//! The named maxima. Every queue, buffer and cache is bounded by one of these or by configuration.
+
+/// Largest payload of one NBD request, in bytes (32 MiB, what NBD clients may assume).
+pub const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Requests in flight per session; past it the session is no longer read from.
+pub const SESSION_REQUESTS_MAX: usize = 256;
+/// Payload bytes in flight per session; past it the session is no longer read from. At least one
+/// request is always admitted.
+pub const SESSION_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Requests in flight per node (all its sessions); past it no session is read from.
+pub const NODE_REQUESTS_MAX: usize = 16 * 1024;
+/// Payload bytes in flight per node; past it no session is read from.
+pub const NODE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Connections per node; further ones are closed at once, with a line in the log.
+pub const NODE_CONNECTIONS_MAX: usize = 4096;
+/// Longest volume name, in bytes.
+pub const VOLUME_NAME_BYTES_MAX: usize = 128;
+/// Largest volume, in bytes (64 TiB: five levels of map nodes).
+pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
+/// Volumes per store.
+pub const STORE_VOLUMES_MAX: usize = 65_536;
+/// Labels per volume.
+pub const VOLUME_LABELS_MAX: usize = 32;
+/// Longest label key or value, in bytes.
+pub const LABEL_BYTES_MAX: usize = 256;
+/// Blocks in one log entry; a larger request is split into several entries (1 MiB of payload).
+pub const ENTRY_BLOCKS_MAX: u64 = 256;

@@ -1,0 +1,1 @@
+//! Benchmarks: micro-benchmarks and side-by-side runs.

@@ -1,0 +1,1 @@
+//! The storage daemon: configuration, admin API, signals.

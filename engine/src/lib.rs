@@ -1,0 +1,1 @@
+//! The store: log, map, space, recovery. Sans-I/O.

@@ -1,0 +1,1 @@
+//! NBD sessions: handshake, transmission, replies. Sans-I/O.

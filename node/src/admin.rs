@@ -1,0 +1,184 @@
+//! Administrative requests to one store and their answers, as plain data. The daemon carries them
+//! over gRPC; the simulator issues them directly.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What an operator asks of one store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminRequest {
+    /// Create a volume with one copy in this store.
+    VolumeCreate {
+        /// Its name: 1 to 128 bytes of `A-Z a-z 0-9 . _ -`, not starting with `-` or `.`.
+        name: String,
+        /// Size in bytes: a positive multiple of 4096, at most 64 TiB.
+        size_bytes: u64,
+        /// Labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// All volumes of this store, by name.
+    VolumeList,
+    /// One volume.
+    VolumeShow {
+        /// Its name.
+        name: String,
+    },
+    /// Grow a volume (shrinking is refused: it would drop data).
+    VolumeResize {
+        /// Its name.
+        name: String,
+        /// New size in bytes.
+        size_bytes: u64,
+    },
+    /// Rename a volume. Refused while sessions are attached under the old name.
+    VolumeRename {
+        /// Its name.
+        name: String,
+        /// The new name.
+        new_name: String,
+    },
+    /// Delete a volume and everything in it. Refused while sessions are attached.
+    VolumeDelete {
+        /// Its name.
+        name: String,
+    },
+    /// Accept that the log of a suspended volume lost a record, and serve what is left.
+    VolumeAcceptLoss {
+        /// Its name.
+        name: String,
+    },
+    /// Space of the store, or of one volume.
+    Space {
+        /// The volume; none for the whole store.
+        volume: Option<String>,
+    },
+    /// Health, in data and words.
+    Status,
+    /// Write a checkpoint now.
+    Checkpoint,
+}
+
+/// The answer to an [`AdminRequest`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum AdminReply {
+    /// To create, show, resize, rename, accept-loss.
+    Volume(VolumeReport),
+    /// To list.
+    Volumes(Vec<VolumeReport>),
+    /// To delete and checkpoint.
+    Done,
+    /// To space.
+    Space(SpaceReport),
+    /// To status.
+    Status(StatusReport),
+}
+
+/// One volume, as `volume show` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VolumeReport {
+    /// Name.
+    pub name: String,
+    /// UUID.
+    pub uuid: String,
+    /// Size in bytes, as clients see it.
+    pub size_bytes: u64,
+    /// Bytes of live data blocks that this volume references.
+    pub used_bytes: u64,
+    /// Bytes that would return if the volume were deleted.
+    pub unique_bytes: u64,
+    /// Number of copies.
+    pub replicas: u32,
+    /// Whether its blocks are encrypted.
+    pub encrypted: bool,
+    /// Number of snapshots.
+    pub snapshots: u64,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// State.
+    pub state: VolumeState,
+    /// Attached sessions.
+    pub sessions: u32,
+    /// Which store of the node holds it.
+    pub store: usize,
+}
+
+/// Whether a volume serves I/O.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeState {
+    /// Serves I/O.
+    #[default]
+    Ready,
+    /// Starting: its group has no leader or no open epoch yet.
+    Starting,
+    /// A damaged record may have held entries of its log; see `volume accept-loss`.
+    Suspended,
+    /// The store is fenced: reads only.
+    Fenced,
+}
+
+/// Space of a store, or the part of it one volume holds. All in bytes of 4 KiB slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SpaceReport {
+    /// Live data and map pages.
+    pub live_bytes: u64,
+    /// Held only by snapshots.
+    pub snapshot_bytes: u64,
+    /// Dead, but in segments that cannot be reused yet.
+    pub garbage_bytes: u64,
+    /// Can be written.
+    pub free_bytes: u64,
+    /// Size of the store.
+    pub total_bytes: u64,
+    /// Kept back for the map and for deletion when the store is full.
+    pub reserve_bytes: u64,
+    /// Written to the device since the store was created.
+    pub device_bytes_written: u64,
+    /// Written by clients since the store was created.
+    pub client_bytes_written: u64,
+}
+
+/// Health of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StatusReport {
+    /// False when anything below needs an operator.
+    pub healthy: bool,
+    /// What is wrong, since when, and the next safe step; empty when healthy.
+    pub problems: Vec<String>,
+    /// Volumes with their states.
+    pub volumes: Vec<VolumeReport>,
+    /// Blocks found damaged since the start.
+    pub damaged_blocks: u64,
+    /// Records replayed at the last start.
+    pub recovered_records: u64,
+    /// Attached sessions.
+    pub sessions: u32,
+}
+
+/// Why a request was refused. Each carries one line that names the thing and the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminError {
+    /// No such volume.
+    NotFound(String),
+    /// The name is taken.
+    Exists(String),
+    /// A value is not acceptable.
+    Invalid(String),
+    /// Not possible in the present state (sessions attached, store fenced, volume suspended).
+    Refused(String),
+    /// The store has no room.
+    NoSpace(String),
+}
+
+impl std::fmt::Display for AdminError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::NotFound(text)
+        | Self::Exists(text)
+        | Self::Invalid(text)
+        | Self::Refused(text)
+        | Self::NoSpace(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for AdminError {}

@@ -1,0 +1,1 @@
+//! Composition of engine, replication and NBD sessions into one node. Sans-I/O.

@@ -1,0 +1,1 @@
+//! Raft groups over raft-rs. Sans-I/O.

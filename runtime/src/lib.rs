@@ -1,0 +1,1 @@
+//! The only syscalls: io_uring, sockets, timers.

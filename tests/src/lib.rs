@@ -1,0 +1,1 @@
+//! The simulator, its oracles, and tests against the real daemon.
