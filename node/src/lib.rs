@@ -1,1 +1,34 @@
-//! Composition of engine, replication and NBD sessions into one node. Sans-I/O.
+//! Composition of engine, replication and NBD sessions into one node. Sans-I/O: no syscalls, no
+//! clock, no randomness of its own; see [`event`] for the contract with an interpreter.
+
+pub mod admin;
+pub mod event;
+
+pub use event::{AdminToken, Effect, Event, ExportInfo, PeerFrame, Transport};
+
+use esker_base::{Moment, WallClock};
+
+/// What recovery found, for the log line and for the metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadyReport {
+    /// True when the store was empty and has just been formatted.
+    pub formatted: bool,
+    /// Volumes in the store.
+    pub volumes: usize,
+    /// Records replayed after the checkpoint.
+    pub records_replayed: u64,
+    /// Bytes of log read.
+    pub bytes_scanned: u64,
+    /// True when the log ended in a torn tail that was cut.
+    pub torn_tail: bool,
+    /// Blocks found damaged.
+    pub damaged_blocks: u64,
+    /// Volumes that are suspended because a damaged record may have held entries of theirs.
+    pub suspended_volumes: usize,
+}
+
+/// A sans-I/O machine: the node, or a part of it under test.
+pub trait Machine {
+    /// Takes one event in and appends what is to be done to `effects`.
+    fn step(&mut self, now: Moment, wall: WallClock, event: Event, effects: &mut Vec<Effect>);
+}
