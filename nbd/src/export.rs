@@ -1,0 +1,82 @@
+//! What a session is told about an export.
+
+use crate::wire::{option_reply, transmission_flag as flag};
+
+/// An export, as its session presents it to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Canonical name; at most 4096 bytes.
+    pub name: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Refuses everything that changes it.
+    pub read_only: bool,
+    /// A flush on one connection covers what other connections were answered before.
+    pub multi_conn: bool,
+    /// Smallest unit of offsets and lengths, a power of two; requests that are no multiple of it get
+    /// EINVAL. 1 serves any client.
+    pub block_size_min: u32,
+    /// Unit of efficient requests, a power of two; 4096.
+    pub block_size_preferred: u32,
+    /// Longest read or write in bytes. The session's own limit applies as well, and the smaller of
+    /// both is what the client is told; 0 leaves it at that limit.
+    pub block_size_max: u32,
+    /// For people; may be empty.
+    pub description: String,
+}
+
+impl Export {
+    /// The transmission flags that a client of this export is told.
+    pub(crate) fn transmission_flags(&self, structured_replies: bool) -> u16 {
+        let mut flags = flag::HAS_FLAGS
+            | flag::SEND_FLUSH
+            | flag::SEND_FUA
+            | flag::SEND_TRIM
+            | flag::SEND_WRITE_ZEROES
+            | flag::SEND_FAST_ZERO
+            | flag::SEND_CACHE;
+        for (condition, bit) in [
+            (self.read_only, flag::READ_ONLY),
+            (self.multi_conn, flag::CAN_MULTI_CONN),
+            (structured_replies, flag::SEND_DF),
+        ] {
+            if condition {
+                flags |= bit;
+            }
+        }
+        flags
+    }
+
+    /// Longest read or write in bytes, given the session's limit.
+    pub(crate) fn payload_bytes_max(&self, session_limit: u32) -> u32 {
+        match self.block_size_max {
+            0 => session_limit,
+            own => own.min(session_limit),
+        }
+    }
+}
+
+/// Why an export cannot be had. Each carries one line for the client's user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExportError {
+    /// There is none of that name.
+    Unknown(String),
+    /// It exists but cannot serve now, for instance because it is suspended.
+    Unavailable(String),
+    /// It is not for this client.
+    Policy(String),
+    /// The server is shutting down.
+    Shutdown(String),
+}
+
+impl ExportError {
+    /// The option reply and the text that say so.
+    pub(crate) fn reply(&self) -> (u32, &str) {
+        match self {
+            // The protocol has one reply for "does not exist" and "is not available".
+            Self::Unknown(text) | Self::Unavailable(text) => (option_reply::ERR_UNKNOWN, text),
+            Self::Policy(text) => (option_reply::ERR_POLICY, text),
+            Self::Shutdown(text) => (option_reply::ERR_SHUTDOWN, text),
+        }
+    }
+}

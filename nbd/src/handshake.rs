@@ -1,0 +1,304 @@
+//! The handshake: greeting, client flags, options, until an export is attached.
+
+use crate::export::{Export, ExportError};
+use crate::input::Input;
+use crate::limits::{HANDSHAKE_OPTIONS_MAX, OPTION_BYTES_MAX, OPTION_DISCARD_BYTES_MAX};
+use crate::option::{
+    self, acknowledge, export_name, info, list, refuse, ExportQuery, Outcome, PayloadRule,
+    QueryForm, Refusal,
+};
+use crate::output::Output;
+use crate::session::{Action, Closing, Step};
+use crate::wire::{self, handshake_flag, option_reply, OptionHeader};
+use esker_base::num::to_usize;
+
+/// Where the handshake is, and what was agreed on so far.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    state: State,
+    /// From the client flags.
+    fixed: bool,
+    /// From the client flags.
+    no_zeroes: bool,
+    structured_replies: bool,
+    options_seen: usize,
+}
+
+/// What comes next.
+#[derive(Debug)]
+enum State {
+    ClientFlags,
+    OptionHeader,
+    /// The payload of an option is collected.
+    Payload {
+        code: u32,
+        length: usize,
+        bytes: Vec<u8>,
+    },
+    /// The payload of an option is dropped; then the option runs, or is refused.
+    Discard {
+        code: u32,
+        left: usize,
+        refusal: Option<Refusal>,
+    },
+    /// The caller owes the list of exports.
+    List,
+    /// The caller owes an export.
+    Export(ExportQuery),
+}
+
+/// What an answered export query leads to.
+#[derive(Debug)]
+pub(crate) enum Answered {
+    /// The handshake goes on.
+    Stay,
+    /// The export is attached.
+    Attached {
+        export: Export,
+        structured_replies: bool,
+    },
+    /// The session ends.
+    Close(Closing),
+}
+
+impl Handshake {
+    /// Greets the client.
+    pub(crate) fn new(output: &mut Output) -> Self {
+        output.u64(wire::MAGIC_GREETING);
+        output.u64(wire::MAGIC_OPTION);
+        output.u16(handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
+        Self {
+            state: State::ClientFlags,
+            fixed: false,
+            no_zeroes: false,
+            structured_replies: false,
+            options_seen: 0,
+        }
+    }
+
+    /// Parses one item.
+    pub(crate) fn step(
+        &mut self,
+        input: &mut Input,
+        output: &mut Output,
+        shutting_down: bool,
+    ) -> Step {
+        match &mut self.state {
+            State::ClientFlags => match input.take_array() {
+                None => Step::Wait,
+                Some(raw) => self.client_flags(u32::from_be_bytes(raw)),
+            },
+            State::OptionHeader => match input.take_array() {
+                None => Step::Wait,
+                Some(raw) => self.header(OptionHeader::decode(&raw)),
+            },
+            State::Payload {
+                code,
+                length,
+                bytes,
+            } => {
+                input.append_to(bytes, *length - bytes.len());
+                if bytes.len() < *length {
+                    return Step::Wait;
+                }
+                let (code, bytes) = (*code, std::mem::take(bytes));
+                self.run(code, &bytes, output, shutting_down)
+            }
+            State::Discard {
+                code,
+                left,
+                refusal,
+            } => {
+                *left -= input.discard(*left);
+                if *left > 0 {
+                    return Step::Wait;
+                }
+                match (*code, refusal.take()) {
+                    (code, None) => self.run(code, &[], output, shutting_down),
+                    (code, Some(refusal)) => self.refuse(code, refusal, output),
+                }
+            }
+            State::List | State::Export(_) => Step::Wait,
+        }
+    }
+
+    fn client_flags(&mut self, flags: u32) -> Step {
+        let fixed = u32::from(handshake_flag::FIXED_NEWSTYLE);
+        let no_zeroes = u32::from(handshake_flag::NO_ZEROES);
+        if flags & !(fixed | no_zeroes) != 0 {
+            return Step::Close(Closing::violation(format!(
+                "unknown client flags {flags:#x}"
+            )));
+        }
+        self.fixed = flags & fixed != 0;
+        self.no_zeroes = flags & no_zeroes != 0;
+        self.state = State::OptionHeader;
+        Step::Again
+    }
+
+    fn header(&mut self, header: OptionHeader) -> Step {
+        let OptionHeader {
+            magic,
+            option: code,
+            length,
+        } = header;
+        if magic != wire::MAGIC_OPTION {
+            return violation(format!("bad magic {magic:#x} of an option"));
+        }
+        if self.options_seen == HANDSHAKE_OPTIONS_MAX {
+            return violation(format!("more than {HANDSHAKE_OPTIONS_MAX} options"));
+        }
+        self.options_seen += 1;
+        if !self.fixed && code != wire::option::EXPORT_NAME {
+            return violation(format!("option {code} without fixed newstyle"));
+        }
+        let length = to_usize(u64::from(length));
+        if length > OPTION_DISCARD_BYTES_MAX {
+            return violation(format!("option {code} announces {length} bytes"));
+        }
+        let discard = |refusal| State::Discard {
+            code,
+            left: length,
+            refusal,
+        };
+        self.state = match option::payload_rule(code) {
+            PayloadRule::Arguments if length <= OPTION_BYTES_MAX => State::Payload {
+                code,
+                length,
+                bytes: Vec::new(),
+            },
+            PayloadRule::Arguments if code == wire::option::EXPORT_NAME => {
+                return violation(format!("an export name of {length} bytes"));
+            }
+            PayloadRule::Arguments => discard(Some(Refusal {
+                kind: option_reply::ERR_TOO_BIG,
+                text: "the option is too long",
+            })),
+            PayloadRule::Empty if length > 0 => {
+                discard(Some(Refusal::invalid("this option carries no data")))
+            }
+            PayloadRule::Empty | PayloadRule::Ignored => discard(None),
+        };
+        Step::Again
+    }
+
+    fn run(&mut self, code: u32, payload: &[u8], output: &mut Output, shutting_down: bool) -> Step {
+        self.state = State::OptionHeader;
+        if shutting_down && code == wire::option::EXPORT_NAME {
+            return Step::Close(Closing::shutdown());
+        }
+        if shutting_down && code != wire::option::ABORT {
+            refuse(
+                output,
+                code,
+                option_reply::ERR_SHUTDOWN,
+                "the server is shutting down",
+            );
+            return Step::Again;
+        }
+        match option::run(code, payload, self.structured_replies) {
+            Outcome::List => {
+                self.state = State::List;
+                Step::Act(Action::ListExports)
+            }
+            Outcome::Export(query) => {
+                let (name, attach) = (query.name.clone(), query.form.attaches());
+                self.state = State::Export(query);
+                Step::Act(Action::Export { name, attach })
+            }
+            Outcome::StructuredReplies => {
+                self.structured_replies = true;
+                acknowledge(output, code);
+                Step::Again
+            }
+            Outcome::Abort => {
+                acknowledge(output, code);
+                Step::Close(Closing::clean("the client aborted the handshake"))
+            }
+            Outcome::Refuse(refusal) => self.refuse(code, refusal, output),
+            Outcome::Close(reason) => violation(reason),
+        }
+    }
+
+    fn refuse(&mut self, code: u32, refusal: Refusal, output: &mut Output) -> Step {
+        self.state = State::OptionHeader;
+        refuse(output, code, refusal.kind, refusal.text);
+        Step::Again
+    }
+
+    /// Takes the answer to [`Action::ListExports`]; ignored when none is due.
+    pub(crate) fn list_exports(&mut self, exports: &[(String, u64)], output: &mut Output) {
+        if matches!(self.state, State::List) {
+            self.state = State::OptionHeader;
+            list::answer(output, exports);
+        }
+    }
+
+    /// Takes the answer to [`Action::Export`]; ignored when none is due. `payload_limit` is the
+    /// session's longest read or write in bytes.
+    pub(crate) fn export(
+        &mut self,
+        answer: Result<Export, ExportError>,
+        payload_limit: u32,
+        output: &mut Output,
+    ) -> Answered {
+        let State::Export(query) = &self.state else {
+            return Answered::Stay;
+        };
+        let (name, form) = (query.name.clone(), query.form);
+        self.state = State::OptionHeader;
+        let export = match answer {
+            Ok(export) => export,
+            Err(error) => return Self::unavailable(&name, form, &error, output),
+        };
+        let structured_replies = self.structured_replies;
+        let describe = |output: &mut Output, code, wanted| {
+            let payload_max = export.payload_bytes_max(payload_limit);
+            info::answer(
+                output,
+                code,
+                wanted,
+                &export,
+                structured_replies,
+                payload_max,
+            );
+        };
+        match form {
+            QueryForm::Info(wanted) => {
+                describe(output, wire::option::INFO, wanted);
+                return Answered::Stay;
+            }
+            QueryForm::Go(wanted) => describe(output, wire::option::GO, wanted),
+            QueryForm::ExportName => {
+                export_name::answer(output, &export, structured_replies, self.no_zeroes);
+            }
+        }
+        Answered::Attached {
+            export,
+            structured_replies,
+        }
+    }
+
+    fn unavailable(
+        name: &str,
+        form: QueryForm,
+        error: &ExportError,
+        output: &mut Output,
+    ) -> Answered {
+        let (kind, text) = error.reply();
+        let code = match form {
+            QueryForm::Info(_) => wire::option::INFO,
+            QueryForm::Go(_) => wire::option::GO,
+            QueryForm::ExportName => {
+                let reason = format!("export {name:?} asked for by EXPORT_NAME: {text}");
+                return Answered::Close(Closing::violation(reason));
+            }
+        };
+        refuse(output, code, kind, text);
+        Answered::Stay
+    }
+}
+
+fn violation(reason: String) -> Step {
+    Step::Close(Closing::violation(reason))
+}

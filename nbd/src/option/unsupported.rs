@@ -1,0 +1,12 @@
+//! Every option without a file of its own, `NBD_OPT_STARTTLS`, the metadata contexts and
+//! `NBD_OPT_EXTENDED_HEADERS` included: its payload is dropped and the handshake goes on.
+
+use super::{Outcome, Refusal};
+use crate::wire::option_reply;
+
+pub(crate) fn run() -> Outcome {
+    Outcome::Refuse(Refusal {
+        kind: option_reply::ERR_UNSUP,
+        text: "option not supported",
+    })
+}
