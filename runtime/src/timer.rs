@@ -1,0 +1,78 @@
+//! Clocks, and the one timer a machine has.
+
+use esker_base::{Moment, WallClock};
+use rustix::time::{clock_gettime, ClockId};
+use std::time::Duration;
+
+/// The monotonic clock. All loops of a process read the same one.
+#[must_use]
+pub fn now() -> Moment {
+    let time = clock_gettime(ClockId::Monotonic);
+    Moment(nanos(time.tv_sec, time.tv_nsec))
+}
+
+/// The wall clock.
+#[must_use]
+pub fn wall_now() -> WallClock {
+    let time = clock_gettime(ClockId::Realtime);
+    WallClock(nanos(time.tv_sec, time.tv_nsec) / 1_000)
+}
+
+/// Nanoseconds of a time that is not negative; a clock before its start reads as zero.
+fn nanos(seconds: i64, nanos: i64) -> u64 {
+    let seconds = u64::try_from(seconds).unwrap_or(0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(nanos).unwrap_or(0))
+}
+
+/// The machine's timer: the latest request replaces the one before.
+#[derive(Debug, Default)]
+pub(crate) struct Timer {
+    due: Option<Moment>,
+}
+
+impl Timer {
+    pub(crate) fn set(&mut self, at: Moment) {
+        self.due = Some(at);
+    }
+
+    pub(crate) fn due(&self) -> Option<Moment> {
+        self.due
+    }
+
+    /// True once when the moment has passed.
+    pub(crate) fn take_if_due(&mut self, now: Moment) -> bool {
+        let is_due = self.due.is_some_and(|due| due <= now);
+        if is_due {
+            self.due = None;
+        }
+        is_due
+    }
+}
+
+/// How long to wait for the earliest of these moments; none means for ever.
+pub(crate) fn until(now: Moment, moments: &[Option<Moment>]) -> Option<Duration> {
+    moments.iter().flatten().min().map(|at| at.since(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_request_replaces_an_earlier_one_and_fires_once() {
+        let mut timer = Timer::default();
+        timer.set(Moment(10));
+        timer.set(Moment(20));
+        assert!(!timer.take_if_due(Moment(19)));
+        assert!(timer.take_if_due(Moment(20)) && !timer.take_if_due(Moment(30)));
+    }
+
+    #[test]
+    fn the_earliest_moment_bounds_the_wait() {
+        let wait = until(Moment(5), &[Some(Moment(25)), None, Some(Moment(15))]);
+        assert_eq!(wait, Some(Duration::from_nanos(10)));
+        assert_eq!(until(Moment(5), &[None]), None);
+    }
+}
