@@ -25,20 +25,6 @@ pub(crate) const fn number(error: RequestError) -> u32 {
     }
 }
 
-/// One line for the client's user, sent where the reply has room for it.
-pub(crate) const fn message(error: RequestError) -> &'static str {
-    match error {
-        RequestError::ReadOnly => "the export is read-only",
-        RequestError::Io => "the storage failed or the data is damaged",
-        RequestError::NoMemory => "the server is out of memory",
-        RequestError::Invalid => "the request is invalid",
-        RequestError::NoSpace => "no space left",
-        RequestError::TooBig => "the request is too long",
-        RequestError::NotSupported => "not supported",
-        RequestError::Shutdown => "the server is shutting down",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,7 +43,7 @@ mod tests {
         ];
         for (error, expected) in table {
             assert_eq!(number(error), expected, "{error:?}");
-            assert!(!message(error).is_empty());
+            assert!(!error.to_string().is_empty());
         }
     }
 }

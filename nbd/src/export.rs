@@ -57,15 +57,19 @@ impl Export {
 }
 
 /// Why an export cannot be had. Each carries one line for the client's user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExportError {
     /// There is none of that name.
+    #[error("{0}")]
     Unknown(String),
     /// It exists but cannot serve now, for instance because it is suspended.
+    #[error("{0}")]
     Unavailable(String),
     /// It is not for this client.
+    #[error("{0}")]
     Policy(String),
     /// The server is shutting down.
+    #[error("{0}")]
     Shutdown(String),
 }
 

@@ -90,22 +90,30 @@ impl ReadPiece {
 }
 
 /// How a request fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The device failed, or the data is damaged.
+    #[error("the storage failed or the data is damaged")]
     Io,
     /// The store is full, or a write reaches past the end.
+    #[error("no space left")]
     NoSpace,
     /// The request makes no sense.
+    #[error("the request is invalid")]
     Invalid,
     /// The export is read-only.
+    #[error("the export is read-only")]
     ReadOnly,
     /// Not supported, or not fast.
+    #[error("not supported, or not fast")]
     NotSupported,
     /// The server is shutting down.
+    #[error("the server is shutting down")]
     Shutdown,
     /// The request is too long.
+    #[error("the request is too long")]
     TooBig,
     /// No memory.
+    #[error("the server is out of memory")]
     NoMemory,
 }

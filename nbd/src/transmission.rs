@@ -1,6 +1,5 @@
 //! The transmission phase: requests in, replies out, in any order.
 
-use crate::errno;
 use crate::export::Export;
 use crate::input::Input;
 use crate::limits::{SessionLimits, PAYLOAD_BYTES_MAX};
@@ -334,8 +333,8 @@ impl Transmission {
         }
         match (result, command) {
             (Err(error), _) => {
-                let text = errno::message(error);
-                reply::error(output, self.structured_replies, cookie, error, text);
+                let text = error.to_string();
+                reply::error(output, self.structured_replies, cookie, error, &text);
             }
             (Ok(reply), Command::Read { dont_fragment }) => {
                 let pieces = match reply {

@@ -1,0 +1,7 @@
+//! A session seen from outside: what a client sends, what the owner is asked, what comes back.
+
+mod client;
+mod handshake;
+mod limits;
+mod splits;
+mod transmission;
