@@ -76,6 +76,18 @@ fn bytes_are_limited_but_one_request_is_always_admitted() {
 }
 
 #[test]
+fn at_a_limit_nothing_more_is_read_even_if_nothing_waits() {
+    let mut peer = peer(2, 1000);
+    let held = requests(peer.send(&reads(2, 10)));
+    assert!(!peer.0.wants_input());
+    answer(&mut peer, &held[0]);
+    assert!(peer.0.wants_input());
+    let mut peer = self::peer(9, 1000);
+    peer.one(&reads(1, 1000));
+    assert!(!peer.0.wants_input());
+}
+
+#[test]
 fn requests_without_payload_cost_no_bytes() {
     let mut peer = peer(100, 10);
     for command in [4, 5, 6] {

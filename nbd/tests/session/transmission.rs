@@ -491,8 +491,11 @@ fn disconnect_waits_for_what_is_in_flight() {
     peer.0.complete(asked.id, Ok(Reply::Done));
     assert_eq!(closed(&peer.actions()), Some(true));
     assert_eq!(messages(&peer.output()), [simple(0, 42)]);
-    let mut peer = Peer::attached(false);
-    assert_eq!(closed(&peer.send(&raw(0, DISC, 0, 0))), Some(true));
+    for leaving in [raw(0, DISC, 0, 0), raw(u16::MAX, DISC, SIZE + 1, 512)] {
+        let mut peer = Peer::attached(false);
+        assert_eq!(closed(&peer.send(&leaving)), Some(true));
+        assert_eq!(peer.output(), []);
+    }
 }
 
 #[test]
