@@ -157,7 +157,7 @@ struct Driver<'a> {
     disk: Disk,
     recorder: Recorder,
     timer: Timer,
-    /// Events that need no kernel, for the next turn.
+    /// Events the machine has not been told yet.
     events: Events,
     inbox_is_ready: bool,
     stage: Stage,
@@ -214,10 +214,10 @@ impl<'a> Driver<'a> {
         let mut now = timer::now();
         let mut machine = make(now, timer::wall_now(), &mut effects);
         self.arm_wake();
+        for effect in effects.drain(..) {
+            self.interpret(effect, now);
+        }
         loop {
-            for effect in effects.drain(..) {
-                self.interpret(effect, now);
-            }
             let is_running = matches!(self.stage, Stage::Running);
             if is_running {
                 self.acceptor.arm(&mut self.ring, now);
@@ -259,7 +259,7 @@ impl<'a> Driver<'a> {
             self.tell(machine, now, wall, effects);
         }
         if std::mem::take(&mut self.inbox_is_ready) {
-            self.take_inbox(now);
+            self.take_inbox();
             self.tell(machine, now, wall, effects);
         }
         self.net.expire(now, &mut self.events);
@@ -269,6 +269,9 @@ impl<'a> Driver<'a> {
         self.tell(machine, now, wall, effects);
     }
 
+    /// Gives the machine what is queued, and takes its effects. Disk operations are submitted and
+    /// output is sent at the end of the turn, all at once. What the effects themselves bring about
+    /// waits for the next call, so that no machine can keep the loop from the kernel.
     fn tell<M: Machine>(
         &mut self,
         machine: &mut M,
@@ -276,10 +279,16 @@ impl<'a> Driver<'a> {
         wall: WallClock,
         effects: &mut Vec<Effect>,
     ) {
-        while let Some(event) = self.events.pop_front() {
+        for _ in 0..self.events.len() {
+            let Some(event) = self.events.pop_front() else {
+                break;
+            };
             self.recorder.event(&event);
             if matches!(self.stage, Stage::Running) {
                 machine.step(now, wall, event, effects);
+            }
+            for effect in effects.drain(..) {
+                self.interpret(effect, now);
             }
         }
     }
@@ -304,7 +313,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn take_inbox(&mut self, now: Moment) {
+    fn take_inbox(&mut self) {
         let is_running = matches!(self.stage, Stage::Running);
         for inbound in self.shared.take_all() {
             match inbound {
@@ -331,8 +340,6 @@ impl<'a> Driver<'a> {
                 }
             }
         }
-        // What was just accepted or adopted is settled at the end of the turn.
-        let _ = now;
     }
 
     fn interpret(&mut self, effect: Effect, now: Moment) {
@@ -347,16 +354,18 @@ impl<'a> Driver<'a> {
             }
             Effect::Send { conn, bufs } => self.net.send(conn, bufs, &mut self.events),
             Effect::PauseReceive { conn } => self.net.pause(conn),
-            Effect::ResumeReceive { conn } => self.net.resume(conn, &mut self.events),
-            Effect::Close { conn, reason } => self.net.close(conn, reason, now),
+            Effect::ResumeReceive { conn } => self.net.resume(conn),
+            Effect::Close { conn, reason } => {
+                self.net.close(conn, reason, now, &mut self.events);
+            }
             Effect::HandOver {
                 conn,
                 store,
                 transport,
                 session,
             } => {
-                self.net
-                    .hand_over(conn, store, transport, session, &mut self.ring);
+                let context = (&mut self.ring, &mut self.events);
+                self.net.hand_over(conn, store, transport, session, context);
             }
             Effect::SetTimer { at } => self.timer.set(at),
             Effect::AdminReply { token, result } => {

@@ -13,6 +13,7 @@ mod handle;
 mod listener;
 mod net;
 pub mod record;
+pub mod replay;
 mod ring;
 mod store_file;
 pub mod timer;

@@ -8,7 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -159,6 +159,12 @@ impl Listener {
             address: text.to_string(),
             source,
         };
+        // Connecting to any other file is refused just like connecting to a stale socket.
+        let is_socket = |m: std::fs::Metadata| m.file_type().is_socket();
+        if !std::fs::symlink_metadata(path).is_ok_and(is_socket) {
+            let other = io::Error::other("the path is taken by something that is not a socket");
+            return Err(failed(other));
+        }
         match UnixStream::connect(path) {
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path).map_err(failed)

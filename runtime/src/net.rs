@@ -42,7 +42,7 @@ pub(crate) struct Net {
     name: String,
 }
 
-/// Where the events of a turn are collected.
+/// Events for the machine, in order.
 pub(crate) type Events = VecDeque<Event>;
 
 impl Net {
@@ -78,14 +78,13 @@ impl Net {
         let conn = self.add(fd, &transport);
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.queue.push_unanswered(unsent);
+            connection.held = Some(joined(unread)).filter(|data| !data.is_empty());
         }
         events.push_back(Event::Adopted {
             conn,
             transport,
             session,
         });
-        let unread = unread.into_iter().filter(|data| !data.is_empty());
-        events.extend(unread.map(|data| Event::Received { conn, data }));
     }
 
     pub(crate) fn send(&mut self, conn: ConnId, bufs: Vec<Bytes>, events: &mut Events) {
@@ -111,24 +110,18 @@ impl Net {
         }
     }
 
-    pub(crate) fn resume(&mut self, conn: ConnId, events: &mut Events) {
+    pub(crate) fn resume(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };
         connection.is_paused = false;
-        if matches!(connection.phase, Phase::Open) {
-            events.extend(
-                connection
-                    .held
-                    .take()
-                    .map(|data| Event::Received { conn, data }),
-            );
-        }
         self.touch(conn);
     }
 
     /// Ends a connection once its queue is sent.
-    pub(crate) fn close(&mut self, conn: ConnId, reason: String, now: Moment) {
+    pub(crate) fn close(&mut self, conn: ConnId, reason: String, now: Moment, events: &mut Events) {
+        let is_received = |e: &Event| matches!(e, Event::Received { conn: of, .. } if *of == conn);
+        events.retain(|event| !is_received(event));
         self.begin_close(conn, reason, true, now);
     }
 
@@ -139,15 +132,24 @@ impl Net {
         store: usize,
         transport: Transport,
         session: Box<Session>,
-        ring: &mut Ring,
+        (ring, events): (&mut Ring, &mut Events),
     ) {
+        let mut unread = forget(conn, events);
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };
-        if !matches!(connection.phase, Phase::Open) {
+        // After the client's end of stream the other loop will see that end again.
+        if !matches!(
+            connection.phase,
+            Phase::Open
+                | Phase::Closing {
+                    is_asked: false,
+                    ..
+                }
+        ) {
             return self.abandon(conn);
         }
-        let unread = connection.held.take().into_iter().collect();
+        unread.extend(connection.held.take());
         let leaving = Leaving {
             store,
             transport,
@@ -295,6 +297,14 @@ impl Net {
             return;
         };
         let fd = connection.fd.as_raw_fd();
+        if matches!(connection.phase, Phase::Open) && !connection.is_paused {
+            events.extend(
+                connection
+                    .held
+                    .take()
+                    .map(|data| Event::Received { conn, data }),
+            );
+        }
         if connection.wants_receive() && connection.receive.is_none() {
             let op = Op::Receive {
                 fd,
@@ -468,6 +478,28 @@ impl Net {
             connection.held = None;
         }
         self.touch(conn);
+    }
+}
+
+/// Removes all events that name this connection; returns the bytes they had received.
+fn forget(conn: ConnId, events: &mut Events) -> Vec<Bytes> {
+    let mut received = Vec::new();
+    events.retain(|event| match event {
+        Event::Received { conn: of, data } if *of == conn => {
+            received.push(data.clone());
+            false
+        }
+        Event::Sent { conn: of } | Event::Disconnected { conn: of, .. } => *of != conn,
+        _ => true,
+    });
+    received
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    match pieces.len() {
+        0 => Bytes::new(),
+        1 => pieces.swap_remove(0),
+        _ => Bytes::from(pieces.concat()),
     }
 }
 
