@@ -98,6 +98,12 @@ pub enum Output {
     },
     /// A follower is behind the truncated log: it must catch up by versions. Repeated every
     /// election timeout for as long as it lasts.
+    ///
+    /// The follower is then opened anew with `truncated` = `applied` = the (index, term) it caught
+    /// up to, which must lie above its commit index; its term and vote are kept. Entries that
+    /// follow are kept if its log had that very (index, term), else dropped (the rule for Raft
+    /// snapshots: what follows a matching entry may have been acknowledged). The leader resumes
+    /// by itself when the follower answers its next heartbeat.
     CatchUpNeeded {
         /// The follower.
         to: ReplicaId,

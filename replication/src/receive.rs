@@ -138,6 +138,9 @@ impl Group {
         let last_entry = message.entries.last().map(|entry| entry.index);
         let terms: Vec<u64> = message.entries.iter().map(|entry| entry.term).collect();
         let first_entry = message.entries.first().map_or(0, |entry| entry.index);
+        if as_leader && kind == MessageType::MsgHeartbeatResponse {
+            self.notice_caught_up(from, message.commit);
+        }
         let stepped = self.raw.step(message);
         if kind == MessageType::MsgAppend && last_entry.is_some() {
             // What raft-rs took is in its unstable part, from where it goes to `Output::Append`.
@@ -174,6 +177,23 @@ impl Group {
             Ok(()) | Err(raft::Error::ProposalDropped) => Ok(()),
             Err(raft::Error::StepPeerNotFound) => Err(GroupError::UnknownPeer(ReplicaId(from))),
             Err(_) => Err(GroupError::Malformed("refused by raft-rs")),
+        }
+    }
+}
+
+impl Group {
+    /// A peer whose next entry was truncated is never probed again by raft-rs, which waits for a
+    /// snapshot to be taken. What it has committed it surely shares with the leader: once that
+    /// reaches the retained log (it caught up by versions), probe it from there.
+    fn notice_caught_up(&mut self, peer: u64, commit: u64) {
+        let (first, last) = (
+            self.raw.store().first(),
+            self.raw.raft.raft_log.last_index(),
+        );
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(peer) {
+            if progress.next_idx < first && commit + 1 >= first && commit <= last {
+                progress.next_idx = commit + 1;
+            }
         }
     }
 }
