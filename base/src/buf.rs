@@ -37,8 +37,14 @@ impl AlignedBuf {
         };
         // SAFETY: `layout` has a non-zero size.
         let raw = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        Self { start, length, layout }
+        let Some(start) = NonNull::new(raw) else {
+            handle_alloc_error(layout)
+        };
+        Self {
+            start,
+            length,
+            layout,
+        }
     }
 
     /// A buffer that holds a copy of `bytes`.

@@ -30,7 +30,10 @@ impl BlockRange {
     /// The range of `count` blocks from `start`.
     #[must_use]
     pub const fn new(start: u64, count: u64) -> Self {
-        Self { start: Lba(start), count }
+        Self {
+            start: Lba(start),
+            count,
+        }
     }
 
     /// The smallest block range that covers `length` bytes from byte `offset`, or `None` when the

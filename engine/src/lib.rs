@@ -1,1 +1,32 @@
-//! The store: log, map, space, recovery. Sans-I/O.
+//! The store of Esker: an append-only log of records on one device, a copy-on-write map from
+//! logical blocks to slots, exact liveness of every slot, and recovery that tells a torn tail from
+//! corruption. Sans-I/O: [`Engine::step`] takes one event in and gives effects out; see
+//! [`event`] for the contract.
+//!
+//! The format on the device is drawn in `docs/format.md` and lives in [`format`]; nothing else
+//! knows a byte position.
+
+mod apply;
+mod catalog;
+mod checkpoint;
+mod config;
+mod engine;
+mod error;
+pub mod event;
+pub mod format;
+mod group;
+pub mod inspect;
+mod log;
+mod map;
+mod readpath;
+mod recovery;
+mod space;
+mod superblock_io;
+pub mod verify;
+
+pub use config::{EngineConfig, Sabotage};
+pub use engine::{Engine, SpaceUse};
+pub use error::{CatalogError, OpenError, ReadError, StoreError};
+pub use event::{Effect, Event};
+pub use group::GroupView;
+pub use recovery::Probe;

@@ -1,0 +1,251 @@
+//! Appending entries to a group's log, and applying committed ones to its map.
+
+use crate::config::Sabotage;
+use crate::engine::Engine;
+use crate::error::StoreError;
+use crate::event::{Append, Effect, Outcome};
+use crate::format::node::LeafKind;
+use crate::format::operation::{Authenticator, Operation};
+use crate::format::record::{EntryKind, ItemBody};
+use crate::format::vaddr::VAddr;
+use crate::format::PAGE_U64;
+use crate::group::{kill, liveness, Group, LogEntry};
+use crate::log::writer::{Notify, PendingItem};
+use crate::map::delta::Extent;
+use crate::map::interval::Piece;
+use crate::space::Segments;
+use esker_base::{BlockRange, Epoch, GroupId, RaftIndex, Seq, Stamp};
+use std::sync::Arc;
+
+impl Engine {
+    /// Puts entries and hard state of a group into the log.
+    pub(crate) fn append(&mut self, append: Append, effects: &mut Vec<Effect>) {
+        if self.fenced.is_some() {
+            return;
+        }
+        let id = append.group;
+        if self.groups.get(&id).is_none_or(|g| g.deleting) {
+            return; // the group is gone; nobody waits for it
+        }
+        let mut items = Vec::with_capacity(append.entries.len() + 1);
+        if let Some(hs) = append.hard_state {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.hard_state = hs;
+            }
+            items.push((ItemBody::HardState(hs), Vec::new(), 0));
+        }
+        for entry in append.entries {
+            let payload = entry.payload.clone();
+            let appended = Group::prepare(entry).and_then(|e| self.append_entry(id, e));
+            let Some((body, pages)) = self.check(appended, effects) else {
+                return;
+            };
+            items.push((body, payload, pages));
+        }
+        let last = items.len();
+        for (n, (body, payload, payload_pages)) in items.into_iter().enumerate() {
+            let notify = (n + 1 == last).then_some(Notify::Append {
+                group: id,
+                ticket: append.ticket,
+            });
+            self.log.pending.push_back(PendingItem {
+                item: crate::format::record::Item {
+                    group: id,
+                    group_prev_seq: Seq(0),
+                    body,
+                },
+                payload,
+                payload_pages,
+                notify,
+                urgent: append.urgent,
+            });
+        }
+        if last == 0 {
+            effects.push(Effect::Durable {
+                group: id,
+                ticket: append.ticket,
+            });
+        }
+    }
+
+    fn append_entry(
+        &mut self,
+        id: GroupId,
+        entry: LogEntry,
+    ) -> Result<(ItemBody, u32), StoreError> {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return Err(StoreError::Invariant(format!("group {id} does not exist")));
+        };
+        group.cut_from(entry.index, &mut self.segs)?;
+        if entry.index.0 != group.last_index().0 + 1 {
+            return Err(StoreError::Invariant(format!(
+                "group {id}: entry {} does not continue the log at {}",
+                entry.index,
+                group.last_index()
+            )));
+        }
+        self.counters.client_bytes_written += u64::from(entry.payload_pages) * PAGE_U64;
+        let body = ItemBody::Entry {
+            term: entry.term,
+            index: entry.index,
+            kind: entry.kind,
+            payload_page: 0,
+            payload_pages: entry.payload_pages,
+            data: entry.data.clone(),
+        };
+        let pages = entry.payload_pages;
+        group.push(entry);
+        Ok((body, pages))
+    }
+
+    /// Applies entries through an index.
+    pub(crate) fn apply(&mut self, id: GroupId, through: RaftIndex, effects: &mut Vec<Effect>) {
+        if self.fenced.is_some() {
+            return;
+        }
+        let late = self.config.sabotage == Sabotage::LiveBitLate;
+        let Some(group) = self.groups.get_mut(&id).filter(|g| !g.deleting) else {
+            return;
+        };
+        let mut result = Ok(());
+        while group.applied < through && result.is_ok() {
+            let index = RaftIndex(group.applied.0 + 1);
+            let Some(entry) = group.entry_mut(index) else {
+                result = Err(StoreError::Invariant(format!(
+                    "group {id}: entry {index} is to be applied and not in the log"
+                )));
+                break;
+            };
+            if late && !entry.vaddr.is_none() {
+                entry.live = true;
+                result = self
+                    .segs
+                    .set_live(entry.vaddr, u64::from(entry.payload_pages))
+                    .map_err(liveness);
+            }
+            let entry = entry.clone();
+            group.applied = index;
+            match apply_entry(group, &entry, &mut self.segs) {
+                Ok(outcome) => effects.push(Effect::Applied {
+                    group: id,
+                    index,
+                    term: entry.term,
+                    request: entry.request,
+                    outcome,
+                }),
+                Err(error) => result = Err(error),
+            }
+        }
+        self.check(result, effects);
+    }
+}
+
+/// Applies one entry: the map points at what the entry brought.
+pub(crate) fn apply_entry(
+    group: &mut Group,
+    entry: &LogEntry,
+    segs: &mut Segments,
+) -> Result<Outcome, StoreError> {
+    if entry.kind != EntryKind::Normal {
+        return Ok(Outcome::Membership);
+    }
+    let Some(operation) = entry.operation.as_deref() else {
+        return Ok(Outcome::Done);
+    };
+    match operation {
+        Operation::Write {
+            lba, stamp, blocks, ..
+        } => {
+            let auths: Vec<Authenticator> = blocks.iter().map(|b| b.auth).collect();
+            let extent = Extent {
+                count: blocks.len() as u64,
+                kind: LeafKind::Data,
+                stamp: *stamp,
+                vaddr: entry.vaddr,
+                auths: auths.into(),
+                auth_from: 0,
+            };
+            insert(group, entry.index, *lba, extent, segs)?;
+        }
+        Operation::Discard { range, stamp } => {
+            let extent = hollow(*range, *stamp, LeafKind::Discarded);
+            insert(group, entry.index, range.start.0, extent, segs)?;
+        }
+        Operation::Zero { range, stamp } => {
+            let extent = hollow(*range, *stamp, LeafKind::Zero);
+            insert(group, entry.index, range.start.0, extent, segs)?;
+        }
+        Operation::OpenEpoch { nonce, .. } => {
+            // After an accepted loss the lost entries may have opened epochs that stamps know of.
+            let highest = group.epoch.max(group.max_stamp.epoch());
+            let Some(number) = highest.0.checked_add(1) else {
+                return Err(StoreError::Invariant(format!(
+                    "group {}: all epochs are used",
+                    group.meta.group
+                )));
+            };
+            group.epoch = Epoch(number);
+            return Ok(Outcome::EpochOpened {
+                epoch: group.epoch,
+                nonce: *nonce,
+            });
+        }
+        Operation::Resize { size_bytes } => {
+            group.meta.size_bytes = group.meta.size_bytes.max(*size_bytes);
+            return Ok(Outcome::Resized(group.meta.size_bytes));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn hollow(range: BlockRange, stamp: Stamp, kind: LeafKind) -> Extent {
+    let auths: Arc<[Authenticator]> = Arc::from([]);
+    Extent {
+        count: range.count,
+        kind,
+        stamp,
+        vaddr: VAddr::NONE,
+        auths,
+        auth_from: 0,
+    }
+}
+
+fn insert(
+    group: &mut Group,
+    index: RaftIndex,
+    start: u64,
+    extent: Extent,
+    segs: &mut Segments,
+) -> Result<(), StoreError> {
+    let first = extent.stamp;
+    if first <= group.max_stamp {
+        return Err(StoreError::Invariant(format!(
+            "group {}: stamp {first} is not above {}",
+            group.meta.group, group.max_stamp
+        )));
+    }
+    let blocks = if extent.kind == LeafKind::Data {
+        extent.count()
+    } else {
+        1
+    };
+    group.max_stamp = Stamp(first.0 + (blocks - 1));
+    let range = BlockRange::new(start, extent.count());
+    // What of the entry is still newest leaves the overlay; what later entries cover stays theirs.
+    let mut others = Vec::new();
+    group.overlay.remove(range, |at, piece| {
+        if piece.index != index {
+            others.push((at, piece));
+        }
+    });
+    for (at, piece) in others {
+        group.overlay.insert(at, piece, |_, _| {});
+    }
+    let mut result = Ok(());
+    group.active.insert(start, extent, |_, old: Extent| {
+        if old.kind == LeafKind::Data && result.is_ok() {
+            result = kill(segs, old.vaddr, old.count);
+        }
+    });
+    result
+}

@@ -1,0 +1,661 @@
+//! Checkpoints: freeze, merge the frozen deltas into the tree, write the tables, sync, and point the
+//! superblock there. The log goes on meanwhile.
+//!
+//! 1. *Freeze*: the state of every group as of the next record, the live slots, the log position.
+//! 2. *Merging*: frozen deltas go into the tree; nodes are written beside the old ones.
+//! 3. *Body*: the checkpoint itself is written; one sync covers it, the nodes and every record
+//!    before the log position.
+//! 4. *First*, *Second*: superblock copies 0 and 1, sync, copies 2 and 3, sync.
+//! 5. What became empty is free.
+
+use crate::config::Sabotage;
+use crate::engine::{Engine, Purpose};
+use crate::error::StoreError;
+use crate::event::Effect;
+use crate::format::checkpoint::{Checkpoint, Counters, DiscardEntry, GroupEntry, SegmentKind};
+use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
+use crate::format::superblock::{Chunk, LogStart, Superblock, CHUNKS_MAX};
+use crate::format::vaddr::VAddr;
+use crate::format::{PAGE, PAGE_U64};
+use crate::group::{kill, liveness};
+use crate::map::cache::NodeCache;
+use crate::map::delta::Delta;
+use crate::map::merge::{Merge, MergeStore, Stop};
+use crate::map::tree::{lookup, Lookup, Missing};
+use crate::readpath::NodeWaiter;
+use crate::space::Segments;
+use bytes::Bytes;
+use esker_base::checksum::crc32;
+use esker_base::num::{to_u32_saturating, to_u64};
+use esker_base::{AlignedBuf, BlockRange, DiskOp, GroupId, Moment, Seq, WallClock};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Leaves merged in one step, so that other work gets its turn.
+const LEAVES_PER_STEP: usize = 64;
+/// Nodes discarded in one step.
+const DISCARDS_PER_STEP: usize = 32;
+/// Leaves looked for ahead of the merge.
+const PREFETCH_LEAVES: usize = 64;
+/// Pages gathered into one write of map nodes.
+const MAP_WRITE_PAGES: usize = 64;
+/// How often a map node that cannot be read is tried again before the store is fenced.
+const NODE_READ_ATTEMPTS_MAX: u32 = 4;
+
+/// Where map nodes and checkpoints are written.
+#[derive(Debug, Default)]
+pub(crate) struct MapWriter {
+    segment: Option<(u32, u64)>,
+    pub slot: u32,
+    /// Nodes gathered for the next write, at consecutive slots.
+    gathered: Vec<(VAddr, Arc<NodePage>)>,
+    /// Writes to be issued: segment, slot, nodes, bytes.
+    ready: Vec<(u32, u32, Vec<VAddr>, Bytes)>,
+    /// Nodes being read, with what they must be.
+    expected: BTreeMap<VAddr, (Missing, GroupId)>,
+}
+
+impl MapWriter {
+    pub fn is_open(&self) -> bool {
+        self.segment.is_some()
+    }
+    pub fn expect(&mut self, vaddr: VAddr, node: Missing, group: GroupId) {
+        self.expected.insert(vaddr, (node, group));
+    }
+    pub fn expected(&mut self, vaddr: VAddr) -> Option<(Missing, GroupId)> {
+        self.expected.remove(&vaddr)
+    }
+
+    /// Room for up to `wanted` pages at consecutive slots: segment, generation, slot, pages.
+    fn take(
+        &mut self,
+        wanted: u32,
+        segs: &mut Segments,
+        slots: u32,
+    ) -> Option<(u32, u64, u32, u32)> {
+        if self.segment.is_none() || self.slot >= slots {
+            self.gather();
+            if let Some((old, _)) = self.segment.take() {
+                segs.seal(old);
+            }
+            self.segment = Some(segs.open(SegmentKind::Map)?);
+            self.slot = 0;
+        }
+        let (segment, generation) = self.segment?;
+        let pages = wanted.min(slots - self.slot);
+        let slot = self.slot;
+        self.slot += pages;
+        segs.set_written(segment, self.slot);
+        Some((segment, generation, slot, pages))
+    }
+
+    /// Turns what is gathered into a write.
+    fn gather(&mut self) {
+        let Some((first, _)) = self.gathered.first() else {
+            return;
+        };
+        let Some((segment, _)) = self.segment else {
+            return;
+        };
+        let slot = first.slot();
+        let mut buf = AlignedBuf::zeroed(self.gathered.len() * PAGE);
+        let mut nodes = Vec::with_capacity(self.gathered.len());
+        for (i, (vaddr, page)) in self.gathered.drain(..).enumerate() {
+            buf[i * PAGE..(i + 1) * PAGE].copy_from_slice(&page.bytes);
+            nodes.push(vaddr);
+        }
+        self.ready.push((segment, slot, nodes, buf.freeze()));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Merging,
+    Body,
+    First,
+    Second,
+    Done,
+}
+
+/// A checkpoint on its way.
+#[derive(Debug)]
+pub(crate) struct Checkpointing {
+    phase: Phase,
+    log: LogStart,
+    to_merge: VecDeque<GroupId>,
+    entries: BTreeMap<GroupId, GroupEntry>,
+    merge: Option<(GroupId, Arc<Delta>, Merge)>,
+    nodes_awaited: usize,
+    node_failures: u32,
+    discards: Vec<DiscardEntry>,
+    counters: Counters,
+    freed: Vec<u32>,
+    superblock: Superblock,
+    writes_outstanding: usize,
+    /// The phase changed and its writes are to be issued.
+    enter: bool,
+    tokens: Vec<u64>,
+    opening: bool,
+}
+
+impl Checkpointing {
+    /// All writes of the phase are done and only a sync is missing.
+    pub fn wants_sync(&self, log_written: Seq) -> bool {
+        let log_is_there = self.log.seq.0 <= log_written.0 + 1;
+        match self.phase {
+            Phase::Merging | Phase::Done => false,
+            Phase::Body => !self.enter && self.writes_outstanding == 0 && log_is_there,
+            Phase::First | Phase::Second => !self.enter && self.writes_outstanding == 0,
+        }
+    }
+}
+
+impl Engine {
+    /// Begins a checkpoint when one is asked for or enough has happened.
+    pub(crate) fn checkpoint_if_due(&mut self, _now: Moment) {
+        if self.checkpoint.is_some() {
+            return;
+        }
+        let extents: usize = self.groups.values().map(|g| g.active.len()).sum();
+        let empty = || {
+            self.segs.iter().any(|s| {
+                s.sealed
+                    && s.kind != SegmentKind::Free
+                    && s.live_count() == 0
+                    && s.generation < self.log.position.generation
+            })
+        };
+        let short = to_u64(self.segs.free_count()) <= self.reserve_segments() && empty();
+        let due = self.checkpoint_wanted
+            || self.log.bytes_since_checkpoint >= self.config.checkpoint_bytes
+            || self.log.records_since_checkpoint >= self.config.checkpoint_records
+            || extents >= self.config.delta_extents_max
+            || (short && self.log.records_since_checkpoint > 0);
+        if due {
+            self.checkpoint_wanted = false;
+            self.checkpoint_begin(false);
+        }
+    }
+
+    /// Freezes the state that the checkpoint will hold.
+    pub(crate) fn checkpoint_begin(&mut self, opening: bool) {
+        if let Err(error) = self.finish_deletes() {
+            self.fence_pending.get_or_insert(error);
+            return;
+        }
+        self.log.bytes_since_checkpoint = 0;
+        self.log.records_since_checkpoint = 0;
+        let mut entries = BTreeMap::new();
+        let mut to_merge = VecDeque::new();
+        for (id, group) in &mut self.groups {
+            if !group.active.is_empty() && group.frozen.is_none() {
+                group.frozen = Some(Arc::new(std::mem::take(&mut group.active)));
+                to_merge.push_back(*id);
+            }
+            if !group.suspended {
+                let keep = if group.is_single() {
+                    0
+                } else {
+                    self.config.retained_entries_max
+                };
+                group.truncate(esker_base::RaftIndex(group.applied.0.saturating_sub(keep)));
+            }
+            entries.insert(*id, group.to_entry());
+        }
+        self.segs.freeze();
+        self.counters.checkpoints += 1;
+        self.checkpoint = Some(Checkpointing {
+            phase: Phase::Merging,
+            log: self.log.position,
+            to_merge,
+            entries,
+            merge: None,
+            nodes_awaited: 0,
+            node_failures: 0,
+            discards: self.discards.clone(),
+            counters: self.counters,
+            freed: Vec::new(),
+            superblock: self.sb.clone(),
+            writes_outstanding: 0,
+            enter: true,
+            tokens: std::mem::take(&mut self.checkpoint_tokens),
+            opening,
+        });
+    }
+
+    /// Goes on with the checkpoint as far as possible.
+    pub(crate) fn checkpoint_step(
+        &mut self,
+        now: Moment,
+        wall: WallClock,
+        effects: &mut Vec<Effect>,
+    ) {
+        let _ = wall;
+        let Some(c) = &mut self.checkpoint else {
+            return;
+        };
+        let enter = std::mem::take(&mut c.enter);
+        match c.phase {
+            Phase::Merging => {
+                if enter {
+                    for (id, entry) in &c.entries {
+                        let (group, index, term) =
+                            (*id, entry.truncated_index, entry.truncated_term);
+                        effects.push(Effect::LogTruncated { group, index, term });
+                    }
+                }
+                self.merge_step(effects);
+            }
+            Phase::First if enter => self.write_superblocks([0, 1], effects),
+            Phase::Second if enter => self.write_superblocks([2, 3], effects),
+            Phase::Done => self.checkpoint_finish(now, effects),
+            Phase::Body | Phase::First | Phase::Second => {}
+        }
+    }
+
+    fn merge_step(&mut self, effects: &mut Vec<Effect>) {
+        if self
+            .checkpoint
+            .as_ref()
+            .is_some_and(|c| c.nodes_awaited > 0)
+        {
+            return;
+        }
+        let Some(mut c) = self.checkpoint.take() else {
+            return;
+        };
+        if c.merge.is_none() {
+            c.merge = self.next_merge(&mut c);
+        }
+        let Some((id, delta, mut merge)) = c.merge.take() else {
+            self.checkpoint = Some(c);
+            return self.write_body(effects);
+        };
+        let mut store = Store {
+            segs: &mut self.segs,
+            cache: &mut self.cache,
+            map: &mut self.map,
+            slots: self.sb.slots(),
+            discards: &mut self.discards,
+            snapshot_discards: &mut c.discards,
+            error: None,
+        };
+        let stop = merge.run(&delta, &mut store, LEAVES_PER_STEP);
+        let error = store.error.take();
+        match stop {
+            Stop::Done => {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    (group.root, group.root_level) = (merge.root, merge.root_level);
+                    group.frozen = None;
+                }
+                if let Some(entry) = c.entries.get_mut(&id) {
+                    (entry.root, entry.root_level) = (merge.root, merge.root_level);
+                }
+                self.busy = true;
+            }
+            Stop::Yield | Stop::NoSegment | Stop::Missing(_) => {
+                self.busy |= stop == Stop::Yield;
+                c.merge = Some((id, delta, merge));
+            }
+        }
+        self.checkpoint = Some(c);
+        if let Some(error) = error {
+            return self.fence(error, effects);
+        }
+        match stop {
+            Stop::NoSegment => self.fence(StoreError::NoSegment, effects),
+            Stop::Missing(node) => self.fetch_for_merge(id, node, effects),
+            Stop::Done | Stop::Yield => {}
+        }
+        self.issue_map_writes(effects);
+    }
+
+    fn next_merge(&mut self, c: &mut Checkpointing) -> Option<(GroupId, Arc<Delta>, Merge)> {
+        while let Some(id) = c.to_merge.pop_front() {
+            let Some(group) = self.groups.get(&id) else {
+                continue;
+            };
+            let Some(delta) = group.frozen.clone() else {
+                continue;
+            };
+            let blocks = group.meta.size_bytes.div_ceil(PAGE_U64);
+            let merge = Merge::new(self.sb.store, id, group.root, group.root_level, blocks);
+            return Some((id, delta, merge));
+        }
+        None
+    }
+
+    /// Reads the node the merge needs, and those it will need next.
+    fn fetch_for_merge(&mut self, id: GroupId, node: Missing, effects: &mut Vec<Effect>) {
+        let mut wanted = vec![node];
+        if let (Some(group), Some(c)) = (self.groups.get(&id), &self.checkpoint) {
+            if let Some((_, delta, merge)) = &c.merge {
+                let mut from = node.first_lba;
+                for _ in 0..PREFETCH_LEAVES {
+                    let Some((lba, _)) = delta.next_from(from) else {
+                        break;
+                    };
+                    let mut walk = Lookup {
+                        cache: &mut self.cache,
+                        held: &merge.held,
+                        runs: Vec::new(),
+                        missing: Vec::new(),
+                    };
+                    lookup(
+                        &mut walk,
+                        &group.root,
+                        group.root_level,
+                        BlockRange::new(lba, 1),
+                    );
+                    wanted.append(&mut walk.missing);
+                    from = (lba / to_u64(FANOUT) + 1) * to_u64(FANOUT);
+                }
+            }
+        }
+        wanted.sort_by_key(|n| n.pointer.vaddr);
+        wanted.dedup_by_key(|n| n.pointer.vaddr);
+        let mut awaited = 0;
+        for node in wanted {
+            if !self.fetch_node(id, node, NodeWaiter::Merge, effects) {
+                let vaddr = node.pointer.vaddr;
+                return self.fence(StoreError::Map { group: id, vaddr }, effects);
+            }
+            awaited += 1;
+        }
+        if let Some(c) = &mut self.checkpoint {
+            c.nodes_awaited += awaited;
+        }
+    }
+
+    /// A node for the merge came, or could not be read.
+    pub(crate) fn node_for_merge(&mut self, vaddr: VAddr, page: Option<Arc<NodePage>>) {
+        let Some(c) = &mut self.checkpoint else {
+            return;
+        };
+        c.nodes_awaited = c.nodes_awaited.saturating_sub(1);
+        match (page, &mut c.merge) {
+            (Some(page), Some((_, _, merge))) => {
+                merge.held.insert(vaddr, page);
+            }
+            (None, Some((group, _, _))) => {
+                c.node_failures += 1;
+                if c.node_failures >= NODE_READ_ATTEMPTS_MAX {
+                    self.fence_pending.get_or_insert(StoreError::Map {
+                        group: *group,
+                        vaddr,
+                    });
+                }
+            }
+            (_, None) => {}
+        }
+    }
+
+    fn issue_map_writes(&mut self, effects: &mut Vec<Effect>) {
+        if self.fenced.is_some() {
+            return;
+        }
+        for (segment, slot, nodes, bytes) in std::mem::take(&mut self.map.ready) {
+            let offset = self.sb.offset_of(segment, slot);
+            let op = DiskOp::Write {
+                offset,
+                bufs: vec![bytes],
+            };
+            self.disk(op, Purpose::MapWrite(nodes), effects);
+            if let Some(c) = &mut self.checkpoint {
+                c.writes_outstanding += 1;
+            }
+        }
+    }
+
+    /// A write of map nodes or of the checkpoint ended.
+    pub(crate) fn map_written(&mut self, nodes: &[VAddr]) {
+        nodes.iter().for_each(|vaddr| self.cache.written(*vaddr));
+        if let Some(c) = &mut self.checkpoint {
+            c.writes_outstanding -= 1;
+        }
+    }
+
+    /// A superblock copy was written.
+    pub(crate) fn superblock_written(&mut self) {
+        if let Some(c) = &mut self.checkpoint {
+            c.writes_outstanding -= 1;
+        }
+    }
+
+    /// Writes the checkpoint itself.
+    fn write_body(&mut self, effects: &mut Vec<Effect>) {
+        let Some(mut c) = self.checkpoint.take() else {
+            return;
+        };
+        c.freed = self.segs.emptied(c.log.generation, &BTreeSet::new());
+        self.cut_logs_before_reuse(&mut c, effects);
+        let body = Checkpoint {
+            counters: c.counters,
+            segments: self.segs.snapshot_entries(),
+            groups: std::mem::take(&mut c.entries).into_values().collect(),
+            discards: std::mem::take(&mut c.discards),
+        }
+        .encode();
+        c.phase = Phase::Body;
+        c.superblock.checkpoint_bytes = to_u64(body.len());
+        c.superblock.chunks.clear();
+        self.map.gather();
+        let mut rest = &body[..];
+        let mut failed = false;
+        while !rest.is_empty() {
+            let wanted = to_u32_saturating(rest.len().div_ceil(PAGE));
+            let Some((segment, _, slot, pages)) =
+                self.map.take(wanted, &mut self.segs, self.sb.slots())
+            else {
+                failed = true;
+                break;
+            };
+            let bytes = (pages as usize * PAGE).min(rest.len());
+            let mut buf = AlignedBuf::zeroed(pages as usize * PAGE);
+            buf[..bytes].copy_from_slice(&rest[..bytes]);
+            rest = &rest[bytes..];
+            c.superblock.chunks.push(Chunk {
+                segment,
+                slot,
+                pages,
+                crc: crc32(&buf),
+            });
+            self.map
+                .ready
+                .push((segment, slot, Vec::new(), buf.freeze()));
+        }
+        failed |= c.superblock.chunks.len() > CHUNKS_MAX;
+        c.superblock.sequence += 1;
+        c.superblock.log = c.log;
+        if self.config.sabotage == Sabotage::ReuseBeforeCheckpoint {
+            self.segs.release(&std::mem::take(&mut c.freed));
+        }
+        self.checkpoint = Some(c);
+        if failed {
+            return self.fence(StoreError::NoSegment, effects);
+        }
+        self.issue_map_writes(effects);
+    }
+
+    /// Entries whose payload lies in a segment about to be reused leave the retained Raft log: a
+    /// follower that far behind catches up by versions.
+    fn cut_logs_before_reuse(&mut self, c: &mut Checkpointing, effects: &mut Vec<Effect>) {
+        let generations: BTreeSet<u64> = c
+            .freed
+            .iter()
+            .map(|number| self.segs.get(*number).generation)
+            .collect();
+        for (id, entry) in &mut c.entries {
+            let last = entry
+                .log
+                .iter()
+                .filter(|e| e.payload_pages > 0 && generations.contains(&e.payload.vseg()))
+                .map(|e| e.index)
+                .max();
+            let Some(last) = last.filter(|last| *last <= entry.applied) else {
+                continue;
+            };
+            let cut = entry.log.iter().take_while(|e| e.index <= last).count();
+            for e in entry.log.drain(..cut) {
+                (entry.truncated_index, entry.truncated_term) = (e.index, e.term);
+            }
+            if let Some(group) = self.groups.get_mut(id) {
+                group.truncate(last);
+            }
+            let (index, term) = (entry.truncated_index, entry.truncated_term);
+            effects.push(Effect::LogTruncated {
+                group: *id,
+                index,
+                term,
+            });
+        }
+    }
+
+    fn write_superblocks(&mut self, copies: [u32; 2], effects: &mut Vec<Effect>) {
+        let Some(c) = &mut self.checkpoint else {
+            return;
+        };
+        c.superblock.next_generation = self.segs.next_generation.max(c.superblock.next_generation);
+        let superblock = c.superblock.clone();
+        c.writes_outstanding += copies.len();
+        for copy in copies {
+            let bytes = AlignedBuf::copy_of(&superblock.encode(copy)).freeze();
+            let offset = Superblock::copy_offset(copy as usize);
+            let op = DiskOp::Write {
+                offset,
+                bufs: vec![bytes],
+            };
+            self.disk(op, Purpose::Super, effects);
+        }
+    }
+
+    /// A sync that covers the checkpoint's writes ended.
+    pub(crate) fn checkpoint_synced(&mut self) {
+        let Some(c) = &mut self.checkpoint else {
+            return;
+        };
+        c.phase = match c.phase {
+            Phase::Body => {
+                // All four copies must say the same.
+                c.superblock.next_generation = self.segs.next_generation;
+                Phase::First
+            }
+            Phase::First => Phase::Second,
+            Phase::Second => Phase::Done,
+            other @ (Phase::Merging | Phase::Done) => other,
+        };
+        c.enter = true;
+    }
+
+    fn checkpoint_finish(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let Some(c) = self.checkpoint.take() else {
+            return;
+        };
+        self.sb = c.superblock;
+        self.segs.release(&c.freed);
+        for token in c.tokens {
+            effects.push(Effect::CheckpointDone { token });
+        }
+        if c.opening {
+            self.recovery_opened(now, effects);
+        }
+    }
+
+    /// Kills blocks of subtrees that nothing needs any more, a few nodes at a time.
+    pub(crate) fn discard_step(&mut self, effects: &mut Vec<Effect>) {
+        for _ in 0..DISCARDS_PER_STEP {
+            let Some(entry) = self.discards.last().copied() else {
+                return;
+            };
+            let vaddr = entry.node.vaddr;
+            let Some(node) = self.cache.get(vaddr) else {
+                if !self.node_waiters.contains_key(&vaddr) {
+                    let missing = Missing {
+                        pointer: entry.node,
+                        level: entry.level,
+                        first_lba: 0,
+                    };
+                    self.fetch_discard(missing, effects);
+                }
+                return;
+            };
+            self.discards.pop();
+            let mut result = kill(&mut self.segs, vaddr, 1);
+            self.cache.remove(vaddr);
+            for i in 0..FANOUT {
+                if entry.level > 0 {
+                    let child = node.child(i);
+                    if !child.vaddr.is_none() {
+                        self.discards.push(DiscardEntry {
+                            node: child,
+                            level: entry.level - 1,
+                        });
+                    }
+                } else if node.leaf(i).kind == LeafKind::Data {
+                    result = result.and(kill(&mut self.segs, node.leaf(i).vaddr, 1));
+                }
+            }
+            if self.check(result, effects).is_none() {
+                return;
+            }
+        }
+        self.busy |= !self.discards.is_empty();
+    }
+
+    fn fetch_discard(&mut self, node: Missing, effects: &mut Vec<Effect>) {
+        if !self.fetch_node(GroupId(0), node, NodeWaiter::Discard, effects) {
+            let vaddr = node.pointer.vaddr;
+            self.fence(
+                StoreError::Map {
+                    group: GroupId(0),
+                    vaddr,
+                },
+                effects,
+            );
+        }
+    }
+}
+
+struct Store<'a> {
+    segs: &'a mut Segments,
+    cache: &'a mut NodeCache,
+    map: &'a mut MapWriter,
+    slots: u32,
+    discards: &'a mut Vec<DiscardEntry>,
+    snapshot_discards: &'a mut Vec<DiscardEntry>,
+    error: Option<StoreError>,
+}
+
+impl MergeStore for Store<'_> {
+    fn node(&mut self, vaddr: VAddr) -> Option<Arc<NodePage>> {
+        self.cache.get(vaddr)
+    }
+
+    fn write(&mut self, page: NodePage) -> Option<(VAddr, u32)> {
+        if self.map.gathered.len() >= MAP_WRITE_PAGES {
+            self.map.gather();
+        }
+        let (_, generation, slot, _) = self.map.take(1, self.segs, self.slots)?;
+        let vaddr = VAddr::new(generation, slot);
+        if let Err(violation) = self.segs.set_live_in_checkpoint(vaddr) {
+            self.error = Some(liveness(violation));
+        }
+        let crc = crc32(&page.bytes);
+        let page = Arc::new(page);
+        self.cache.insert(vaddr, page.clone(), true);
+        self.map.gathered.push((vaddr, page));
+        Some((vaddr, crc))
+    }
+
+    fn kill(&mut self, vaddr: VAddr, count: u64) {
+        self.cache.remove(vaddr);
+        if let Err(violation) = self.segs.kill_in_checkpoint(vaddr, count) {
+            self.error.get_or_insert(liveness(violation));
+        }
+    }
+
+    fn discard(&mut self, node: ChildPointer, level: u8) {
+        self.discards.push(DiscardEntry { node, level });
+        self.snapshot_discards.push(DiscardEntry { node, level });
+    }
+}

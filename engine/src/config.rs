@@ -1,0 +1,89 @@
+//! Configuration of a store's engine.
+
+use esker_base::{ClusterId, NodeId};
+use std::time::Duration;
+
+/// How an engine works; the format of an existing store comes from its superblock instead.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Size of the device in bytes.
+    pub device_bytes: u64,
+    /// Format the store if the device is blank. A device that is neither blank nor a store is
+    /// refused either way.
+    pub format_if_blank: bool,
+    /// Bytes per segment of a new store.
+    pub segment_bytes: u64,
+    /// Identity of a new store: 128 random bits.
+    pub store_entropy: u128,
+    /// Cluster of a new store.
+    pub cluster: ClusterId,
+    /// Node of a new store.
+    pub node: NodeId,
+    /// Memory for map nodes, in bytes.
+    pub cache_bytes: usize,
+    /// A checkpoint begins after this many bytes of log, so that recovery never reads more than
+    /// about twice as much.
+    pub checkpoint_bytes: u64,
+    /// A checkpoint begins after this many records.
+    pub checkpoint_records: u64,
+    /// A checkpoint begins when the delta index has this many extents.
+    pub delta_extents_max: usize,
+    /// Records being written at a time.
+    pub batches_in_flight_max: usize,
+    /// Unsynced bytes after which a sync is begun although nobody waits for it.
+    pub unsynced_bytes_max: u64,
+    /// Time after which a sync is begun although nobody waits for it.
+    pub unsynced_time_max: Duration,
+    /// Time without writes after which the closing record is written.
+    pub idle_time: Duration,
+    /// Applied entries kept in the Raft log of a group with several members, for followers that
+    /// lag; a group of one keeps none.
+    pub retained_entries_max: u64,
+    /// Share of the segments kept back from client writes, in per cent.
+    pub reserve_percent: u64,
+    /// Breaks the engine on purpose; for tests that show that they notice.
+    pub sabotage: Sabotage,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            device_bytes: 0,
+            format_if_blank: false,
+            segment_bytes: crate::format::SEGMENT_BYTES,
+            store_entropy: 0,
+            cluster: ClusterId(0),
+            node: NodeId(0),
+            cache_bytes: 64 << 20,
+            checkpoint_bytes: 128 << 20,
+            checkpoint_records: 64 << 10,
+            delta_extents_max: 128 << 10,
+            batches_in_flight_max: 2,
+            unsynced_bytes_max: 16 << 20,
+            unsynced_time_max: Duration::from_millis(50),
+            idle_time: Duration::from_millis(20),
+            retained_entries_max: 4096,
+            reserve_percent: 15,
+            sabotage: Sabotage::None,
+        }
+    }
+}
+
+/// A fault built into the engine on purpose. Each breaks one rule that the simulator's oracles must
+/// notice; nothing but tests sets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sabotage {
+    /// None.
+    #[default]
+    None,
+    /// Recovery takes every bad record for a torn tail, whatever `durable_seq` says.
+    IgnoreDurableSeq,
+    /// Recovery starts new records without making its cut durable first.
+    CutNotDurable,
+    /// A slot becomes live when it is applied, not when it is appended.
+    LiveBitLate,
+    /// Durability is reported when a record is written, without a sync.
+    AckBeforeSync,
+    /// Segments are reused before the checkpoint that empties them is durable.
+    ReuseBeforeCheckpoint,
+}

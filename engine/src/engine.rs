@@ -1,0 +1,623 @@
+//! The engine: one step takes one event in and gives effects out.
+
+use crate::checkpoint::Checkpointing;
+use crate::config::{EngineConfig, Sabotage};
+use crate::error::StoreError;
+use crate::event::{Effect, Event};
+use crate::format::checkpoint::{Counters, DiscardEntry, SegmentKind};
+use crate::format::record::{Item, ItemBody, RecordHeader, FLAG_CLOSING};
+use crate::format::superblock::Superblock;
+use crate::format::{VAddr, PAGE_U64};
+use crate::group::{liveness, Group, GroupView};
+use crate::log::writer::{LogWriter, Notify, PendingItem};
+use crate::map::cache::NodeCache;
+use crate::readpath::{NodeWaiter, ReadState};
+use crate::recovery::{Probe, Recovery};
+use crate::space::Segments;
+use bytes::Bytes;
+use esker_base::num::to_u64;
+use esker_base::{DiskError, DiskOp, GroupId, IoId, Moment, Seq, WallClock};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What an outstanding disk operation is for.
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    Record(Seq),
+    Sync,
+    Node(VAddr),
+    Data {
+        read: u64,
+        piece: usize,
+        segment: u32,
+    },
+    Payload {
+        token: u64,
+        segment: u32,
+    },
+    MapWrite(Vec<VAddr>),
+    Super,
+    Recovery(usize),
+}
+
+/// A sync on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SyncInFlight {
+    /// Records it covers.
+    pub covers: Seq,
+    /// It also covers all writes of the checkpoint in progress.
+    pub checkpoint: bool,
+}
+
+/// Space of a store, in bytes of 4 KiB slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpaceUse {
+    /// Live slots.
+    pub live_bytes: u64,
+    /// In free segments and in the unwritten part of the open ones.
+    pub free_bytes: u64,
+    /// Everything else in segments: dead, and not reusable yet.
+    pub garbage_bytes: u64,
+    /// All segments.
+    pub total_bytes: u64,
+    /// Kept back from client writes.
+    pub reserve_bytes: u64,
+    /// Written to the device since the store was created.
+    pub device_bytes_written: u64,
+    /// Written by clients since the store was created.
+    pub client_bytes_written: u64,
+}
+
+/// The engine of one store.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) sb: Superblock,
+    pub(crate) segs: Segments,
+    pub(crate) log: LogWriter,
+    pub(crate) groups: BTreeMap<GroupId, Group>,
+    pub(crate) cache: NodeCache,
+    pub(crate) counters: Counters,
+    pub(crate) discards: Vec<DiscardEntry>,
+    pub(crate) reads: BTreeMap<u64, ReadState>,
+    pub(crate) node_waiters: BTreeMap<VAddr, Vec<NodeWaiter>>,
+    pub(crate) purposes: HashMap<IoId, Purpose>,
+    pub(crate) next_io: u64,
+    pub(crate) sync: Option<SyncInFlight>,
+    pub(crate) checkpoint: Option<Checkpointing>,
+    pub(crate) checkpoint_tokens: Vec<u64>,
+    pub(crate) checkpoint_wanted: bool,
+    pub(crate) map: crate::checkpoint::MapWriter,
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) fenced: Option<StoreError>,
+    /// A violation met where no effect could be given; the next step fences.
+    pub(crate) fence_pending: Option<StoreError>,
+    pub(crate) stopping: bool,
+    pub(crate) stopped: bool,
+    pub(crate) damaged_blocks: u64,
+    pub(crate) probes: BTreeSet<Probe>,
+    /// More work waits for the next step.
+    pub(crate) busy: bool,
+}
+
+impl Engine {
+    /// Begins to open the store; the first effects are reads of its superblock.
+    #[must_use]
+    pub fn open(config: EngineConfig, effects: &mut Vec<Effect>) -> Self {
+        let cache = NodeCache::new(config.cache_bytes);
+        let mut engine = Self {
+            config,
+            sb: Superblock::default(),
+            segs: Segments::blank(0, 0),
+            log: LogWriter::default(),
+            groups: BTreeMap::new(),
+            cache,
+            counters: Counters::default(),
+            discards: Vec::new(),
+            reads: BTreeMap::new(),
+            node_waiters: BTreeMap::new(),
+            purposes: HashMap::new(),
+            next_io: 1,
+            sync: None,
+            checkpoint: None,
+            checkpoint_tokens: Vec::new(),
+            checkpoint_wanted: false,
+            map: crate::checkpoint::MapWriter::default(),
+            recovery: None,
+            fenced: None,
+            fence_pending: None,
+            stopping: false,
+            stopped: false,
+            damaged_blocks: 0,
+            probes: BTreeSet::new(),
+            busy: false,
+        };
+        engine.recovery_begin(effects);
+        engine
+    }
+
+    /// Takes one event in and appends what follows to `effects`.
+    pub fn step(&mut self, now: Moment, wall: WallClock, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Disk { io, result } => self.disk_done(now, io, result, effects),
+            Event::Timer => {}
+            Event::Append(append) => self.append(append, effects),
+            Event::Apply { group, through } => self.apply(group, through, effects),
+            Event::Read(request) => self.read(request, effects),
+            Event::ReadPayload {
+                token,
+                group,
+                index,
+            } => {
+                self.read_payload(token, group, index, effects);
+            }
+            Event::Create { token, meta } => self.create(token, *meta, effects),
+            Event::Delete { token, group } => self.delete(token, group, effects),
+            Event::Rename { token, group, name } => self.rename(token, group, name, effects),
+            Event::AcceptLoss { token, group } => self.accept_loss(token, group, effects),
+            Event::Resume { group } => self.resume(group),
+            Event::SetMembership { group, membership } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.meta.membership = membership;
+                }
+            }
+            Event::SyncSoon => self.log.urge(),
+            Event::Checkpoint { token } => {
+                self.checkpoint_tokens.push(token);
+                self.checkpoint_wanted = true;
+            }
+            Event::Stop => {
+                self.stopping = true;
+                self.checkpoint_wanted = true;
+                self.log.urge();
+            }
+        }
+        self.advance(now, wall, effects);
+    }
+
+    /// Does whatever can be done now.
+    fn advance(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
+        self.busy = false;
+        if let Some(error) = self.fence_pending.take() {
+            self.fence(error, effects);
+        }
+        if self.fenced.is_some() || self.stopped {
+            self.stop_if_done(effects);
+            return;
+        }
+        if self.is_open() {
+            self.checkpoint_if_due(now);
+        }
+        self.checkpoint_step(now, wall, effects);
+        if self.is_open() {
+            self.discard_step(effects);
+            self.pump_log(now, wall, effects);
+        }
+        self.sync_if_due(now, effects);
+        if let Some(error) = self.fence_pending.take() {
+            self.fence(error, effects);
+        }
+        self.stop_if_done(effects);
+    }
+
+    /// Opened, and not refused.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.recovery.is_none()
+    }
+
+    /// When to send [`Event::Timer`], if nothing happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        if self.fenced.is_some() || self.stopped || !self.is_open() {
+            return None;
+        }
+        if self.busy {
+            return Some(Moment(0));
+        }
+        let sync = match (&self.sync, self.log.unsynced.front()) {
+            (None, Some(record)) => Some(record.since + self.config.unsynced_time_max),
+            _ => None,
+        };
+        let closing = (self.log.is_quiet() && !self.log.closed)
+            .then(|| self.log.quiet_since + self.config.idle_time);
+        sync.into_iter().chain(closing).min()
+    }
+
+    fn disk_done(
+        &mut self,
+        now: Moment,
+        io: IoId,
+        result: Result<Bytes, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(purpose) = self.purposes.remove(&io) else {
+            return;
+        };
+        match purpose {
+            Purpose::Record(seq) => match result {
+                Ok(_) => self.record_written(now, seq, effects),
+                Err(error) => self.fence_write(error, effects),
+            },
+            Purpose::Sync => match result {
+                Ok(_) => self.synced(now, effects),
+                Err(error) => self.fence(StoreError::Sync(error), effects),
+            },
+            Purpose::MapWrite(nodes) => match result {
+                Ok(_) => self.map_written(&nodes),
+                Err(error) => self.fence_write(error, effects),
+            },
+            Purpose::Super => match result {
+                Ok(_) => self.superblock_written(),
+                Err(error) => self.fence_write(error, effects),
+            },
+            Purpose::Node(vaddr) => self.node_read(vaddr, result, effects),
+            Purpose::Data {
+                read,
+                piece,
+                segment,
+            } => {
+                self.segs.reader_ends(segment);
+                self.data_read(read, piece, result, effects);
+            }
+            Purpose::Payload { token, segment } => {
+                self.segs.reader_ends(segment);
+                effects.push(Effect::PayloadDone {
+                    token,
+                    payload: result.ok(),
+                });
+            }
+            Purpose::Recovery(part) => self.recovery_read(part, result, effects),
+        }
+    }
+
+    /// Issues a disk operation.
+    pub(crate) fn disk(&mut self, op: DiskOp, purpose: Purpose, effects: &mut Vec<Effect>) -> IoId {
+        if let DiskOp::Write { bufs, .. } = &op {
+            self.counters.device_bytes_written += bufs.iter().map(|b| to_u64(b.len())).sum::<u64>();
+        }
+        let io = IoId(self.next_io);
+        self.next_io += 1;
+        self.purposes.insert(io, purpose);
+        effects.push(Effect::Disk { io, op });
+        io
+    }
+
+    fn fence_write(&mut self, error: DiskError, effects: &mut Vec<Effect>) {
+        self.fence(StoreError::Write { offset: 0, error }, effects);
+    }
+
+    /// Takes no more writes. Everything that waits for durability never gets it.
+    pub(crate) fn fence(&mut self, error: StoreError, effects: &mut Vec<Effect>) {
+        if self.fenced.is_some() {
+            return;
+        }
+        self.fenced = Some(error.clone());
+        if self.recovery.take().is_some() {
+            effects.push(Effect::OpenFailed(crate::OpenError::Fenced(
+                error.to_string(),
+            )));
+            return;
+        }
+        let waiting = self.log.pending.iter().filter_map(|p| p.notify).chain(
+            self.log
+                .in_flight
+                .iter()
+                .chain(&self.log.unsynced)
+                .flat_map(|r| r.notify.clone()),
+        );
+        let failed = crate::CatalogError::Fenced(error.to_string());
+        for notify in waiting {
+            if let Notify::Catalog { token } = notify {
+                effects.push(Effect::CatalogDone {
+                    token,
+                    result: Err(failed.clone()),
+                });
+            }
+        }
+        self.log.pending.clear();
+        self.checkpoint = None;
+        effects.push(Effect::Fenced(error));
+    }
+
+    /// A violated invariant fences; going on could lose data.
+    pub(crate) fn check<T>(
+        &mut self,
+        result: Result<T, StoreError>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.fence(error, effects);
+                None
+            }
+        }
+    }
+
+    /// Builds records from what waits, as long as few are in flight.
+    fn pump_log(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
+        while !self.log.pending.is_empty()
+            && self.log.in_flight.len() < self.config.batches_in_flight_max
+        {
+            let quarter = self.sb.slots() / 4;
+            let (count, items_bytes, payload) = self.log.next_batch(quarter as usize);
+            let pages = payload
+                + u32::try_from(crate::format::record::header_pages_for(items_bytes))
+                    .unwrap_or(u32::MAX);
+            if !self.make_room(pages) {
+                // The log waits for a checkpoint to free segments.
+                self.checkpoint_wanted |= self.checkpoint.is_none();
+                return;
+            }
+            self.write_record(count, items_bytes, 0, wall, effects);
+        }
+        let idle = now >= self.log.quiet_since + self.config.idle_time;
+        if self.log.is_quiet() && !self.log.closed && idle && self.make_room(1) {
+            self.probes.insert(Probe::ClosingRecordWritten);
+            self.write_record(0, 0, FLAG_CLOSING, wall, effects);
+        }
+    }
+
+    /// Makes sure the open log segment has room for a record; opens the next one if not.
+    fn make_room(&mut self, pages: u32) -> bool {
+        let p = &self.log.position;
+        if p.slot + pages <= self.sb.slots() {
+            return true;
+        }
+        // Two segments stay for the map, so that a checkpoint can always be written.
+        if self.segs.free_count() <= 2 {
+            return false;
+        }
+        let Some((next_segment, next_generation)) = self.segs.open(SegmentKind::Log) else {
+            return false;
+        };
+        let p = &mut self.log.position;
+        self.segs.seal(p.segment);
+        p.segment = p.next_segment;
+        p.generation = p.next_generation;
+        p.slot = 0;
+        (p.next_segment, p.next_generation) = (next_segment, next_generation);
+        true
+    }
+
+    fn write_record(
+        &mut self,
+        count: usize,
+        items_bytes: usize,
+        flags: u32,
+        wall: WallClock,
+        effects: &mut Vec<Effect>,
+    ) {
+        let header = RecordHeader {
+            store: self.sb.store,
+            wall,
+            flags,
+            ..RecordHeader::default()
+        };
+        let groups = &mut self.groups;
+        let built = self.log.build(count, items_bytes, header, |id, seq| {
+            groups
+                .get_mut(&id)
+                .map_or(Seq(0), |g| std::mem::replace(&mut g.last_seq, seq))
+        });
+        self.segs
+            .set_written(built.segment, built.slot + built.pages);
+        for placed in &built.entries {
+            let vaddr = match placed.payload_pages {
+                0 => VAddr::NONE,
+                _ => VAddr::new(built.generation, placed.slot),
+            };
+            let late = self.config.sabotage == Sabotage::LiveBitLate;
+            let entry = self
+                .groups
+                .get_mut(&placed.group)
+                .and_then(|g| g.entry_mut(placed.index));
+            // An entry that was cut while it waited is written all the same, and is dead.
+            let Some(entry) = entry.filter(|e| e.term == placed.term && e.seq.0 == 0) else {
+                continue;
+            };
+            entry.vaddr = vaddr;
+            entry.seq = built.seq;
+            if placed.payload_pages > 0 && !late {
+                entry.live = true;
+                let live = self.segs.set_live(vaddr, u64::from(placed.payload_pages));
+                if self.check(live.map_err(liveness), effects).is_none() {
+                    return;
+                }
+            }
+        }
+        let offset = self.sb.offset_of(built.segment, built.slot);
+        let op = DiskOp::Write {
+            offset,
+            bufs: built.bufs,
+        };
+        self.disk(op, Purpose::Record(built.seq), effects);
+    }
+
+    fn record_written(&mut self, now: Moment, seq: Seq, effects: &mut Vec<Effect>) {
+        let moved = self.log.record_written(seq, now);
+        let from = self.log.unsynced.len() - moved;
+        let mut through = BTreeMap::new();
+        for record in self.log.unsynced.range(from..) {
+            for placed in &record.entries {
+                let group = self.groups.get_mut(&placed.group);
+                let entry = group.and_then(|g| g.entry_mut(placed.index));
+                if let Some(entry) = entry.filter(|e| e.term == placed.term && e.seq == record.seq)
+                {
+                    entry.memory = None;
+                    through.insert(placed.group, placed.index);
+                }
+            }
+        }
+        for (group, through) in through {
+            effects.push(Effect::Written { group, through });
+        }
+        if self.config.sabotage == Sabotage::AckBeforeSync {
+            self.make_durable(now, self.log.written, effects);
+        }
+    }
+
+    /// Begins a sync when somebody waits for one, or too much or too old data is unsynced.
+    fn sync_if_due(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.sync.is_some() {
+            return;
+        }
+        let checkpoint = self
+            .checkpoint
+            .as_ref()
+            .is_some_and(|c| c.wants_sync(self.log.written));
+        let due = self.log.unsynced.front().is_some_and(|oldest| {
+            now >= oldest.since + self.config.unsynced_time_max
+                || self.stopping
+                || self.log.unsynced.iter().any(|r| r.urgent)
+                || self.log.unsynced_bytes() >= self.config.unsynced_bytes_max
+        });
+        if checkpoint || due {
+            self.begin_sync(checkpoint, effects);
+        }
+    }
+
+    pub(crate) fn begin_sync(&mut self, checkpoint: bool, effects: &mut Vec<Effect>) {
+        self.sync = Some(SyncInFlight {
+            covers: self.log.written,
+            checkpoint,
+        });
+        self.disk(DiskOp::Sync, Purpose::Sync, effects);
+    }
+
+    fn synced(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let Some(sync) = self.sync.take() else { return };
+        self.make_durable(now, sync.covers, effects);
+        if sync.checkpoint {
+            self.checkpoint_synced();
+        }
+    }
+
+    fn make_durable(&mut self, now: Moment, through: Seq, effects: &mut Vec<Effect>) {
+        self.log.durable = self.log.durable.max(through);
+        while self.log.unsynced.front().is_some_and(|r| r.seq <= through) {
+            let Some(record) = self.log.unsynced.pop_front() else {
+                break;
+            };
+            self.log.quiet_since = now;
+            for notify in record.notify {
+                effects.push(match notify {
+                    Notify::Append { group, ticket } => Effect::Durable { group, ticket },
+                    Notify::Catalog { token } => Effect::CatalogDone {
+                        token,
+                        result: Ok(()),
+                    },
+                });
+            }
+        }
+    }
+
+    /// Puts an item into the log.
+    pub(crate) fn enqueue(&mut self, group: GroupId, body: ItemBody, notify: Option<Notify>) {
+        self.log.pending.push_back(PendingItem {
+            item: Item {
+                group,
+                group_prev_seq: Seq(0),
+                body,
+            },
+            payload: Vec::new(),
+            payload_pages: 0,
+            notify,
+            urgent: true,
+        });
+    }
+
+    fn stop_if_done(&mut self, effects: &mut Vec<Effect>) {
+        let done = self.fenced.is_some()
+            || (self.log.is_quiet() && self.checkpoint.is_none() && !self.checkpoint_wanted);
+        if self.stopping && !self.stopped && done && self.is_open() {
+            self.stopped = true;
+            effects.push(Effect::Stopped);
+        }
+    }
+
+    /// A group, if it exists.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Option<GroupView> {
+        self.groups
+            .get(&group)
+            .filter(|g| !g.deleting)
+            .map(Group::view)
+    }
+
+    /// Why the store takes no more writes, if so.
+    #[must_use]
+    pub fn fenced(&self) -> Option<&StoreError> {
+        self.fenced.as_ref()
+    }
+
+    /// The store's superblock.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.sb
+    }
+
+    /// Blocks found damaged since the store was opened.
+    #[must_use]
+    pub fn damaged_blocks(&self) -> u64 {
+        self.damaged_blocks
+    }
+
+    /// Branches of recovery and of the log that were taken.
+    #[must_use]
+    pub fn probes(&self) -> &BTreeSet<Probe> {
+        &self.probes
+    }
+
+    /// Segments kept back from client writes.
+    pub(crate) fn reserve_segments(&self) -> u64 {
+        (self.sb.segment_count * self.config.reserve_percent / 100).max(6)
+    }
+
+    /// Whether `bytes` of client data still fit without touching the reserve.
+    #[must_use]
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        let pending: u64 = self
+            .log
+            .pending
+            .iter()
+            .map(|p| u64::from(p.payload_pages))
+            .sum();
+        let open = u64::from(self.sb.slots().saturating_sub(self.log.position.slot));
+        let free = to_u64(self.segs.free_count()).saturating_sub(self.reserve_segments());
+        let room = (free * u64::from(self.sb.slots()) + open).saturating_sub(pending) * PAGE_U64;
+        self.fenced.is_none() && free > 0 && room >= bytes
+    }
+
+    /// Whether operations without payload (trims, deletions) still fit: they may use half of the
+    /// reserve, because they make room.
+    #[must_use]
+    pub fn has_room_for_metadata(&self) -> bool {
+        self.fenced.is_none() && to_u64(self.segs.free_count()) > self.reserve_segments() / 2
+    }
+
+    /// Space of the store.
+    #[must_use]
+    pub fn space(&self) -> SpaceUse {
+        let slots = u64::from(self.sb.slots());
+        let total = self.sb.segment_count * slots;
+        let open = slots - u64::from(self.log.position.slot)
+            + if self.map.is_open() {
+                slots - u64::from(self.map.slot)
+            } else {
+                0
+            }
+            + slots;
+        let free = to_u64(self.segs.free_count()) * slots + open;
+        let live = self.segs.live_slots();
+        SpaceUse {
+            live_bytes: live * PAGE_U64,
+            free_bytes: free.min(total - live) * PAGE_U64,
+            garbage_bytes: total.saturating_sub(live + free) * PAGE_U64,
+            total_bytes: total * PAGE_U64,
+            reserve_bytes: self.reserve_segments() * slots * PAGE_U64,
+            device_bytes_written: self.counters.device_bytes_written,
+            client_bytes_written: self.counters.client_bytes_written,
+        }
+    }
+}

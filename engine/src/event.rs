@@ -1,0 +1,283 @@
+//! What an engine is told and what it asks for.
+//!
+//! The contract for the caller:
+//! 1. Every [`Effect::Disk`] is answered by one [`Event::Disk`]; a `Sync` covers the writes that
+//!    completed before it was taken from the effects.
+//! 2. Nothing but disk completions and timers is passed before [`Effect::Opened`].
+//! 3. Entries of a group are appended with indexes that continue its log or overwrite a suffix that
+//!    is not applied. [`Effect::Durable`] comes once per ticket, in order, when everything of the
+//!    append is durable.
+//! 4. [`Event::Apply`] names only entries that are durable here and committed.
+//! 5. After every step the caller asks [`crate::Engine::deadline`] and sends [`Event::Timer`] then.
+//! 6. After [`Effect::Fenced`] no append is acknowledged; reads go on.
+
+use crate::error::{CatalogError, OpenError, ReadError, StoreError};
+use crate::format::checkpoint::{GroupMeta, Membership};
+use crate::format::operation::RequestId;
+use crate::format::record::{EntryKind, HardState};
+use crate::recovery::OpenReport;
+use bytes::Bytes;
+use esker_base::{BlockRange, DiskError, DiskOp, Epoch, GroupId, IoId, RaftIndex, Term};
+
+/// An entry to append.
+#[derive(Clone, Debug)]
+pub struct AppendEntry {
+    /// Raft's term.
+    pub term: Term,
+    /// Raft's index.
+    pub index: RaftIndex,
+    /// Kind.
+    pub kind: EntryKind,
+    /// An encoded operation, a membership change, or empty.
+    pub data: Bytes,
+    /// The payload: pieces of whole pages at page-aligned addresses.
+    pub payload: Vec<Bytes>,
+}
+
+/// Entries and hard state of one group that go into the log together.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// The group.
+    pub group: GroupId,
+    /// Comes back in [`Effect::Durable`].
+    pub ticket: u64,
+    /// Entries, by index.
+    pub entries: Vec<AppendEntry>,
+    /// New hard state.
+    pub hard_state: Option<HardState>,
+    /// Somebody waits for durability; without it the sync may be put off for a bounded time.
+    pub urgent: bool,
+}
+
+/// Blocks to read.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// Comes back in [`Effect::ReadDone`].
+    pub token: u64,
+    /// The group.
+    pub group: GroupId,
+    /// Which blocks.
+    pub range: BlockRange,
+    /// Include entries that are appended and not yet applied.
+    pub latest: bool,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A disk operation ended.
+    Disk {
+        /// Its id.
+        io: IoId,
+        /// Its outcome.
+        result: Result<Bytes, DiskError>,
+    },
+    /// The deadline passed.
+    Timer,
+    /// Put entries into the log.
+    Append(Append),
+    /// Entries through this index are committed: bring them into the map.
+    Apply {
+        /// The group.
+        group: GroupId,
+        /// Last index to apply.
+        through: RaftIndex,
+    },
+    /// Read blocks.
+    Read(ReadRequest),
+    /// Read the payload of a retained entry.
+    ReadPayload {
+        /// Comes back in [`Effect::PayloadDone`].
+        token: u64,
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        index: RaftIndex,
+    },
+    /// Begin a group.
+    Create {
+        /// Comes back in [`Effect::CatalogDone`].
+        token: u64,
+        /// What it is.
+        meta: Box<GroupMeta>,
+    },
+    /// End a group: everything of it dies.
+    Delete {
+        /// Comes back in [`Effect::CatalogDone`].
+        token: u64,
+        /// The group.
+        group: GroupId,
+    },
+    /// Rename a group's volume.
+    Rename {
+        /// Comes back in [`Effect::CatalogDone`].
+        token: u64,
+        /// The group.
+        group: GroupId,
+        /// The new name.
+        name: String,
+    },
+    /// Accept that a suspended group of one lost entries.
+    AcceptLoss {
+        /// Comes back in [`Effect::CatalogDone`].
+        token: u64,
+        /// The group.
+        group: GroupId,
+    },
+    /// A suspended replica has caught up with a leader elected without it.
+    Resume {
+        /// The group.
+        group: GroupId,
+    },
+    /// An applied entry changed a group's membership.
+    SetMembership {
+        /// The group.
+        group: GroupId,
+        /// The membership after it.
+        membership: Membership,
+    },
+    /// Somebody waits for what is written to become durable.
+    SyncSoon,
+    /// Write a checkpoint.
+    Checkpoint {
+        /// Comes back in [`Effect::CheckpointDone`].
+        token: u64,
+    },
+    /// Make everything durable, write a checkpoint, then [`Effect::Stopped`].
+    Stop,
+}
+
+/// What became of an applied entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The map changed, or nothing (an empty entry).
+    Done,
+    /// An epoch is open.
+    EpochOpened {
+        /// Its number.
+        epoch: Epoch,
+        /// The proposer's nonce.
+        nonce: u64,
+    },
+    /// The volume has a new size, in bytes.
+    Resized(u64),
+    /// The entry is a membership change for the replication layer.
+    Membership,
+}
+
+/// A part of what was read, in order.
+#[derive(Clone, Debug)]
+pub enum ReadPiece {
+    /// Blocks as stored.
+    Data(Bytes),
+    /// This many blocks of zeros.
+    Zeros(u64),
+}
+
+/// A group as recovery found it.
+#[derive(Clone, Debug)]
+pub struct RecoveredGroup {
+    /// What it is.
+    pub meta: GroupMeta,
+    /// Hard state; its commit never exceeds the last entry.
+    pub hard_state: HardState,
+    /// Cut point of the Raft log.
+    pub truncated: (RaftIndex, Term),
+    /// Applied.
+    pub applied: RaftIndex,
+    /// Retained entries with their payload lengths in bytes.
+    pub entries: Vec<(Term, RaftIndex, EntryKind, Bytes, u32)>,
+    /// A damaged record may have held entries of the group.
+    pub suspended: bool,
+}
+
+/// The result of opening.
+#[derive(Clone, Debug, Default)]
+pub struct Opened {
+    /// All groups, by id.
+    pub groups: Vec<RecoveredGroup>,
+    /// What recovery found.
+    pub report: OpenReport,
+}
+
+/// Something to be done, or something that is so.
+#[derive(Debug)]
+pub enum Effect {
+    /// Run a disk operation.
+    Disk {
+        /// Comes back in [`Event::Disk`].
+        io: IoId,
+        /// What to do.
+        op: DiskOp,
+    },
+    /// The store is open.
+    Opened(Box<Opened>),
+    /// The store cannot be opened.
+    OpenFailed(OpenError),
+    /// All entries of the group through this index are on the device, not yet synced.
+    Written {
+        /// The group.
+        group: GroupId,
+        /// Last such index.
+        through: RaftIndex,
+    },
+    /// An append is durable.
+    Durable {
+        /// The group.
+        group: GroupId,
+        /// Its ticket.
+        ticket: u64,
+    },
+    /// An entry is in the map.
+    Applied {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        index: RaftIndex,
+        /// Its term.
+        term: Term,
+        /// Who asked for it.
+        request: RequestId,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// A read ended.
+    ReadDone {
+        /// Its token.
+        token: u64,
+        /// The blocks or why not.
+        result: Result<Vec<ReadPiece>, ReadError>,
+    },
+    /// A payload was read.
+    PayloadDone {
+        /// Its token.
+        token: u64,
+        /// The payload, or none when it cannot be had any more.
+        payload: Option<Bytes>,
+    },
+    /// A catalog operation is durable, or was refused.
+    CatalogDone {
+        /// Its token.
+        token: u64,
+        /// The outcome.
+        result: Result<(), CatalogError>,
+    },
+    /// The Raft log of the group was cut: entries through this index are gone.
+    LogTruncated {
+        /// The group.
+        group: GroupId,
+        /// Cut point.
+        index: RaftIndex,
+        /// Its term.
+        term: Term,
+    },
+    /// A checkpoint is durable.
+    CheckpointDone {
+        /// The token it was asked with.
+        token: u64,
+    },
+    /// The store takes no more writes.
+    Fenced(StoreError),
+    /// The answer to [`Event::Stop`].
+    Stopped,
+}

@@ -1,0 +1,585 @@
+//! The checkpoint: everything recovery needs that is not in the log after it or in the map.
+
+use super::codec::{FormatError, Reader, Writer};
+use super::node::ChildPointer;
+use super::record::{decode_entry_kind, decode_hard_state, encode_hard_state};
+use super::record::{EntryKind, HardState};
+use super::vaddr::VAddr;
+use bytes::Bytes;
+use esker_base::checksum::crc32;
+use esker_base::{limits, Epoch, GroupId, RaftIndex, ReplicaId, Seq, Stamp, Term, VolumeId};
+use std::collections::BTreeMap;
+
+/// First eight bytes.
+pub const MAGIC: [u8; 8] = *b"ESKERCKP";
+/// Version of the structure.
+pub const VERSION: u32 = 1;
+/// Bytes before the sections.
+pub const HEAD_BYTES: usize = 32;
+
+const SECTION_COUNTERS: u32 = 1;
+const SECTION_SEGMENTS: u32 = 2;
+const SECTION_GROUPS: u32 = 3;
+const SECTION_DISCARDS: u32 = 4;
+
+/// What a segment is used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// Nothing: can be opened.
+    #[default]
+    Free = 0,
+    /// Records of the log.
+    Log = 1,
+    /// Map nodes and checkpoints.
+    Map = 2,
+    /// Survivors of garbage collection. Reserved: written by no version yet.
+    Survivors = 3,
+}
+
+/// One segment and which of its slots are live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentEntry {
+    /// Use.
+    pub kind: SegmentKind,
+    /// Generation; of its last use when free.
+    pub generation: u64,
+    /// Slots written so far.
+    pub written: u32,
+    /// Live slots: one bit per slot, 64 per word.
+    pub live: Vec<u64>,
+}
+
+/// Who takes part in a group's consensus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Replicas that vote.
+    pub voters: Vec<ReplicaId>,
+    /// Replicas that receive the log without a vote.
+    pub learners: Vec<ReplicaId>,
+    /// Voters of the configuration that a joint change is leaving.
+    pub voters_outgoing: Vec<ReplicaId>,
+    /// Learners once the joint change is done.
+    pub learners_next: Vec<ReplicaId>,
+    /// Whether the joint change ends by itself.
+    pub auto_leave: bool,
+}
+
+/// What a group is: fixed when it is created, but for name, size and membership.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupMeta {
+    /// The group.
+    pub group: GroupId,
+    /// The volume it replicates.
+    pub volume: VolumeId,
+    /// This store's replica of it.
+    pub replica: ReplicaId,
+    /// Volume's name.
+    pub name: String,
+    /// Volume's size in bytes.
+    pub size_bytes: u64,
+    /// Volume's block size in bytes.
+    pub block_bytes: u32,
+    /// When the volume was created, in microseconds since the Unix epoch.
+    pub created_us: u64,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Membership.
+    pub membership: Membership,
+}
+
+/// A retained entry of a group's Raft log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntryMeta {
+    /// Raft's term.
+    pub term: Term,
+    /// Raft's index.
+    pub index: RaftIndex,
+    /// Kind.
+    pub kind: EntryKind,
+    /// First payload slot; none without payload.
+    pub payload: VAddr,
+    /// Payload slots.
+    pub payload_pages: u32,
+    /// Descriptor.
+    pub data: Bytes,
+}
+
+/// A group's state as the checkpoint has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupEntry {
+    /// What it is.
+    pub meta: GroupMeta,
+    /// Raft's hard state.
+    pub hard_state: HardState,
+    /// Everything up to this index is cut from the Raft log.
+    pub truncated_index: RaftIndex,
+    /// Term of that entry.
+    pub truncated_term: Term,
+    /// Everything up to this index is in the map.
+    pub applied: RaftIndex,
+    /// Epoch that is open.
+    pub epoch: Epoch,
+    /// Highest stamp applied.
+    pub max_stamp: Stamp,
+    /// Root of the map.
+    pub root: ChildPointer,
+    /// Level of the root.
+    pub root_level: u8,
+    /// Last record that said anything about the group.
+    pub last_seq: Seq,
+    /// A damaged record may have held entries of the group.
+    pub suspended: bool,
+    /// Retained entries, by index.
+    pub log: Vec<LogEntryMeta>,
+}
+
+/// A map subtree whose blocks are to die, in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiscardEntry {
+    /// The subtree.
+    pub node: ChildPointer,
+    /// Its level.
+    pub level: u8,
+}
+
+/// Counts that go on over restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes written to the device since the store was created.
+    pub device_bytes_written: u64,
+    /// Bytes written by clients since the store was created.
+    pub client_bytes_written: u64,
+    /// Checkpoints written.
+    pub checkpoints: u64,
+}
+
+/// A checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Counts.
+    pub counters: Counters,
+    /// Every segment, by number.
+    pub segments: Vec<SegmentEntry>,
+    /// Every group, by id.
+    pub groups: Vec<GroupEntry>,
+    /// Subtrees to discard.
+    pub discards: Vec<DiscardEntry>,
+}
+
+impl Checkpoint {
+    /// The checkpoint as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.raw(&MAGIC);
+        w.u32(VERSION);
+        w.u32(0); // crc of everything after the head
+        w.zeros(HEAD_BYTES - w.bytes.len());
+        section(&mut w, SECTION_COUNTERS, |w| {
+            w.u64(self.counters.device_bytes_written);
+            w.u64(self.counters.client_bytes_written);
+            w.u64(self.counters.checkpoints);
+        });
+        section(&mut w, SECTION_SEGMENTS, |w| {
+            w.u32(u32::try_from(self.segments.len()).unwrap_or(u32::MAX));
+            for s in &self.segments {
+                encode_segment(w, s);
+            }
+        });
+        section(&mut w, SECTION_GROUPS, |w| {
+            w.u32(u32::try_from(self.groups.len()).unwrap_or(u32::MAX));
+            for g in &self.groups {
+                encode_group(w, g);
+            }
+        });
+        section(&mut w, SECTION_DISCARDS, |w| {
+            w.u32(u32::try_from(self.discards.len()).unwrap_or(u32::MAX));
+            for d in &self.discards {
+                encode_pointer(w, &d.node);
+                w.u8(d.level);
+                w.zeros(7);
+            }
+        });
+        let crc = crc32(&w.bytes[HEAD_BYTES..]);
+        w.patch_u32(12, crc);
+        w.bytes
+    }
+
+    /// Decodes a checkpoint.
+    ///
+    /// # Errors
+    /// On anything that `encode` does not produce.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut r = Reader::new("checkpoint", bytes);
+        if r.raw(8)? != MAGIC {
+            return Err(r.error("has no magic"));
+        }
+        if r.u32()? != VERSION {
+            return Err(r.error("was written by a newer version of Esker"));
+        }
+        let crc = r.u32()?;
+        r.zeros(HEAD_BYTES - 16)?;
+        if crc32(&bytes[HEAD_BYTES..]) != crc {
+            return Err(r.error("checksum does not match"));
+        }
+        let mut s = open_section(&mut r, SECTION_COUNTERS)?;
+        let counters = Counters {
+            device_bytes_written: s.u64()?,
+            client_bytes_written: s.u64()?,
+            checkpoints: s.u64()?,
+        };
+        s.finish()?;
+        let mut s = open_section(&mut r, SECTION_SEGMENTS)?;
+        let segments = (0..s.count32(16)?)
+            .map(|_| decode_segment(&mut s))
+            .collect::<Result<_, _>>()?;
+        s.finish()?;
+        let mut s = open_section(&mut r, SECTION_GROUPS)?;
+        let groups = (0..s.count32(64)?)
+            .map(|_| decode_group(&mut s))
+            .collect::<Result<_, _>>()?;
+        s.finish()?;
+        let mut s = open_section(&mut r, SECTION_DISCARDS)?;
+        let mut discards = Vec::new();
+        for _ in 0..s.count32(40)? {
+            let node = decode_pointer(&mut s)?;
+            let level = s.u8()?;
+            s.zeros(7)?;
+            discards.push(DiscardEntry { node, level });
+        }
+        s.finish()?;
+        r.finish()?;
+        Ok(Self {
+            counters,
+            segments,
+            groups,
+            discards,
+        })
+    }
+}
+
+fn section(w: &mut Writer, tag: u32, body: impl FnOnce(&mut Writer)) {
+    w.u32(tag);
+    w.u32(0);
+    let start = w.bytes.len();
+    body(w);
+    let length = u32::try_from(w.bytes.len() - start).unwrap_or(u32::MAX);
+    w.patch_u32(start - 4, length);
+}
+
+fn open_section<'a>(r: &mut Reader<'a>, tag: u32) -> Result<Reader<'a>, FormatError> {
+    if r.u32()? != tag {
+        return Err(r.error("section is missing"));
+    }
+    Ok(Reader::new("checkpoint section", r.bytes32()?))
+}
+
+const LIVE_NONE: u8 = 1;
+const LIVE_LIST: u8 = 2;
+const LIVE_BITS: u8 = 3;
+
+fn encode_segment(w: &mut Writer, s: &SegmentEntry) {
+    let count: u32 = s.live.iter().map(|word| word.count_ones()).sum();
+    let as_list = (count as usize) * 2 < s.live.len() * 8;
+    w.u8(s.kind as u8);
+    w.u8(match count {
+        0 => LIVE_NONE,
+        _ if as_list => LIVE_LIST,
+        _ => LIVE_BITS,
+    });
+    w.u16(u16::try_from(s.live.len()).unwrap_or(u16::MAX));
+    w.u32(s.written);
+    w.u64(s.generation);
+    if count > 0 && as_list {
+        w.u32(count);
+        for (i, word) in s.live.iter().enumerate() {
+            let mut rest = *word;
+            while rest != 0 {
+                let slot = i * 64 + rest.trailing_zeros() as usize;
+                w.u16(u16::try_from(slot).unwrap_or(u16::MAX));
+                rest &= rest - 1;
+            }
+        }
+    } else if count > 0 {
+        s.live.iter().for_each(|word| w.u64(*word));
+    }
+}
+
+fn decode_segment(r: &mut Reader<'_>) -> Result<SegmentEntry, FormatError> {
+    let kind = match r.u8()? {
+        0 => SegmentKind::Free,
+        1 => SegmentKind::Log,
+        2 => SegmentKind::Map,
+        3 => SegmentKind::Survivors,
+        _ => return Err(r.error("segment has an unknown kind")),
+    };
+    let coding = r.u8()?;
+    let words = usize::from(r.u16()?);
+    if words > 256 {
+        return Err(r.error("segment has too many slots"));
+    }
+    let (written, generation) = (r.u32()?, r.u64()?);
+    let mut live = vec![0u64; words];
+    match coding {
+        LIVE_NONE => {}
+        LIVE_LIST => {
+            for _ in 0..r.count32(2)? {
+                let slot = usize::from(r.u16()?);
+                let Some(word) = live.get_mut(slot / 64) else {
+                    return Err(r.error("live slot is out of range"));
+                };
+                *word |= 1 << (slot % 64);
+            }
+        }
+        LIVE_BITS => {
+            for word in &mut live {
+                *word = r.u64()?;
+            }
+        }
+        _ => return Err(r.error("segment has an unknown coding")),
+    }
+    Ok(SegmentEntry {
+        kind,
+        generation,
+        written,
+        live,
+    })
+}
+
+fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
+    w.u64(p.vaddr.0);
+    w.u64(p.max_stamp.0);
+    w.u64(p.logical_hash);
+    w.u32(p.crc);
+    w.u32(p.live);
+}
+
+fn decode_pointer(r: &mut Reader<'_>) -> Result<ChildPointer, FormatError> {
+    Ok(ChildPointer {
+        vaddr: VAddr(r.u64()?),
+        max_stamp: Stamp(r.u64()?),
+        logical_hash: r.u64()?,
+        crc: r.u32()?,
+        live: r.u32()?,
+    })
+}
+
+impl GroupMeta {
+    /// The meta as bytes, the content of a `GroupCreate` item.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        encode_meta(&mut w, self);
+        w.bytes
+    }
+
+    /// Decodes a meta.
+    ///
+    /// # Errors
+    /// On anything that `encode` does not produce.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut r = Reader::new("group meta", bytes);
+        let meta = decode_meta(&mut r)?;
+        r.finish()?;
+        Ok(meta)
+    }
+}
+
+fn encode_meta(w: &mut Writer, m: &GroupMeta) {
+    w.u64(m.group.0);
+    w.u128(m.volume.0);
+    w.u64(m.replica.0);
+    w.u64(m.size_bytes);
+    w.u32(m.block_bytes);
+    w.u64(m.created_us);
+    w.bytes32(m.name.as_bytes());
+    w.u32(u32::try_from(m.labels.len()).unwrap_or(u32::MAX));
+    for (key, value) in &m.labels {
+        w.bytes32(key.as_bytes());
+        w.bytes32(value.as_bytes());
+    }
+    let m = &m.membership;
+    for list in [&m.voters, &m.learners, &m.voters_outgoing, &m.learners_next] {
+        w.u32(u32::try_from(list.len()).unwrap_or(u32::MAX));
+        list.iter().for_each(|replica| w.u64(replica.0));
+    }
+    w.u8(u8::from(m.auto_leave));
+}
+
+fn text(r: &mut Reader<'_>) -> Result<String, FormatError> {
+    let bytes = r.bytes32()?;
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(r.error("text is not UTF-8"));
+    };
+    Ok(text.to_owned())
+}
+
+fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
+    let group = GroupId(r.u64()?);
+    let volume = VolumeId(r.u128()?);
+    let replica = ReplicaId(r.u64()?);
+    let size_bytes = r.u64()?;
+    let block_bytes = r.u32()?;
+    if size_bytes > limits::VOLUME_BYTES_MAX || block_bytes != 4096 {
+        return Err(r.error("volume's size or block size is out of range"));
+    }
+    let created_us = r.u64()?;
+    let name = text(r)?;
+    let mut labels = BTreeMap::new();
+    for _ in 0..r.count32(8)? {
+        labels.insert(text(r)?, text(r)?);
+    }
+    let mut list = || -> Result<Vec<ReplicaId>, FormatError> {
+        (0..r.count32(8)?)
+            .map(|_| Ok(ReplicaId(r.u64()?)))
+            .collect()
+    };
+    let (voters, learners, voters_outgoing, learners_next) = (list()?, list()?, list()?, list()?);
+    let auto_leave = match r.u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err(r.error("flag is neither 0 nor 1")),
+    };
+    let membership = Membership {
+        voters,
+        learners,
+        voters_outgoing,
+        learners_next,
+        auto_leave,
+    };
+    let block = (block_bytes, created_us);
+    Ok(GroupMeta {
+        group,
+        volume,
+        replica,
+        name,
+        size_bytes,
+        block_bytes: block.0,
+        created_us: block.1,
+        labels,
+        membership,
+    })
+}
+
+fn encode_group(w: &mut Writer, g: &GroupEntry) {
+    encode_meta(w, &g.meta);
+    encode_hard_state(w, &g.hard_state);
+    w.u64(g.truncated_index.0);
+    w.u64(g.truncated_term.0);
+    w.u64(g.applied.0);
+    w.u32(g.epoch.0);
+    w.u64(g.max_stamp.0);
+    encode_pointer(w, &g.root);
+    w.u8(g.root_level);
+    w.u64(g.last_seq.0);
+    w.u8(u8::from(g.suspended));
+    w.u32(u32::try_from(g.log.len()).unwrap_or(u32::MAX));
+    for e in &g.log {
+        w.u64(e.term.0);
+        w.u64(e.index.0);
+        w.u8(e.kind as u8);
+        w.u64(e.payload.0);
+        w.u32(e.payload_pages);
+        w.bytes32(&e.data);
+    }
+}
+
+fn decode_group(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
+    let mut g = GroupEntry {
+        meta: decode_meta(r)?,
+        hard_state: decode_hard_state(r)?,
+        truncated_index: RaftIndex(r.u64()?),
+        truncated_term: Term(r.u64()?),
+        applied: RaftIndex(r.u64()?),
+        epoch: Epoch(r.u32()?),
+        max_stamp: Stamp(r.u64()?),
+        root: decode_pointer(r)?,
+        root_level: r.u8()?,
+        last_seq: Seq(r.u64()?),
+        suspended: r.u8()? != 0,
+        log: Vec::new(),
+    };
+    if g.root_level > super::node::LEVEL_MAX {
+        return Err(r.error("level of a root is out of range"));
+    }
+    for _ in 0..r.count32(33)? {
+        g.log.push(LogEntryMeta {
+            term: Term(r.u64()?),
+            index: RaftIndex(r.u64()?),
+            kind: decode_entry_kind(r)?,
+            payload: VAddr(r.u64()?),
+            payload_pages: r.u32()?,
+            data: Bytes::copy_from_slice(r.bytes32()?),
+        });
+    }
+    Ok(g)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Checkpoint {
+        let meta = GroupMeta {
+            group: GroupId(1),
+            volume: VolumeId(2),
+            replica: ReplicaId(3),
+            name: "db".into(),
+            size_bytes: 1 << 30,
+            block_bytes: 4096,
+            created_us: 4,
+            labels: BTreeMap::from([("zone".into(), "a".into())]),
+            membership: Membership {
+                voters: vec![ReplicaId(3)],
+                auto_leave: true,
+                ..Membership::default()
+            },
+        };
+        let log = vec![LogEntryMeta {
+            term: Term(1),
+            index: RaftIndex(2),
+            kind: EntryKind::Normal,
+            payload: VAddr::new(3, 4),
+            payload_pages: 5,
+            data: Bytes::from_static(b"d"),
+        }];
+        let group = GroupEntry {
+            meta,
+            log,
+            epoch: Epoch(6),
+            suspended: true,
+            ..GroupEntry::default()
+        };
+        let live = |words: [u64; 2]| SegmentEntry {
+            kind: SegmentKind::Log,
+            generation: 9,
+            written: 100,
+            live: words.to_vec(),
+        };
+        Checkpoint {
+            counters: Counters {
+                device_bytes_written: 1,
+                client_bytes_written: 2,
+                checkpoints: 3,
+            },
+            segments: vec![live([0, 0]), live([1, 1 << 63]), live([u64::MAX, 7])],
+            groups: vec![group],
+            discards: vec![DiscardEntry {
+                node: ChildPointer::default(),
+                level: 2,
+            }],
+        }
+    }
+
+    #[test]
+    fn comes_back_and_damage_is_refused() {
+        let bytes = sample().encode();
+        assert_eq!(Checkpoint::decode(&bytes), Ok(sample()));
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x10;
+            assert!(Checkpoint::decode(&bad).is_err(), "byte {at}");
+            assert!(Checkpoint::decode(&bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+}

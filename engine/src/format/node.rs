@@ -1,0 +1,312 @@
+//! Map nodes: pages of the copy-on-write radix tree.
+
+use super::codec::{FormatError, Reader, Writer};
+use super::operation::{Authenticator, AUTH_BYTES};
+use super::vaddr::{VAddr, SLOT_BITS, VSEG_BITS};
+use super::PAGE;
+use esker_base::{GroupId, Stamp, StoreId};
+
+/// First four bytes of a node.
+pub const MAGIC: u32 = 0x444e_5345; // "ESND"
+/// Version of the structure.
+pub const VERSION: u16 = 1;
+/// Children or blocks per node.
+pub const FANOUT: usize = 128;
+/// Bits of an LBA that one level resolves.
+pub const FANOUT_BITS: u32 = 7;
+/// Bytes before the entries.
+pub const HEAD_BYTES: usize = 128;
+/// Bytes of one entry, in leaves and inner nodes alike.
+pub const ENTRY_BYTES: usize = 31;
+/// Most levels above the leaves (64 TiB: 34 bits of LBA).
+pub const LEVEL_MAX: u8 = 4;
+
+const _: () = assert!(HEAD_BYTES + FANOUT * ENTRY_BYTES == PAGE);
+const _: () = assert!(VSEG_BITS + SLOT_BITS + 4 <= 56);
+
+/// What a leaf says about a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeafKind {
+    /// Never written.
+    #[default]
+    Absent = 0,
+    /// Stored at the address.
+    Data = 1,
+    /// Discarded: reads as zeros.
+    Discarded = 2,
+    /// Written as zeros.
+    Zero = 3,
+    /// Known lost: reads fail until it is written or fetched from a replica. Reserved: written by
+    /// no version yet.
+    Damaged = 4,
+    /// Stored compressed. Reserved: written by no version yet.
+    Compressed = 5,
+}
+
+/// One block in a leaf.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeafEntry {
+    /// What it is.
+    pub kind: LeafKind,
+    /// Where, for stored kinds.
+    pub vaddr: VAddr,
+    /// Which version.
+    pub stamp: Stamp,
+    /// Proves the stored bytes.
+    pub auth: Authenticator,
+}
+
+/// A pointer to a child node. Without an address the whole range reads as zeros, and `max_stamp`
+/// remembers when it last changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChildPointer {
+    /// Where the node is; none for an empty range.
+    pub vaddr: VAddr,
+    /// Highest stamp of anything below, discards included.
+    pub max_stamp: Stamp,
+    /// Hash over (LBA, stamp, authenticator) of the data below: equal on all replicas.
+    pub logical_hash: u64,
+    /// CRC of the node's page.
+    pub crc: u32,
+    /// Number of data blocks below. A root of the largest volume has children of 2^28 blocks, so
+    /// 32 bits suffice.
+    pub live: u32,
+}
+
+/// The head of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeHead {
+    /// Zero for a leaf.
+    pub level: u8,
+    /// The store.
+    pub store: StoreId,
+    /// The group that wrote it.
+    pub group: GroupId,
+    /// First LBA of the node's range.
+    pub first_lba: u64,
+}
+
+/// A node's page, decoded only as far as it is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePage {
+    /// The bytes.
+    pub bytes: Box<[u8]>,
+}
+
+fn encode_address(w: &mut [u8], kind: u8, vaddr: VAddr) {
+    let word = vaddr.0 | (u64::from(kind) << (VSEG_BITS + SLOT_BITS));
+    w[..7].copy_from_slice(&word.to_le_bytes()[..7]);
+}
+
+fn decode_address(bytes: &[u8]) -> (u8, VAddr) {
+    let mut word = [0; 8];
+    word[..7].copy_from_slice(&bytes[..7]);
+    let word = u64::from_le_bytes(word);
+    let kind = (word >> (VSEG_BITS + SLOT_BITS)).to_le_bytes()[0];
+    (kind, VAddr(word & ((1 << (VSEG_BITS + SLOT_BITS)) - 1)))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+impl NodePage {
+    /// An empty node.
+    #[must_use]
+    pub fn empty(head: &NodeHead) -> Self {
+        let mut w = Writer::new();
+        w.u32(MAGIC);
+        w.u16(VERSION);
+        w.u8(head.level);
+        w.u8(0);
+        w.u128(head.store.0);
+        w.u64(head.group.0);
+        w.u64(head.first_lba);
+        w.zeros(PAGE - w.bytes.len());
+        Self {
+            bytes: w.bytes.into_boxed_slice(),
+        }
+    }
+
+    /// Checks the head and every entry of a page read from the device.
+    ///
+    /// # Errors
+    /// On anything that this module does not produce.
+    pub fn check(bytes: &[u8]) -> Result<NodeHead, FormatError> {
+        let mut r = Reader::new("node", bytes);
+        if bytes.len() != PAGE || r.u32()? != MAGIC {
+            return Err(r.error("has no magic"));
+        }
+        if r.u16()? != VERSION {
+            return Err(r.error("was written by a newer version of Esker"));
+        }
+        let level = r.u8()?;
+        r.zeros(1)?;
+        let store = StoreId(r.u128()?);
+        let group = GroupId(r.u64()?);
+        let first_lba = r.u64()?;
+        r.zeros(HEAD_BYTES - (PAGE - r.remaining()))?;
+        if level > LEVEL_MAX {
+            return Err(r.error("level is out of range"));
+        }
+        for i in 0..FANOUT {
+            let at = HEAD_BYTES + i * ENTRY_BYTES;
+            let (kind, vaddr) = decode_address(&bytes[at..]);
+            let stored = kind == 1 || (level == 0 && kind == LeafKind::Compressed as u8);
+            if kind > if level == 0 { 5 } else { 1 } || stored == vaddr.is_none() {
+                return Err(r.error("entry is malformed"));
+            }
+        }
+        Ok(NodeHead {
+            level,
+            store,
+            group,
+            first_lba,
+        })
+    }
+
+    /// The level, zero for a leaf.
+    #[must_use]
+    pub fn level(&self) -> u8 {
+        self.bytes[6]
+    }
+
+    /// First LBA of the range.
+    #[must_use]
+    pub fn first_lba(&self) -> u64 {
+        u64_at(&self.bytes, 32)
+    }
+
+    /// The block entry `i` of a leaf.
+    ///
+    /// # Panics
+    /// When `i` is not below [`FANOUT`].
+    #[must_use]
+    pub fn leaf(&self, i: usize) -> LeafEntry {
+        assert!(i < FANOUT, "leaf entry out of range");
+        let entry = &self.bytes[HEAD_BYTES + i * ENTRY_BYTES..][..ENTRY_BYTES];
+        let (kind, vaddr) = decode_address(entry);
+        let kind = match kind {
+            1 => LeafKind::Data,
+            2 => LeafKind::Discarded,
+            3 => LeafKind::Zero,
+            4 => LeafKind::Damaged,
+            5 => LeafKind::Compressed,
+            _ => LeafKind::Absent,
+        };
+        let mut auth = [0; AUTH_BYTES];
+        auth.copy_from_slice(&entry[15..31]);
+        LeafEntry {
+            kind,
+            vaddr,
+            stamp: Stamp(u64_at(entry, 7)),
+            auth,
+        }
+    }
+
+    /// Sets block entry `i` of a leaf.
+    ///
+    /// # Panics
+    /// When `i` is not below [`FANOUT`].
+    pub fn set_leaf(&mut self, i: usize, value: &LeafEntry) {
+        assert!(i < FANOUT, "leaf entry out of range");
+        let entry = &mut self.bytes[HEAD_BYTES + i * ENTRY_BYTES..][..ENTRY_BYTES];
+        encode_address(entry, value.kind as u8, value.vaddr);
+        entry[7..15].copy_from_slice(&value.stamp.0.to_le_bytes());
+        entry[15..31].copy_from_slice(&value.auth);
+    }
+
+    /// The child pointer `i` of an inner node.
+    ///
+    /// # Panics
+    /// When `i` is not below [`FANOUT`].
+    #[must_use]
+    pub fn child(&self, i: usize) -> ChildPointer {
+        assert!(i < FANOUT, "child out of range");
+        let entry = &self.bytes[HEAD_BYTES + i * ENTRY_BYTES..][..ENTRY_BYTES];
+        let (_, vaddr) = decode_address(entry);
+        ChildPointer {
+            vaddr,
+            max_stamp: Stamp(u64_at(entry, 7)),
+            logical_hash: u64_at(entry, 15),
+            crc: u32_at(entry, 23),
+            live: u32_at(entry, 27),
+        }
+    }
+
+    /// Sets child pointer `i` of an inner node.
+    ///
+    /// # Panics
+    /// When `i` is not below [`FANOUT`].
+    pub fn set_child(&mut self, i: usize, value: &ChildPointer) {
+        assert!(i < FANOUT, "child out of range");
+        let entry = &mut self.bytes[HEAD_BYTES + i * ENTRY_BYTES..][..ENTRY_BYTES];
+        encode_address(entry, u8::from(!value.vaddr.is_none()), value.vaddr);
+        entry[7..15].copy_from_slice(&value.max_stamp.0.to_le_bytes());
+        entry[15..23].copy_from_slice(&value.logical_hash.to_le_bytes());
+        entry[23..27].copy_from_slice(&value.crc.to_le_bytes());
+        entry[27..31].copy_from_slice(&value.live.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_back_at_every_position() {
+        let head = NodeHead {
+            level: 0,
+            store: StoreId(1),
+            group: GroupId(2),
+            first_lba: 256,
+        };
+        let mut leaf = NodePage::empty(&head);
+        let mut inner = NodePage::empty(&NodeHead { level: 3, ..head });
+        let largest = VAddr::new((1 << VSEG_BITS) - 1, (1 << SLOT_BITS) - 1);
+        let entry = |i: u64| LeafEntry {
+            kind: LeafKind::Data,
+            vaddr: VAddr(largest.0 - i),
+            stamp: Stamp(u64::MAX - i),
+            auth: [i.to_le_bytes()[0]; 16],
+        };
+        let child = |i: u64| ChildPointer {
+            vaddr: VAddr(largest.0 - i),
+            max_stamp: Stamp(i),
+            logical_hash: u64::MAX - i,
+            crc: 5,
+            live: u32::MAX,
+        };
+        for i in 0..FANOUT {
+            leaf.set_leaf(i, &entry(i as u64));
+            inner.set_child(i, &child(i as u64));
+        }
+        for i in 0..FANOUT {
+            assert_eq!(leaf.leaf(i), entry(i as u64));
+            assert_eq!(inner.child(i), child(i as u64));
+        }
+        assert_eq!(NodePage::check(&leaf.bytes), Ok(head));
+        assert_eq!(NodePage::check(&inner.bytes).map(|h| h.level), Ok(3));
+    }
+
+    #[test]
+    fn a_stored_entry_without_an_address_is_refused() {
+        let mut leaf = NodePage::empty(&NodeHead::default());
+        leaf.set_leaf(
+            0,
+            &LeafEntry {
+                kind: LeafKind::Data,
+                ..LeafEntry::default()
+            },
+        );
+        assert!(NodePage::check(&leaf.bytes).is_err());
+    }
+}

@@ -1,0 +1,387 @@
+//! Operations: the descriptor that is a Raft entry's data. Payload travels beside it.
+
+use super::codec::{FormatError, Reader, Writer};
+use esker_base::{limits, BlockRange, Epoch, SessionId, Stamp};
+
+/// Version of the structure.
+pub const VERSION: u8 = 1;
+/// Bytes of the head that every operation has.
+pub const HEAD_BYTES: usize = 24;
+/// Bytes of a block's description in the full form.
+pub const BLOCK_BYTES: usize = 24;
+/// Bytes of an authenticator: an AES-GCM tag, or the CRC of a plain block and zeros.
+pub const AUTH_BYTES: usize = 16;
+
+/// What proves that stored bytes are the ones that were written: a GCM tag for encrypted volumes,
+/// the CRC of the stored bytes followed by twelve zero bytes for plain ones.
+pub type Authenticator = [u8; AUTH_BYTES];
+
+/// The authenticator of a plain block.
+#[must_use]
+pub fn plain_authenticator(crc: u32) -> Authenticator {
+    let mut auth = [0; AUTH_BYTES];
+    auth[..4].copy_from_slice(&crc.to_le_bytes());
+    auth
+}
+
+/// The CRC in a plain block's authenticator.
+#[must_use]
+pub fn plain_crc(auth: &Authenticator) -> u32 {
+    u32::from_le_bytes([auth[0], auth[1], auth[2], auth[3]])
+}
+
+/// Identity of a client request, for deduplicating retries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestId {
+    /// The session; zero for operations of the node itself.
+    pub session: SessionId,
+    /// The request's number in the session.
+    pub sequence: u64,
+}
+
+/// What a stored block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// 4096 bytes as the client wrote them (encrypted when the key id is not zero).
+    Data = 1,
+    /// Compressed data of `stored_length` bytes. Reserved: written by no version yet.
+    Compressed = 2,
+}
+
+/// One block of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// What is stored.
+    pub kind: BlockKind,
+    /// How many bytes of the slot are used.
+    pub stored_length: u16,
+    /// CRC of the stored bytes (the whole slot).
+    pub crc: u32,
+    /// Authenticator of the block.
+    pub auth: Authenticator,
+}
+
+impl BlockInfo {
+    /// A plain block with this CRC.
+    #[must_use]
+    pub fn plain(crc: u32) -> Self {
+        Self {
+            kind: BlockKind::Data,
+            stored_length: 4096,
+            crc,
+            auth: plain_authenticator(crc),
+        }
+    }
+}
+
+/// An operation on a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Blocks were written; the payload holds one slot per block.
+    Write {
+        /// First block.
+        lba: u64,
+        /// Stamp of the first block; each further block has the next.
+        stamp: Stamp,
+        /// Which key encrypted the blocks; zero for none.
+        key_id: u32,
+        /// The blocks.
+        blocks: Vec<BlockInfo>,
+    },
+    /// Blocks are no longer needed and read as zeros.
+    Discard {
+        /// Which.
+        range: BlockRange,
+        /// One stamp for all of them.
+        stamp: Stamp,
+    },
+    /// Blocks read as zeros.
+    Zero {
+        /// Which.
+        range: BlockRange,
+        /// One stamp for all of them.
+        stamp: Stamp,
+    },
+    /// Opens an epoch; it takes its number when it is applied.
+    OpenEpoch {
+        /// Random salt for the epoch's block keys.
+        salt: u128,
+        /// Key that blocks of the epoch are encrypted with; zero for none.
+        key_id: u32,
+        /// Names the proposer, so that it knows its own epoch when it is applied.
+        nonce: u64,
+    },
+    /// The volume has a new size.
+    Resize {
+        /// In bytes.
+        size_bytes: u64,
+    },
+}
+
+const TAG_WRITE: u8 = 1;
+const TAG_WRITE_FULL: u8 = 2;
+const TAG_DISCARD: u8 = 3;
+const TAG_ZERO: u8 = 4;
+const TAG_OPEN_EPOCH: u8 = 5;
+const TAG_RESIZE: u8 = 6;
+// 7 to 15 are kept for snapshots, clones, rollbacks and re-encryption.
+
+impl Operation {
+    /// Number of payload slots the operation brings.
+    #[must_use]
+    pub fn payload_blocks(&self) -> u64 {
+        match self {
+            Self::Write { blocks, .. } => blocks.len() as u64,
+            _ => 0,
+        }
+    }
+
+    /// The blocks it touches, if any.
+    #[must_use]
+    pub fn range(&self) -> Option<BlockRange> {
+        match self {
+            Self::Write { lba, blocks, .. } => Some(BlockRange::new(*lba, blocks.len() as u64)),
+            Self::Discard { range, .. } | Self::Zero { range, .. } => Some(*range),
+            Self::OpenEpoch { .. } | Self::Resize { .. } => None,
+        }
+    }
+
+    /// The bytes of the operation.
+    ///
+    /// # Panics
+    /// When a write has more than [`limits::ENTRY_BLOCKS_MAX`] blocks.
+    #[must_use]
+    pub fn encode(&self, request: RequestId) -> Vec<u8> {
+        let mut w = Writer::new();
+        let tag = match self {
+            Self::Write { blocks, .. } if blocks.iter().all(is_plain) => TAG_WRITE,
+            Self::Write { .. } => TAG_WRITE_FULL,
+            Self::Discard { .. } => TAG_DISCARD,
+            Self::Zero { .. } => TAG_ZERO,
+            Self::OpenEpoch { .. } => TAG_OPEN_EPOCH,
+            Self::Resize { .. } => TAG_RESIZE,
+        };
+        w.u8(tag);
+        w.u8(VERSION);
+        w.zeros(6);
+        w.u64(request.session.0);
+        w.u64(request.sequence);
+        match self {
+            Self::Write {
+                lba,
+                stamp,
+                key_id,
+                blocks,
+            } => {
+                assert!(
+                    blocks.len() as u64 <= limits::ENTRY_BLOCKS_MAX,
+                    "write of too many blocks"
+                );
+                w.u64(*lba);
+                w.u64(stamp.0);
+                w.u32(*key_id);
+                w.u32(u32::try_from(blocks.len()).unwrap_or(u32::MAX));
+                for block in blocks {
+                    encode_block(&mut w, block, tag == TAG_WRITE_FULL);
+                }
+            }
+            Self::Discard { range, stamp } | Self::Zero { range, stamp } => {
+                w.u64(range.start.0);
+                w.u64(range.count);
+                w.u64(stamp.0);
+            }
+            Self::OpenEpoch {
+                salt,
+                key_id,
+                nonce,
+            } => {
+                w.u128(*salt);
+                w.u64(*nonce);
+                w.u32(*key_id);
+                w.zeros(4);
+            }
+            Self::Resize { size_bytes } => w.u64(*size_bytes),
+        }
+        w.bytes
+    }
+
+    /// Decodes an operation and the identity of its request.
+    ///
+    /// # Errors
+    /// On anything that `encode` does not produce.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, RequestId), FormatError> {
+        let mut r = Reader::new("operation", bytes);
+        let tag = r.u8()?;
+        if r.u8()? != VERSION {
+            return Err(r.error("was written by a newer version of Esker"));
+        }
+        r.zeros(6)?;
+        let request = RequestId {
+            session: SessionId(r.u64()?),
+            sequence: r.u64()?,
+        };
+        let operation = match tag {
+            TAG_WRITE | TAG_WRITE_FULL => decode_write(&mut r, tag == TAG_WRITE_FULL)?,
+            TAG_DISCARD | TAG_ZERO => {
+                let range = BlockRange::new(r.u64()?, r.u64()?);
+                check_range(&r, range)?;
+                let stamp = Stamp(r.u64()?);
+                match tag {
+                    TAG_DISCARD => Self::Discard { range, stamp },
+                    _ => Self::Zero { range, stamp },
+                }
+            }
+            TAG_OPEN_EPOCH => {
+                let (salt, nonce, key_id) = (r.u128()?, r.u64()?, r.u32()?);
+                r.zeros(4)?;
+                Self::OpenEpoch {
+                    salt,
+                    key_id,
+                    nonce,
+                }
+            }
+            TAG_RESIZE => Self::Resize {
+                size_bytes: r.u64()?,
+            },
+            _ => return Err(r.error("has an unknown tag")),
+        };
+        r.finish()?;
+        Ok((operation, request))
+    }
+
+    /// The epoch an operation's stamp belongs to; zero when it has none.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Self::Write { stamp, .. } | Self::Discard { stamp, .. } | Self::Zero { stamp, .. } => {
+                stamp.epoch()
+            }
+            _ => Epoch(0),
+        }
+    }
+}
+
+fn is_plain(block: &BlockInfo) -> bool {
+    *block == BlockInfo::plain(block.crc)
+}
+
+fn encode_block(w: &mut Writer, block: &BlockInfo, full: bool) {
+    if full {
+        w.u8(block.kind as u8);
+        w.u8(0);
+        w.u16(block.stored_length);
+        w.u32(block.crc);
+        w.raw(&block.auth);
+    } else {
+        w.u32(block.crc);
+    }
+}
+
+fn check_range(r: &Reader<'_>, range: BlockRange) -> Result<(), FormatError> {
+    let end = range.start.0.checked_add(range.count);
+    match end {
+        Some(end) if range.count > 0 && end <= limits::VOLUME_BYTES_MAX / 4096 => Ok(()),
+        _ => Err(r.error("range lies outside any volume")),
+    }
+}
+
+fn decode_write(r: &mut Reader<'_>, full: bool) -> Result<Operation, FormatError> {
+    let lba = r.u64()?;
+    let stamp = Stamp(r.u64()?);
+    let key_id = r.u32()?;
+    let count = r.count32(if full { BLOCK_BYTES } else { 4 })?;
+    if count as u64 > limits::ENTRY_BLOCKS_MAX {
+        return Err(r.error("has too many blocks"));
+    }
+    check_range(r, BlockRange::new(lba, count as u64))?;
+    let mut blocks = Vec::with_capacity(count);
+    for _ in 0..count {
+        if !full {
+            blocks.push(BlockInfo::plain(r.u32()?));
+            continue;
+        }
+        let kind = match r.u8()? {
+            1 => BlockKind::Data,
+            2 => BlockKind::Compressed,
+            _ => return Err(r.error("block has an unknown kind")),
+        };
+        r.zeros(1)?;
+        let (stored_length, crc) = (r.u16()?, r.u32()?);
+        let mut auth = [0; AUTH_BYTES];
+        auth.copy_from_slice(r.raw(AUTH_BYTES)?);
+        blocks.push(BlockInfo {
+            kind,
+            stored_length,
+            crc,
+            auth,
+        });
+    }
+    Ok(Operation::Write {
+        lba,
+        stamp,
+        key_id,
+        blocks,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_comes_back() {
+        let request = RequestId {
+            session: SessionId(9),
+            sequence: 10,
+        };
+        let plain = BlockInfo::plain(5);
+        let tagged = BlockInfo {
+            auth: [7; 16],
+            ..plain
+        };
+        let range = BlockRange::new(8, 1 << 30);
+        let stamp = Stamp::new(Epoch(1), 2);
+        for op in [
+            Operation::Write {
+                lba: 3,
+                stamp,
+                key_id: 0,
+                blocks: vec![plain; 256],
+            },
+            Operation::Write {
+                lba: 3,
+                stamp,
+                key_id: 6,
+                blocks: vec![plain, tagged],
+            },
+            Operation::Discard { range, stamp },
+            Operation::Zero { range, stamp },
+            Operation::OpenEpoch {
+                salt: 4,
+                key_id: 5,
+                nonce: 6,
+            },
+            Operation::Resize {
+                size_bytes: 1 << 40,
+            },
+        ] {
+            let bytes = op.encode(request);
+            assert_eq!(Operation::decode(&bytes), Ok((op.clone(), request)));
+            for cut in 0..bytes.len() {
+                assert!(
+                    Operation::decode(&bytes[..cut]).is_err(),
+                    "{op:?} cut at {cut}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_past_the_largest_volume_is_refused() {
+        let op = Operation::Discard {
+            range: BlockRange::new(u64::MAX, 2),
+            stamp: Stamp(1),
+        };
+        assert!(Operation::decode(&op.encode(RequestId::default())).is_err());
+    }
+}

@@ -1,0 +1,385 @@
+//! One group in the store: its Raft log as the store holds it, and its map.
+
+use crate::error::StoreError;
+use crate::event::{AppendEntry, RecoveredGroup};
+use crate::format::checkpoint::{GroupEntry, GroupMeta, LogEntryMeta};
+use crate::format::codec::FormatError;
+use crate::format::node::ChildPointer;
+use crate::format::operation::{Operation, RequestId};
+use crate::format::record::{EntryKind, HardState};
+use crate::format::vaddr::VAddr;
+use crate::format::PAGE;
+use crate::map::delta::{Delta, Overlay, PendingExtent};
+use crate::space::Segments;
+use bytes::Bytes;
+use esker_base::num::{to_u32_saturating, to_u64};
+use esker_base::{Epoch, RaftIndex, Seq, Stamp, Term};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// An entry of a group's Raft log.
+#[derive(Clone, Debug)]
+pub(crate) struct LogEntry {
+    pub term: Term,
+    pub index: RaftIndex,
+    pub kind: EntryKind,
+    pub data: Bytes,
+    pub operation: Option<Arc<Operation>>,
+    pub request: RequestId,
+    pub payload_pages: u32,
+    /// First payload slot; none without payload, and until the record is built.
+    pub vaddr: VAddr,
+    /// The record it is in; zero until the record is built.
+    pub seq: Seq,
+    /// The payload, until it is on the device.
+    pub memory: Option<Vec<Bytes>>,
+    /// Its slots are live because it is appended.
+    pub live: bool,
+}
+
+impl LogEntry {
+    /// Decodes what an entry says.
+    pub fn decode(
+        kind: EntryKind,
+        data: &Bytes,
+    ) -> Result<(Option<Arc<Operation>>, RequestId), FormatError> {
+        if kind != EntryKind::Normal || data.is_empty() {
+            return Ok((None, RequestId::default()));
+        }
+        let (operation, request) = Operation::decode(data)?;
+        Ok((Some(Arc::new(operation)), request))
+    }
+
+    /// The payload of block `block` while it is in memory.
+    pub fn block_in_memory(&self, block: u64) -> Option<Bytes> {
+        let mut skip = esker_base::num::to_usize(block) * PAGE;
+        for piece in self.memory.as_ref()? {
+            if skip < piece.len() {
+                return Some(piece.slice(skip..skip + PAGE));
+            }
+            skip -= piece.len();
+        }
+        None
+    }
+}
+
+/// A group as tests and the layers above may see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// What it is.
+    pub meta: GroupMeta,
+    /// Hard state.
+    pub hard_state: HardState,
+    /// Applied.
+    pub applied: RaftIndex,
+    /// Last entry.
+    pub last_index: RaftIndex,
+    /// Open epoch.
+    pub epoch: Epoch,
+    /// Highest stamp applied.
+    pub max_stamp: Stamp,
+    /// Data blocks the volume references. Exact after a checkpoint; until then blocks overwritten
+    /// since the last one count twice.
+    pub used_blocks: u64,
+    /// A damaged record may have held entries of it.
+    pub suspended: bool,
+    /// Root of the map: changes only with checkpoints.
+    pub root: ChildPointer,
+}
+
+/// A group in the store.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub meta: GroupMeta,
+    pub hard_state: HardState,
+    pub truncated: (RaftIndex, Term),
+    pub applied: RaftIndex,
+    pub epoch: Epoch,
+    pub max_stamp: Stamp,
+    pub root: ChildPointer,
+    pub root_level: u8,
+    pub last_seq: Seq,
+    pub suspended: bool,
+    /// Its end is in the log; it goes away once no checkpoint is working on it.
+    pub deleting: bool,
+    /// Entries after the cut point, by index.
+    pub log: VecDeque<LogEntry>,
+    pub overlay: Overlay,
+    pub active: Delta,
+    /// The delta the checkpoint in progress merges.
+    pub frozen: Option<Arc<Delta>>,
+}
+
+impl Group {
+    pub fn new(meta: GroupMeta) -> Self {
+        Self {
+            meta,
+            hard_state: HardState::default(),
+            truncated: (RaftIndex(0), Term(0)),
+            applied: RaftIndex(0),
+            epoch: Epoch(0),
+            max_stamp: Stamp(0),
+            root: ChildPointer::default(),
+            root_level: 0,
+            last_seq: Seq(0),
+            suspended: false,
+            deleting: false,
+            log: VecDeque::new(),
+            overlay: Overlay::default(),
+            active: Delta::default(),
+            frozen: None,
+        }
+    }
+
+    pub fn from_entry(entry: GroupEntry) -> Result<Self, FormatError> {
+        let mut group = Self::new(entry.meta);
+        group.hard_state = entry.hard_state;
+        group.truncated = (entry.truncated_index, entry.truncated_term);
+        group.applied = entry.applied;
+        group.epoch = entry.epoch;
+        group.max_stamp = entry.max_stamp;
+        group.root = entry.root;
+        group.root_level = entry.root_level;
+        group.last_seq = entry.last_seq;
+        group.suspended = entry.suspended;
+        for e in entry.log {
+            let (operation, request) = LogEntry::decode(e.kind, &e.data)?;
+            group.log.push_back(LogEntry {
+                term: e.term,
+                index: e.index,
+                kind: e.kind,
+                data: e.data,
+                operation,
+                request,
+                payload_pages: e.payload_pages,
+                vaddr: e.payload,
+                seq: Seq(1), // in a record, whichever: only zero has a meaning
+                memory: None,
+                live: e.index > entry.applied,
+            });
+        }
+        group.rebuild_overlay();
+        Ok(group)
+    }
+
+    /// A group of one: nobody else can cut its log.
+    pub fn is_single(&self) -> bool {
+        let m = &self.meta.membership;
+        m.voters.len() == 1 && m.voters_outgoing.is_empty() && m.learners.is_empty()
+    }
+
+    pub fn last_index(&self) -> RaftIndex {
+        self.log.back().map_or(self.truncated.0, |e| e.index)
+    }
+
+    pub fn entry(&self, index: RaftIndex) -> Option<&LogEntry> {
+        let at = self.position(index)?;
+        self.log.get(at)
+    }
+
+    pub fn entry_mut(&mut self, index: RaftIndex) -> Option<&mut LogEntry> {
+        let at = self.position(index)?;
+        self.log.get_mut(at)
+    }
+
+    fn position(&self, index: RaftIndex) -> Option<usize> {
+        if self.suspended {
+            return self.log.iter().position(|e| e.index == index); // may have gaps
+        }
+        let first = self.log.front()?.index;
+        index.0.checked_sub(first.0).map(esker_base::num::to_usize)
+    }
+
+    /// Cuts the log from `index` on because another leader's entries take its place; the payload
+    /// of what is cut dies.
+    pub fn cut_from(&mut self, index: RaftIndex, segs: &mut Segments) -> Result<(), StoreError> {
+        if index <= self.applied
+            && self
+                .log
+                .iter()
+                .any(|e| e.index >= index && e.index <= self.applied)
+        {
+            return Err(StoreError::Invariant(format!(
+                "group {}: applied entries from {index} on would be overwritten",
+                self.meta.group
+            )));
+        }
+        let mut cut = false;
+        while self.log.back().is_some_and(|e| e.index >= index) {
+            let Some(entry) = self.log.pop_back() else {
+                break;
+            };
+            cut = true;
+            if entry.live && !entry.vaddr.is_none() {
+                kill(segs, entry.vaddr, u64::from(entry.payload_pages))?;
+            }
+        }
+        if cut {
+            self.rebuild_overlay();
+        }
+        Ok(())
+    }
+
+    /// Appends an entry that continues the log.
+    pub fn push(&mut self, entry: LogEntry) {
+        self.overlay_add(&entry);
+        self.log.push_back(entry);
+    }
+
+    /// An entry as the caller gave it.
+    pub fn prepare(entry: AppendEntry) -> Result<LogEntry, StoreError> {
+        let bad = |what: &str| StoreError::Invariant(format!("entry {}: {what}", entry.index));
+        let (operation, request) =
+            LogEntry::decode(entry.kind, &entry.data).map_err(|e| bad(&e.to_string()))?;
+        let bytes: usize = entry.payload.iter().map(Bytes::len).sum();
+        let pages = operation.as_ref().map_or(0, |op| op.payload_blocks());
+        if to_u64(bytes) != pages * to_u64(PAGE) {
+            return Err(bad("payload does not fit the operation"));
+        }
+        Ok(LogEntry {
+            term: entry.term,
+            index: entry.index,
+            kind: entry.kind,
+            data: entry.data,
+            operation,
+            request,
+            payload_pages: to_u32_saturating(bytes / PAGE),
+            vaddr: VAddr::NONE,
+            seq: Seq(0),
+            memory: (bytes > 0).then_some(entry.payload),
+            live: false,
+        })
+    }
+
+    fn overlay_add(&mut self, entry: &LogEntry) {
+        let range = entry.operation.as_ref().and_then(|op| op.range());
+        if let Some(range) = range.filter(|_| entry.index > self.applied) {
+            let extent = PendingExtent {
+                count: range.count,
+                index: entry.index,
+                from: 0,
+            };
+            self.overlay.insert(range.start.0, extent, |_, _| {});
+        }
+    }
+
+    fn rebuild_overlay(&mut self) {
+        self.overlay.clear();
+        let entries: Vec<LogEntry> = self
+            .log
+            .iter()
+            .filter(|e| e.index > self.applied)
+            .cloned()
+            .collect();
+        entries.iter().for_each(|e| self.overlay_add(e));
+    }
+
+    /// Drops applied entries through `index` from the retained log.
+    pub fn truncate(&mut self, index: RaftIndex) -> Option<(RaftIndex, Term)> {
+        let mut cut = None;
+        while self
+            .log
+            .front()
+            .is_some_and(|e| e.index <= index && e.index <= self.applied)
+        {
+            let entry = self.log.pop_front()?;
+            cut = Some((entry.index, entry.term));
+        }
+        if let Some(point) = cut {
+            self.truncated = point;
+        }
+        cut
+    }
+
+    /// Data blocks in deltas.
+    fn delta_blocks(&self) -> u64 {
+        let count = |delta: &Delta| -> u64 {
+            delta
+                .iter()
+                .filter(|(_, e)| !e.vaddr.is_none())
+                .map(|(_, e)| e.count)
+                .sum()
+        };
+        count(&self.active) + self.frozen.as_ref().map_or(0, |d| count(d))
+    }
+
+    pub fn view(&self) -> GroupView {
+        GroupView {
+            meta: self.meta.clone(),
+            hard_state: self.hard_state,
+            applied: self.applied,
+            last_index: self.last_index(),
+            epoch: self.epoch,
+            max_stamp: self.max_stamp,
+            used_blocks: u64::from(self.root.live) + self.delta_blocks(),
+            suspended: self.suspended,
+            root: self.root,
+        }
+    }
+
+    /// What the checkpoint says of the group; entries in no record yet are left out.
+    pub fn to_entry(&self) -> GroupEntry {
+        let log = self
+            .log
+            .iter()
+            .filter(|e| e.seq.0 != 0)
+            .map(|e| LogEntryMeta {
+                term: e.term,
+                index: e.index,
+                kind: e.kind,
+                payload: e.vaddr,
+                payload_pages: e.payload_pages,
+                data: e.data.clone(),
+            });
+        GroupEntry {
+            meta: self.meta.clone(),
+            hard_state: self.hard_state,
+            truncated_index: self.truncated.0,
+            truncated_term: self.truncated.1,
+            applied: self.applied,
+            epoch: self.epoch,
+            max_stamp: self.max_stamp,
+            root: self.root,
+            root_level: self.root_level,
+            last_seq: self.last_seq,
+            suspended: self.suspended,
+            log: log.collect(),
+        }
+    }
+
+    /// The group for the layer above. Entries after a gap are kept here and not shown: they wait
+    /// for `accept-loss`.
+    pub fn recovered(&self) -> RecoveredGroup {
+        let mut expected = self.truncated.0;
+        let mut entries = Vec::new();
+        for e in &self.log {
+            if e.index.0 != expected.0 + 1 {
+                break;
+            }
+            expected = e.index;
+            let length = e.payload_pages * to_u32_saturating(PAGE);
+            entries.push((e.term, e.index, e.kind, e.data.clone(), length));
+        }
+        let mut hard_state = self.hard_state;
+        hard_state.commit = hard_state.commit.min(expected);
+        RecoveredGroup {
+            meta: self.meta.clone(),
+            hard_state,
+            truncated: self.truncated,
+            applied: self.applied,
+            entries,
+            suspended: self.suspended,
+        }
+    }
+}
+
+/// Kills slots, with a violation as a store error.
+pub(crate) fn kill(segs: &mut Segments, vaddr: VAddr, count: u64) -> Result<(), StoreError> {
+    segs.kill(vaddr, count).map_err(liveness)
+}
+
+/// A liveness violation as a store error.
+pub(crate) fn liveness(v: crate::space::segments::LivenessViolation) -> StoreError {
+    let state = if v.to_live { "live" } else { "dead" };
+    StoreError::Invariant(format!("slot {} was {state} already", v.vaddr))
+}

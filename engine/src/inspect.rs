@@ -1,0 +1,246 @@
+//! Decoded dumps of what is on the device, without opening the store.
+
+use crate::error::OpenError;
+use crate::format::checkpoint::Checkpoint;
+use crate::format::node::{LeafKind, NodePage, FANOUT};
+use crate::format::operation::Operation;
+use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
+use crate::format::superblock::{Superblock, COPIES};
+use crate::format::{PAGE, SEGMENTS_OFFSET};
+use crate::log::reader::{scan, slots_bytes, Place};
+use crate::superblock_io::{choose, Choice};
+use crate::verify::ReadAt;
+use esker_base::num::{to_u32_saturating, to_usize};
+use esker_base::Seq;
+use std::fmt::Write;
+
+/// What to dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// All superblock copies.
+    Superblock,
+    /// The newest checkpoint.
+    Checkpoint,
+    /// The records or nodes of a segment.
+    Segment(u32),
+    /// The record at a slot of a segment.
+    Record(u32, u32),
+    /// The map node at a slot of a segment.
+    Node(u32, u32),
+}
+
+/// Dumps a part of the store on `device`.
+///
+/// # Errors
+/// When the store has no usable superblock, or the part cannot be read or decoded.
+pub fn inspect(device: &mut dyn ReadAt, what: What) -> Result<String, OpenError> {
+    let read = |device: &mut dyn ReadAt, offset: u64, length: usize| {
+        device
+            .read_at(offset, length)
+            .map_err(|error| OpenError::Read { offset, error })
+    };
+    let area = read(device, 0, to_usize(SEGMENTS_OFFSET))?;
+    let page = |n: usize| area[to_usize(Superblock::copy_offset(n))..][..PAGE].to_vec();
+    let pages: Vec<Vec<u8>> = (0..COPIES).map(page).collect();
+    let mut out = String::new();
+    if what == What::Superblock {
+        for (n, page) in pages.iter().enumerate() {
+            match Superblock::decode(page) {
+                Ok((sb, _)) => _ = writeln!(out, "copy {n}: {sb:#?}"),
+                Err(error) => _ = writeln!(out, "copy {n}: {error}"),
+            }
+        }
+        return Ok(out);
+    }
+    let sb = match choose(&pages, area.iter().all(|b| *b == 0))? {
+        Choice::Store(sb, _) => *sb,
+        Choice::Blank => return Err(OpenError::Blank),
+    };
+    let mut slots_at = |segment: u32, slot: u32, slots: u32| {
+        if u64::from(segment) >= sb.segment_count || slot >= sb.slots() {
+            let problem = "segment or slot is out of range";
+            let structure = "argument";
+            return Err(OpenError::Checkpoint(crate::format::FormatError {
+                structure,
+                problem,
+            }));
+        }
+        let slots = slots.min(sb.slots() - slot);
+        read(device, sb.offset_of(segment, slot), slots_bytes(slots))
+    };
+    match what {
+        What::Superblock => {}
+        What::Checkpoint => {
+            let mut body = Vec::new();
+            for c in &sb.chunks {
+                body.extend(slots_at(c.segment, c.slot, c.pages)?);
+            }
+            body.truncate(to_usize(sb.checkpoint_bytes));
+            let checkpoint = Checkpoint::decode(&body).map_err(OpenError::Checkpoint)?;
+            dump_checkpoint(&mut out, &checkpoint);
+        }
+        What::Segment(segment) => {
+            let bytes = slots_at(segment, 0, sb.slots())?;
+            dump_segment(&mut out, &sb, segment, &bytes);
+        }
+        What::Record(segment, slot) => {
+            let bytes = slots_at(segment, slot, to_u32_saturating(HEADER_PAGES_MAX))?;
+            let (header, items, hash) =
+                RecordHeader::decode(&bytes).map_err(OpenError::Checkpoint)?;
+            _ = writeln!(out, "{header:#?}\nhash: {hash:#018x}");
+            items.iter().for_each(|item| dump_item(&mut out, item));
+        }
+        What::Node(segment, slot) => {
+            let bytes = slots_at(segment, slot, 1)?;
+            dump_node(&mut out, &bytes)?;
+        }
+    }
+    Ok(out)
+}
+
+fn dump_checkpoint(out: &mut String, c: &Checkpoint) {
+    _ = writeln!(out, "{:#?}", c.counters);
+    for (n, s) in c.segments.iter().enumerate() {
+        let live: u32 = s.live.iter().map(|word| word.count_ones()).sum();
+        _ = writeln!(
+            out,
+            "segment {n}: {:?} generation {} written {} live {live}",
+            s.kind, s.generation, s.written
+        );
+    }
+    for g in &c.groups {
+        _ = writeln!(out, "group {}: {:#?}", g.meta.group, g.meta);
+        _ = writeln!(
+            out,
+            "  {:?} cut at {} (term {}) applied {} epoch {} max stamp {} last record {}{}",
+            g.hard_state,
+            g.truncated_index,
+            g.truncated_term,
+            g.applied,
+            g.epoch.0,
+            g.max_stamp,
+            g.last_seq,
+            if g.suspended { " SUSPENDED" } else { "" }
+        );
+        _ = writeln!(
+            out,
+            "  root level {}: {:?}, {} entries",
+            g.root_level,
+            g.root,
+            g.log.len()
+        );
+    }
+    _ = writeln!(out, "discards: {:?}", c.discards);
+}
+
+fn dump_segment(out: &mut String, sb: &Superblock, segment: u32, bytes: &[u8]) {
+    let first = bytes.chunks(PAGE).find_map(|page| {
+        let (header, ..) = RecordHeader::decode(page).ok()?;
+        Some(header.generation)
+    });
+    if let Some(generation) = first {
+        let place = Place {
+            store: sb.store,
+            segment,
+            generation,
+            first_slot: 0,
+            from: Seq(1),
+        };
+        for found in scan(&place, bytes).records {
+            let h = &found.header;
+            _ = writeln!(
+                out,
+                "slot {}: record seq {} generation {} D {} items {} payload pages {}{}",
+                h.slot,
+                h.seq,
+                h.generation,
+                h.durable_seq,
+                found.items.len(),
+                h.payload_pages,
+                if found.bad_blocks.is_empty() {
+                    ""
+                } else {
+                    " DAMAGED PAYLOAD"
+                }
+            );
+        }
+    }
+    for (slot, page) in bytes.chunks(PAGE).enumerate() {
+        if let Ok(head) = NodePage::check(page) {
+            _ = writeln!(
+                out,
+                "slot {slot}: node level {} group {} first lba {}",
+                head.level, head.group, head.first_lba
+            );
+        }
+    }
+}
+
+fn dump_item(out: &mut String, item: &crate::format::record::Item) {
+    _ = writeln!(
+        out,
+        "group {} (before: record {})",
+        item.group, item.group_prev_seq
+    );
+    match &item.body {
+        ItemBody::Entry {
+            term,
+            index,
+            kind,
+            payload_page,
+            payload_pages,
+            data,
+        } => {
+            _ = writeln!(
+                out,
+                "  entry {index} term {term} {kind:?} payload {payload_pages} pages at {payload_page}"
+            );
+            match Operation::decode(data) {
+                Ok((
+                    Operation::Write {
+                        lba,
+                        stamp,
+                        key_id,
+                        blocks,
+                    },
+                    request,
+                )) => {
+                    let count = blocks.len();
+                    _ = writeln!(
+                        out,
+                        "  write {count} blocks at lba {lba} stamp {stamp} key {key_id} {request:?}"
+                    );
+                }
+                Ok((operation, request)) => _ = writeln!(out, "  {operation:?} {request:?}"),
+                Err(_) => _ = writeln!(out, "  {} bytes of data", data.len()),
+            }
+        }
+        other => _ = writeln!(out, "  {other:?}"),
+    }
+}
+
+fn dump_node(out: &mut String, bytes: &[u8]) -> Result<(), OpenError> {
+    let head = NodePage::check(bytes).map_err(OpenError::Checkpoint)?;
+    _ = writeln!(out, "{head:#?}");
+    let page = NodePage {
+        bytes: bytes.to_vec().into_boxed_slice(),
+    };
+    for i in 0..FANOUT {
+        if head.level == 0 {
+            let e = page.leaf(i);
+            if e.kind != LeafKind::Absent {
+                _ = writeln!(
+                    out,
+                    "{i:3}: {:?} {} stamp {} {:02x?}",
+                    e.kind, e.vaddr, e.stamp, e.auth
+                );
+            }
+        } else {
+            let c = page.child(i);
+            if !c.vaddr.is_none() || c.max_stamp.0 != 0 {
+                _ = writeln!(out, "{i:3}: {c:?}");
+            }
+        }
+    }
+    Ok(())
+}

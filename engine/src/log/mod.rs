@@ -1,0 +1,4 @@
+//! The log: batches become records, records are written in order, one sync serves all of them.
+
+pub mod reader;
+pub mod writer;

@@ -1,0 +1,285 @@
+//! Merging a delta into the tree: a walk over the delta in the order of LBAs that keeps one path of
+//! new nodes in memory and can stop wherever a node is missing.
+
+use super::delta::{Delta, Extent};
+use super::interval::Piece;
+use super::tree::{child_index, level_for, span, summarise, Held, Missing};
+use crate::format::node::{ChildPointer, LeafEntry, LeafKind, NodeHead, NodePage, FANOUT};
+use crate::format::vaddr::VAddr;
+use esker_base::num::to_u64;
+use esker_base::{GroupId, StoreId};
+use std::sync::Arc;
+
+/// What a merge asks of the store.
+pub trait MergeStore {
+    /// A node, if it is in memory.
+    fn node(&mut self, vaddr: VAddr) -> Option<Arc<NodePage>>;
+    /// Writes a new node; gives its address and CRC, or none when there is no room.
+    fn write(&mut self, page: NodePage) -> Option<(VAddr, u32)>;
+    /// Slots that the merged tree no longer needs.
+    fn kill(&mut self, vaddr: VAddr, count: u64);
+    /// A whole subtree that the merged tree no longer needs.
+    fn discard(&mut self, pointer: ChildPointer, level: u8);
+}
+
+/// Why a merge stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// A node must be read first.
+    Missing(Missing),
+    /// The work allowed for one step is done.
+    Yield,
+    /// No room for a node.
+    NoSegment,
+    /// Everything is merged.
+    Done,
+}
+
+#[derive(Debug)]
+struct Open {
+    first_lba: u64,
+    level: u8,
+    page: NodePage,
+    /// The node it replaces.
+    old: VAddr,
+}
+
+/// A merge in progress.
+#[derive(Debug)]
+pub struct Merge {
+    store: StoreId,
+    group: GroupId,
+    /// Root so far; final when the merge is done.
+    pub root: ChildPointer,
+    /// Its level.
+    pub root_level: u8,
+    path: Vec<Open>,
+    cursor: u64,
+    /// Nodes held until the walk is past them.
+    pub held: Held,
+}
+
+impl Merge {
+    /// A merge into this tree, for a volume of `blocks` blocks.
+    pub fn new(
+        store: StoreId,
+        group: GroupId,
+        root: ChildPointer,
+        root_level: u8,
+        blocks: u64,
+    ) -> Self {
+        let mut merge = Self {
+            store,
+            group,
+            root,
+            root_level,
+            path: Vec::new(),
+            cursor: 0,
+            held: Held::new(),
+        };
+        merge.grow(level_for(blocks));
+        merge
+    }
+
+    /// Raises the root until it has the level the volume needs.
+    fn grow(&mut self, level: u8) {
+        if self.root.vaddr.is_none() {
+            self.root_level = self.root_level.max(level);
+            return;
+        }
+        // The old root becomes the first child of nodes that are open from the start; the walk
+        // closes them like any other.
+        let mut wanted = level;
+        while wanted > self.root_level {
+            let mut page = self.empty(wanted, 0);
+            if wanted == self.root_level + 1 {
+                page.set_child(0, &self.root);
+            }
+            self.path.push(Open {
+                first_lba: 0,
+                level: wanted,
+                page,
+                old: VAddr::NONE,
+            });
+            wanted -= 1;
+        }
+        self.root_level = self.root_level.max(level);
+    }
+
+    fn empty(&self, level: u8, first_lba: u64) -> NodePage {
+        NodePage::empty(&NodeHead {
+            level,
+            store: self.store,
+            group: self.group,
+            first_lba,
+        })
+    }
+
+    /// Merges on, touching at most `leaves_max` leaves.
+    pub fn run(&mut self, delta: &Delta, store: &mut dyn MergeStore, leaves_max: usize) -> Stop {
+        for _ in 0..leaves_max {
+            let Some((lba, extent)) = delta.next_from(self.cursor) else {
+                return match self.close_until(store, |_| false) {
+                    Some(stop) => stop,
+                    None => Stop::Done,
+                };
+            };
+            let keep =
+                |open: &Open| (open.first_lba..open.first_lba + span(open.level)).contains(&lba);
+            if let Some(stop) = self.close_until(store, keep) {
+                return stop;
+            }
+            match self.descend(lba, &extent, store) {
+                Ok(Some(next)) => self.cursor = next,
+                Ok(None) => {
+                    let next = self.fill_leaf(delta, store);
+                    self.cursor = next;
+                }
+                Err(stop) => return stop,
+            }
+        }
+        Stop::Yield
+    }
+
+    /// Closes open nodes from the lowest up, as long as `keep` does not hold for them.
+    fn close_until(
+        &mut self,
+        store: &mut dyn MergeStore,
+        keep: impl Fn(&Open) -> bool,
+    ) -> Option<Stop> {
+        while self.path.last().is_some_and(|open| !keep(open)) {
+            let open = self.path.pop()?;
+            let mut pointer = summarise(&open.page);
+            if pointer.live > 0 {
+                let Some((vaddr, crc)) = store.write(open.page) else {
+                    return Some(Stop::NoSegment);
+                };
+                (pointer.vaddr, pointer.crc) = (vaddr, crc);
+            }
+            if !open.old.is_none() {
+                self.held.remove(&open.old);
+                store.kill(open.old, 1);
+            }
+            match self.path.last_mut() {
+                Some(parent) => {
+                    let i = child_index(parent.level, open.first_lba);
+                    parent.page.set_child(i, &pointer);
+                }
+                None => self.root = pointer,
+            }
+        }
+        None
+    }
+
+    /// Opens nodes down to the leaf of `lba`. A discard that covers a whole child replaces it and
+    /// gives the block to go on from.
+    fn descend(
+        &mut self,
+        lba: u64,
+        extent: &Extent,
+        store: &mut dyn MergeStore,
+    ) -> Result<Option<u64>, Stop> {
+        loop {
+            let (pointer, level, first_lba) = match self.path.last() {
+                None => (self.root, self.root_level, 0),
+                Some(open) if open.level == 0 => return Ok(None),
+                Some(open) => {
+                    let i = child_index(open.level, lba);
+                    let first = open.first_lba + to_u64(i) * span(open.level - 1);
+                    (open.page.child(i), open.level - 1, first)
+                }
+            };
+            let covers = lba == first_lba && extent.count() >= span(level);
+            if covers && extent.kind != LeafKind::Data {
+                if !pointer.vaddr.is_none() {
+                    store.discard(pointer, level);
+                }
+                let max_stamp = pointer.max_stamp.max(extent.stamp);
+                let empty = ChildPointer {
+                    max_stamp,
+                    ..ChildPointer::default()
+                };
+                match self.path.last_mut() {
+                    Some(parent) => {
+                        let i = child_index(parent.level, lba);
+                        parent.page.set_child(i, &empty);
+                    }
+                    None => self.root = empty,
+                }
+                return Ok(Some(first_lba + span(level)));
+            }
+            let page = if pointer.vaddr.is_none() {
+                self.blank_under(&pointer, level, first_lba)
+            } else {
+                let held = self.held.get(&pointer.vaddr).cloned();
+                match held.or_else(|| store.node(pointer.vaddr)) {
+                    Some(node) => node.as_ref().clone(),
+                    None => {
+                        return Err(Stop::Missing(Missing {
+                            pointer,
+                            level,
+                            first_lba,
+                        }))
+                    }
+                }
+            };
+            self.path.push(Open {
+                first_lba,
+                level,
+                page,
+                old: pointer.vaddr,
+            });
+        }
+    }
+
+    /// A node for an empty range: every child or block keeps the stamp of the discard that emptied
+    /// it, so that the range's highest stamp never goes back.
+    fn blank_under(&self, pointer: &ChildPointer, level: u8, first_lba: u64) -> NodePage {
+        let mut page = self.empty(level, first_lba);
+        if pointer.max_stamp.0 != 0 {
+            for i in 0..FANOUT {
+                if level == 0 {
+                    let kind = LeafKind::Discarded;
+                    page.set_leaf(
+                        i,
+                        &LeafEntry {
+                            kind,
+                            stamp: pointer.max_stamp,
+                            ..LeafEntry::default()
+                        },
+                    );
+                } else {
+                    let max_stamp = pointer.max_stamp;
+                    page.set_child(
+                        i,
+                        &ChildPointer {
+                            max_stamp,
+                            ..ChildPointer::default()
+                        },
+                    );
+                }
+            }
+        }
+        page
+    }
+
+    /// Puts everything the delta has for the open leaf into it; gives the block after it.
+    fn fill_leaf(&mut self, delta: &Delta, store: &mut dyn MergeStore) -> u64 {
+        let Some(open) = self.path.last_mut() else {
+            return self.cursor;
+        };
+        let first = open.first_lba;
+        let range = esker_base::BlockRange::new(first, span(0));
+        for (lba, extent) in delta.overlapping(range) {
+            for i in 0..extent.count() {
+                let at = child_index(0, lba + i);
+                let old = open.page.leaf(at);
+                if old.kind == LeafKind::Data {
+                    store.kill(old.vaddr, 1);
+                }
+                open.page.set_leaf(at, &extent.leaf(i));
+            }
+        }
+        first + span(0)
+    }
+}

@@ -1,0 +1,516 @@
+//! Reads: what is appended and not applied, then the delta, then the delta a checkpoint is merging,
+//! then the tree; then the blocks themselves, each checked against its authenticator.
+
+use crate::engine::{Engine, Purpose};
+use crate::error::{ReadError, StoreError};
+use crate::event::{Effect, ReadPiece, ReadRequest};
+use crate::format::node::{LeafKind, NodePage};
+use crate::format::operation::{plain_crc, Authenticator, Operation};
+use crate::format::vaddr::VAddr;
+use crate::format::{PAGE, PAGE_U64};
+use crate::group::Group;
+use crate::map::delta::Delta;
+use crate::map::tree::{lookup, Held, Lookup, Missing, TreeRun};
+use bytes::Bytes;
+use esker_base::checksum::crc32;
+use esker_base::num::{to_u64, to_usize};
+use esker_base::{BlockRange, DiskError, DiskOp, GroupId, Lba, RaftIndex};
+use std::sync::Arc;
+
+/// Most blocks in one device read (1 MiB).
+const DEVICE_READ_BLOCKS_MAX: u64 = 256;
+/// Most map nodes fetched at a time for one request.
+const NODES_AT_A_TIME_MAX: usize = 32;
+
+/// Who waits for a map node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeWaiter {
+    Read(u64),
+    Merge,
+    Discard,
+}
+
+/// Where a run of blocks comes from.
+#[derive(Clone, Debug)]
+enum Source {
+    Zeros(u64),
+    Memory(Bytes),
+    Device {
+        vaddr: VAddr,
+        auths: Vec<Authenticator>,
+    },
+}
+
+#[derive(Debug)]
+struct Piece {
+    lba: u64,
+    source: Source,
+    data: Option<Bytes>,
+}
+
+/// A read on its way.
+#[derive(Debug)]
+pub(crate) struct ReadState {
+    request: ReadRequest,
+    held: Held,
+    nodes_awaited: usize,
+    pieces: Vec<Piece>,
+    outstanding: usize,
+    error: Option<ReadError>,
+}
+
+impl Engine {
+    /// Begins a read.
+    pub(crate) fn read(&mut self, request: ReadRequest, effects: &mut Vec<Effect>) {
+        let token = request.token;
+        let refused = match self.groups.get(&request.group).filter(|g| !g.deleting) {
+            None => Some(ReadError::UnknownGroup),
+            Some(g) if request.range.end() > g.meta.size_bytes.div_ceil(PAGE_U64) => {
+                Some(ReadError::OutOfRange)
+            }
+            Some(_) => None,
+        };
+        if let Some(error) = refused {
+            effects.push(Effect::ReadDone {
+                token,
+                result: Err(error),
+            });
+            return;
+        }
+        let state = ReadState {
+            request,
+            held: Held::new(),
+            nodes_awaited: 0,
+            pieces: Vec::new(),
+            outstanding: 0,
+            error: None,
+        };
+        self.reads.insert(token, state);
+        self.resolve_read(token, effects);
+    }
+
+    /// Finds out where every block is, and reads them; or reads the map nodes that takes first.
+    fn resolve_read(&mut self, token: u64, effects: &mut Vec<Effect>) {
+        let Some(state) = self.reads.get(&token) else {
+            return;
+        };
+        let Some(group) = self.groups.get(&state.request.group) else {
+            return self.read_failed(token, ReadError::UnknownGroup, effects);
+        };
+        let mut resolver = Resolver {
+            group,
+            cache: &mut self.cache,
+            held: &state.held,
+            pieces: Vec::new(),
+            missing: Vec::new(),
+        };
+        resolver.overlay(state.request.range, state.request.latest);
+        let (pieces, missing) = (resolver.pieces, resolver.missing);
+        if missing.is_empty() {
+            self.start_device_reads(token, pieces, effects);
+            return;
+        }
+        let group = state.request.group;
+        let mut awaited = 0;
+        for node in missing.into_iter().take(NODES_AT_A_TIME_MAX) {
+            awaited += 1;
+            if !self.fetch_node(group, node, NodeWaiter::Read(token), effects) {
+                return self.read_failed(
+                    token,
+                    ReadError::MapDamaged(Lba(node.first_lba)),
+                    effects,
+                );
+            }
+        }
+        if let Some(state) = self.reads.get_mut(&token) {
+            state.nodes_awaited = awaited;
+        }
+    }
+
+    fn start_device_reads(&mut self, token: u64, pieces: Vec<Piece>, effects: &mut Vec<Effect>) {
+        let mut reads = Vec::new();
+        for (at, piece) in pieces.iter().enumerate() {
+            if let Source::Device { vaddr, auths } = &piece.source {
+                let Some(segment) = self.segs.segment_of(*vaddr) else {
+                    return self.read_failed(token, ReadError::Damaged(Lba(piece.lba)), effects);
+                };
+                reads.push((at, segment, vaddr.slot(), auths.len()));
+            }
+        }
+        let Some(state) = self.reads.get_mut(&token) else {
+            return;
+        };
+        state.pieces = pieces;
+        state.outstanding = reads.len();
+        state.held.clear();
+        for (piece, segment, slot, blocks) in reads {
+            self.segs.reader_begins(segment);
+            let offset = self.sb.offset_of(segment, slot);
+            let op = DiskOp::Read {
+                offset,
+                length: blocks * PAGE,
+            };
+            self.disk(
+                op,
+                Purpose::Data {
+                    read: token,
+                    piece,
+                    segment,
+                },
+                effects,
+            );
+        }
+        self.read_finish_if_done(token, effects);
+    }
+
+    /// Blocks came from the device.
+    pub(crate) fn data_read(
+        &mut self,
+        token: u64,
+        piece: usize,
+        result: Result<Bytes, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.reads.get_mut(&token) else {
+            return;
+        };
+        state.outstanding -= 1;
+        if let Some(piece) = state.pieces.get_mut(piece) {
+            match (result, &piece.source) {
+                (Ok(data), Source::Device { auths, .. }) => {
+                    let bad = (0..auths.len()).find(|i| {
+                        data.get(i * PAGE..(i + 1) * PAGE)
+                            .is_none_or(|block| crc32(block) != plain_crc(&auths[*i]))
+                    });
+                    match bad {
+                        None => piece.data = Some(data),
+                        Some(i) => {
+                            self.damaged_blocks += 1;
+                            state.error = Some(ReadError::Damaged(Lba(piece.lba + to_u64(i))));
+                        }
+                    }
+                }
+                (Ok(_), _) => {}
+                (Err(error), _) => {
+                    state.error = Some(ReadError::Disk {
+                        lba: Lba(piece.lba),
+                        error,
+                    });
+                }
+            }
+        }
+        self.read_finish_if_done(token, effects);
+    }
+
+    fn read_finish_if_done(&mut self, token: u64, effects: &mut Vec<Effect>) {
+        if self
+            .reads
+            .get(&token)
+            .is_none_or(|state| state.outstanding > 0)
+        {
+            return;
+        }
+        let Some(state) = self.reads.remove(&token) else {
+            return;
+        };
+        let result = match state.error {
+            Some(error) => Err(error),
+            None => Ok(state
+                .pieces
+                .into_iter()
+                .map(|piece| match (piece.source, piece.data) {
+                    (_, Some(data)) | (Source::Memory(data), None) => ReadPiece::Data(data),
+                    (Source::Zeros(count), None) => ReadPiece::Zeros(count),
+                    (Source::Device { auths, .. }, None) => ReadPiece::Zeros(to_u64(auths.len())),
+                })
+                .collect()),
+        };
+        effects.push(Effect::ReadDone { token, result });
+    }
+
+    fn read_failed(&mut self, token: u64, error: ReadError, effects: &mut Vec<Effect>) {
+        if self.reads.remove(&token).is_some() {
+            effects.push(Effect::ReadDone {
+                token,
+                result: Err(error),
+            });
+        }
+    }
+
+    /// Reads a map node, once for all who wait. False when its address is in no segment.
+    pub(crate) fn fetch_node(
+        &mut self,
+        group: GroupId,
+        node: Missing,
+        waiter: NodeWaiter,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let vaddr = node.pointer.vaddr;
+        let Some(segment) = self.segs.segment_of(vaddr) else {
+            return false;
+        };
+        let first = !self.node_waiters.contains_key(&vaddr);
+        let waiters = self.node_waiters.entry(vaddr).or_default();
+        waiters.push(waiter);
+        if first {
+            self.map.expect(vaddr, node, group);
+            self.segs.reader_begins(segment);
+            let offset = self.sb.offset_of(segment, vaddr.slot());
+            self.disk(
+                DiskOp::Read {
+                    offset,
+                    length: PAGE,
+                },
+                Purpose::Node(vaddr),
+                effects,
+            );
+        }
+        true
+    }
+
+    /// A map node came from the device.
+    pub(crate) fn node_read(
+        &mut self,
+        vaddr: VAddr,
+        result: Result<Bytes, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(segment) = self.segs.segment_of(vaddr) {
+            self.segs.reader_ends(segment);
+        }
+        let waiters = self.node_waiters.remove(&vaddr).unwrap_or_default();
+        let Some((expected, group)) = self.map.expected(vaddr) else {
+            return;
+        };
+        let page = result.ok().filter(|bytes| {
+            crc32(bytes) == expected.pointer.crc
+                && NodePage::check(bytes).is_ok_and(|head| {
+                    head.level == expected.level && head.first_lba == expected.first_lba
+                })
+        });
+        let page = page.map(|bytes| {
+            Arc::new(NodePage {
+                bytes: bytes.to_vec().into_boxed_slice(),
+            })
+        });
+        if let Some(page) = &page {
+            self.cache.insert(vaddr, page.clone(), false);
+        }
+        for waiter in waiters {
+            match (waiter, &page) {
+                (NodeWaiter::Read(token), Some(page)) => {
+                    self.node_for_read(token, vaddr, page.clone(), effects);
+                }
+                (NodeWaiter::Read(token), None) => {
+                    let error = ReadError::MapDamaged(Lba(expected.first_lba));
+                    self.read_failed(token, error, effects);
+                }
+                (NodeWaiter::Merge, page) => self.node_for_merge(vaddr, page.clone()),
+                (NodeWaiter::Discard, Some(_)) => {}
+                (NodeWaiter::Discard, None) => {
+                    self.fence(StoreError::Map { group, vaddr }, effects);
+                }
+            }
+        }
+    }
+
+    fn node_for_read(
+        &mut self,
+        token: u64,
+        vaddr: VAddr,
+        page: Arc<NodePage>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.reads.get_mut(&token) else {
+            return;
+        };
+        state.held.insert(vaddr, page);
+        state.nodes_awaited -= 1;
+        if state.nodes_awaited == 0 {
+            self.resolve_read(token, effects);
+        }
+    }
+
+    /// Reads the payload of a retained entry, for a follower that lags.
+    pub(crate) fn read_payload(
+        &mut self,
+        token: u64,
+        group: GroupId,
+        index: RaftIndex,
+        effects: &mut Vec<Effect>,
+    ) {
+        let entry = self.groups.get(&group).and_then(|g| g.entry(index));
+        let Some(entry) = entry.filter(|e| e.payload_pages > 0) else {
+            effects.push(Effect::PayloadDone {
+                token,
+                payload: None,
+            });
+            return;
+        };
+        if let Some(pieces) = &entry.memory {
+            let payload = Some(Bytes::from(pieces.concat()));
+            effects.push(Effect::PayloadDone { token, payload });
+            return;
+        }
+        let (vaddr, length) = (entry.vaddr, entry.payload_pages as usize * PAGE);
+        let Some(segment) = self.segs.segment_of(vaddr) else {
+            effects.push(Effect::PayloadDone {
+                token,
+                payload: None,
+            });
+            return;
+        };
+        self.segs.reader_begins(segment);
+        let offset = self.sb.offset_of(segment, vaddr.slot());
+        self.disk(
+            DiskOp::Read { offset, length },
+            Purpose::Payload { token, segment },
+            effects,
+        );
+    }
+}
+
+struct Resolver<'a> {
+    group: &'a Group,
+    cache: &'a mut crate::map::cache::NodeCache,
+    held: &'a Held,
+    pieces: Vec<Piece>,
+    missing: Vec<Missing>,
+}
+
+impl Resolver<'_> {
+    fn overlay(&mut self, range: BlockRange, latest: bool) {
+        let group = self.group;
+        if !latest || group.overlay.is_empty() {
+            return self.delta(range, 0);
+        }
+        let mut next = range.start.0;
+        for (lba, pending) in group.overlay.overlapping(range) {
+            self.delta(between(next, lba), 0);
+            next = lba + pending.count;
+            let entry = group.entry(pending.index);
+            let operation = entry.and_then(|e| e.operation.as_deref());
+            let (Some(entry), Some(Operation::Write { blocks, .. })) = (entry, operation) else {
+                self.zeros(lba, pending.count);
+                continue;
+            };
+            for i in 0..pending.count {
+                let block = pending.from + i;
+                match entry.block_in_memory(block) {
+                    Some(data) => self.memory(lba + i, data),
+                    None => {
+                        let auth = blocks[to_usize(block)].auth;
+                        self.device(lba + i, entry.vaddr.plus(block), auth);
+                    }
+                }
+            }
+        }
+        self.delta(between(next, range.end()), 0);
+    }
+
+    /// Looks into the deltas, newest first, and below them into the tree.
+    fn delta(&mut self, range: BlockRange, layer: usize) {
+        if range.is_empty() {
+            return;
+        }
+        let group = self.group;
+        let delta: Option<&Delta> = match layer {
+            0 => Some(&group.active),
+            1 => group.frozen.as_deref(),
+            _ => return self.tree(range),
+        };
+        let Some(delta) = delta.filter(|d| !d.is_empty()) else {
+            return self.delta(range, layer + 1);
+        };
+        let mut next = range.start.0;
+        for (lba, extent) in delta.overlapping(range) {
+            self.delta(between(next, lba), layer + 1);
+            next = lba + extent.count;
+            if extent.kind != LeafKind::Data {
+                self.zeros(lba, extent.count);
+                continue;
+            }
+            for i in 0..extent.count {
+                let leaf = extent.leaf(i);
+                self.device(lba + i, leaf.vaddr, leaf.auth);
+            }
+        }
+        self.delta(between(next, range.end()), layer + 1);
+    }
+
+    fn tree(&mut self, range: BlockRange) {
+        let mut walk = Lookup {
+            cache: self.cache,
+            held: self.held,
+            runs: Vec::new(),
+            missing: Vec::new(),
+        };
+        lookup(&mut walk, &self.group.root, self.group.root_level, range);
+        let (runs, mut missing) = (walk.runs, walk.missing);
+        self.missing.append(&mut missing);
+        for run in runs {
+            match run {
+                TreeRun::Zeros { lba, count } => self.zeros(lba, count),
+                TreeRun::Data { lba, vaddr, auth } => self.device(lba, vaddr, auth),
+            }
+        }
+    }
+
+    fn zeros(&mut self, lba: u64, count: u64) {
+        if let Some(Piece {
+            lba: first,
+            source: Source::Zeros(run),
+            ..
+        }) = self.pieces.last_mut()
+        {
+            if *first + *run == lba {
+                *run += count;
+                return;
+            }
+        }
+        self.pieces.push(Piece {
+            lba,
+            source: Source::Zeros(count),
+            data: None,
+        });
+    }
+
+    fn memory(&mut self, lba: u64, data: Bytes) {
+        self.pieces.push(Piece {
+            lba,
+            source: Source::Memory(data),
+            data: None,
+        });
+    }
+
+    fn device(&mut self, lba: u64, vaddr: VAddr, auth: Authenticator) {
+        if let Some(Piece {
+            lba: first, source, ..
+        }) = self.pieces.last_mut()
+        {
+            if let Source::Device {
+                vaddr: start,
+                auths,
+            } = source
+            {
+                let run = to_u64(auths.len());
+                if *first + run == lba && start.plus(run) == vaddr && run < DEVICE_READ_BLOCKS_MAX {
+                    auths.push(auth);
+                    return;
+                }
+            }
+        }
+        self.pieces.push(Piece {
+            lba,
+            source: Source::Device {
+                vaddr,
+                auths: vec![auth],
+            },
+            data: None,
+        });
+    }
+}
+
+fn between(start: u64, end: u64) -> BlockRange {
+    BlockRange::new(start, end.saturating_sub(start))
+}

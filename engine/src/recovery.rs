@@ -1,0 +1,651 @@
+//! Opening a store: superblock, checkpoint, log, and then a checkpoint of what was found.
+//!
+//! Every opening ends with a checkpoint whose log begins in a new segment, with a higher generation
+//! and seqs never used. Until its superblock is durable nothing that recovery would need again is
+//! changed, and nothing new is written to the log: that makes the cut durable before anything
+//! builds on it.
+
+use crate::config::Sabotage;
+use crate::engine::{Engine, Purpose};
+use crate::error::{OpenError, StoreError};
+use crate::event::{Effect, Opened};
+use crate::format::checkpoint::{Checkpoint, GroupMeta, SegmentKind};
+use crate::format::codec::FormatError;
+use crate::format::record::{Item, ItemBody};
+use crate::format::superblock::{LogStart, Superblock, COPIES};
+use crate::format::vaddr::VAddr;
+use crate::format::{PAGE, PAGE_U64, SEGMENTS_MIN, SEGMENTS_OFFSET};
+use crate::group::{liveness, Group, LogEntry};
+use crate::log::reader::{judge, scan, slots_bytes, Found, Place};
+use crate::space::Segments;
+use crate::superblock_io::{choose, Choice};
+use bytes::Bytes;
+use esker_base::checksum::crc32;
+use esker_base::num::to_u64;
+use esker_base::num::to_usize;
+use esker_base::{DiskError, DiskOp, GroupId, Moment, Seq, StoreId};
+use std::collections::BTreeSet;
+
+/// Bytes read at a time while the log is scanned.
+const SCAN_BYTES: usize = 4 << 20;
+/// Seqs skipped after a crash: more than records can have been in flight unseen.
+const SEQ_SKIP: u64 = 64;
+
+/// A branch that tests must be seen to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Probe {
+    /// A blank device was formatted.
+    Formatted,
+    /// The log ended where its last record ended.
+    CleanEnd,
+    /// The log ended in something that began like a record.
+    TornHeader,
+    /// The log was cut at a record with bad payload or behind a gap.
+    TornTail,
+    /// A durable record's payload was damaged.
+    DamagedPayload,
+    /// A durable record's header was damaged.
+    DamagedHeader,
+    /// A group that may have been in a damaged record was suspended.
+    GroupSuspended,
+    /// A group was shown not to have been in a damaged record.
+    GroupCleared,
+    /// The log went on in another segment.
+    SegmentCrossed,
+    /// Not all superblock copies agreed.
+    SuperblockMixed,
+    /// Entries were replayed that no checkpoint had applied.
+    UnappliedReplayed,
+    /// An entry replaced others in replay.
+    ConflictReplayed,
+    /// A group's end was replayed.
+    DeleteReplayed,
+    /// A closing record was written.
+    ClosingRecordWritten,
+    /// A closing record was read.
+    ClosingRecordRead,
+    /// An accepted loss was replayed.
+    AcceptLossReplayed,
+}
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// The device was blank and has been formatted.
+    pub formatted: bool,
+    /// Records replayed.
+    pub records_replayed: u64,
+    /// Bytes of log read.
+    pub bytes_scanned: u64,
+    /// D: the highest seq that any record says was durable.
+    pub durable_seq: Seq,
+    /// Something at the end of the log was cut.
+    pub torn_tail: bool,
+    /// Blocks whose stored bytes do not match.
+    pub damaged_blocks: u64,
+    /// Durable records whose header is damaged.
+    pub damaged_records: u64,
+    /// Groups suspended because of it, now or before.
+    pub suspended_groups: u64,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Superblock,
+    Checkpoint,
+    Log {
+        segment: u32,
+        generation: u64,
+        first_slot: u32,
+    },
+    Writing,
+}
+
+/// An opening on its way.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    stage: Stage,
+    parts: Vec<Option<Bytes>>,
+    missing: usize,
+    records: Vec<Found>,
+    /// Segments of the log after the one it starts in, with their generations.
+    chain: Vec<(u32, u64)>,
+    broken_at_end: bool,
+    report: OpenReport,
+}
+
+impl Engine {
+    /// Begins to open the store.
+    pub(crate) fn recovery_begin(&mut self, effects: &mut Vec<Effect>) {
+        self.recovery = Some(Recovery {
+            stage: Stage::Superblock,
+            parts: Vec::new(),
+            missing: 0,
+            records: Vec::new(),
+            chain: Vec::new(),
+            broken_at_end: false,
+            report: OpenReport::default(),
+        });
+        let needed = SEGMENTS_OFFSET + SEGMENTS_MIN * self.config.segment_bytes;
+        let actual = self.config.device_bytes;
+        if actual < SEGMENTS_OFFSET {
+            return self.open_failed(OpenError::TooSmall { needed, actual }, effects);
+        }
+        self.recovery_read_parts(vec![(0, to_usize(SEGMENTS_OFFSET))], effects);
+    }
+
+    fn open_failed(&mut self, error: OpenError, effects: &mut Vec<Effect>) {
+        self.fenced = Some(StoreError::Invariant(error.to_string()));
+        self.checkpoint = None;
+        effects.push(Effect::OpenFailed(error));
+    }
+
+    fn recovery_read_parts(&mut self, parts: Vec<(u64, usize)>, effects: &mut Vec<Effect>) {
+        if let Some(r) = &mut self.recovery {
+            r.parts = vec![None; parts.len()];
+            r.missing = parts.len();
+        }
+        for (n, (offset, length)) in parts.into_iter().enumerate() {
+            self.disk(
+                DiskOp::Read { offset, length },
+                Purpose::Recovery(n),
+                effects,
+            );
+        }
+    }
+
+    /// A part of what is being read came.
+    pub(crate) fn recovery_read(
+        &mut self,
+        part: usize,
+        result: Result<Bytes, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.fenced.is_some() {
+            return;
+        }
+        let Some(r) = &mut self.recovery else { return };
+        match result {
+            Ok(bytes) => {
+                r.parts[part] = Some(bytes);
+                r.missing -= 1;
+            }
+            Err(error) => {
+                return self.open_failed(OpenError::Read { offset: 0, error }, effects);
+            }
+        }
+        if r.missing > 0 {
+            return;
+        }
+        let parts: Vec<Bytes> = std::mem::take(&mut r.parts).into_iter().flatten().collect();
+        let done = match r.stage {
+            Stage::Superblock => self.superblock_read(&parts, effects),
+            Stage::Checkpoint => self.checkpoint_read(&parts, effects),
+            Stage::Log {
+                segment,
+                generation,
+                first_slot,
+            } => self.log_read(segment, generation, first_slot, &parts, effects),
+            Stage::Writing => Ok(()),
+        };
+        if let Err(error) = done {
+            self.open_failed(error, effects);
+        }
+    }
+
+    fn superblock_read(
+        &mut self,
+        parts: &[Bytes],
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), OpenError> {
+        let Some(area) = parts.first() else {
+            return Err(OpenError::Foreign);
+        };
+        let blank = area.iter().all(|b| *b == 0);
+        let page = |copy: usize| {
+            let at = to_usize(Superblock::copy_offset(copy));
+            area[at..at + PAGE].to_vec()
+        };
+        let pages: Vec<Vec<u8>> = (0..COPIES).map(page).collect();
+        match choose(&pages, blank)? {
+            Choice::Blank if self.config.format_if_blank => self.format(effects),
+            Choice::Blank => Err(OpenError::Blank),
+            Choice::Store(sb, agree) => {
+                if agree < COPIES {
+                    self.probes.insert(Probe::SuperblockMixed);
+                }
+                let needed = SEGMENTS_OFFSET + sb.segment_count * sb.segment_bytes;
+                let actual = self.config.device_bytes;
+                if actual < needed {
+                    return Err(OpenError::Truncated { needed, actual });
+                }
+                let reads = sb
+                    .chunks
+                    .iter()
+                    .map(|c| (sb.offset_of(c.segment, c.slot), c.pages as usize * PAGE))
+                    .collect::<Vec<_>>();
+                self.sb = *sb;
+                if reads.is_empty() {
+                    return Err(checkpoint_error("the superblock names no checkpoint"));
+                }
+                if let Some(r) = &mut self.recovery {
+                    r.stage = Stage::Checkpoint;
+                }
+                self.recovery_read_parts(reads, effects);
+                Ok(())
+            }
+        }
+    }
+
+    /// Prepares an empty store; the checkpoint that ends every opening writes it.
+    fn format(&mut self, effects: &mut Vec<Effect>) -> Result<(), OpenError> {
+        let c = &self.config;
+        let count = c.device_bytes.saturating_sub(SEGMENTS_OFFSET) / c.segment_bytes;
+        if count < SEGMENTS_MIN {
+            let needed = SEGMENTS_OFFSET + SEGMENTS_MIN * c.segment_bytes;
+            return Err(OpenError::TooSmall {
+                needed,
+                actual: c.device_bytes,
+            });
+        }
+        self.sb = Superblock {
+            cluster: c.cluster,
+            node: c.node,
+            store: StoreId::from_random(c.store_entropy),
+            segment_bytes: c.segment_bytes,
+            segment_count: count.min(u64::from(u32::MAX)),
+            next_generation: 1,
+            ..Superblock::default()
+        };
+        self.segs = Segments::blank(u32::try_from(count).unwrap_or(u32::MAX), self.sb.slots());
+        self.probes.insert(Probe::Formatted);
+        if let Some(r) = &mut self.recovery {
+            r.report.formatted = true;
+        }
+        self.start_log(Seq(0), 0, effects)
+    }
+
+    fn checkpoint_read(
+        &mut self,
+        parts: &[Bytes],
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), OpenError> {
+        for (chunk, part) in self.sb.chunks.iter().zip(parts) {
+            if crc32(part) != chunk.crc {
+                return Err(checkpoint_error("checksum of a chunk does not match"));
+            }
+        }
+        let mut body: Vec<u8> = parts.concat();
+        body.truncate(to_usize(self.sb.checkpoint_bytes));
+        let checkpoint = Checkpoint::decode(&body).map_err(|error| {
+            match error.problem.contains("newer version") {
+                true => OpenError::Newer(error),
+                false => OpenError::Checkpoint(error),
+            }
+        })?;
+        let mut keep: BTreeSet<u32> = self.sb.chunks.iter().map(|c| c.segment).collect();
+        keep.extend([self.sb.log.segment, self.sb.log.next_segment]);
+        // Between two updates of the superblock every segment is opened at most once.
+        let next_generation = self.sb.next_generation + self.sb.segment_count + 1;
+        if checkpoint.segments.len() as u64 != self.sb.segment_count {
+            return Err(checkpoint_error(
+                "number of segments differs from the superblock's",
+            ));
+        }
+        let slots = self.sb.slots();
+        self.segs = Segments::from_entries(&checkpoint.segments, slots, next_generation, &keep)
+            .ok_or_else(|| checkpoint_error("segment table contradicts itself"))?;
+        self.counters = checkpoint.counters;
+        self.discards = checkpoint.discards;
+        for entry in checkpoint.groups {
+            let id = entry.meta.group;
+            let group = Group::from_entry(entry).map_err(OpenError::Checkpoint)?;
+            self.groups.insert(id, group);
+        }
+        let log = self.sb.log;
+        self.scan_segment(log.segment, log.generation, log.slot, effects)
+    }
+
+    fn scan_segment(
+        &mut self,
+        segment: u32,
+        generation: u64,
+        first_slot: u32,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), OpenError> {
+        let length = slots_bytes(self.sb.slots() - first_slot);
+        let offset = self.sb.offset_of(segment, first_slot);
+        let Some(r) = &mut self.recovery else {
+            return Ok(());
+        };
+        r.stage = Stage::Log {
+            segment,
+            generation,
+            first_slot,
+        };
+        r.report.bytes_scanned += to_u64(length);
+        let parts: Vec<(u64, usize)> = (0..length)
+            .step_by(SCAN_BYTES)
+            .map(|at| (offset + to_u64(at), SCAN_BYTES.min(length - at)))
+            .collect();
+        if parts.is_empty() {
+            return self.log_read(segment, generation, first_slot, &[], effects);
+        }
+        self.recovery_read_parts(parts, effects);
+        Ok(())
+    }
+
+    fn log_read(
+        &mut self,
+        segment: u32,
+        generation: u64,
+        first_slot: u32,
+        parts: &[Bytes],
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), OpenError> {
+        let store = self.sb.store;
+        let place = Place {
+            store,
+            segment,
+            generation,
+            first_slot,
+            from: self.sb.log.seq,
+        };
+        let image = parts.concat();
+        let found = scan(&place, &image);
+        let log = self.sb.log;
+        let is_first = segment == log.segment && generation == log.generation;
+        let Some(r) = &mut self.recovery else {
+            return Ok(());
+        };
+        if !is_first && !found.records.is_empty() {
+            r.chain.push((segment, generation));
+        }
+        let end = found
+            .records
+            .last()
+            .map(|f| f.header.slot + f.header.pages());
+        r.broken_at_end = found
+            .broken_headers
+            .iter()
+            .any(|slot| *slot >= end.unwrap_or(first_slot));
+        let next = match found.records.last() {
+            Some(last) => Some((last.header.next_segment, last.header.next_generation)),
+            None if is_first => Some((log.next_segment, log.next_generation)),
+            None => None,
+        };
+        let crossed = !is_first && !found.records.is_empty();
+        r.records.extend(found.records);
+        let seen: BTreeSet<u32> = r.chain.iter().map(|c| c.0).chain([log.segment]).collect();
+        let bound = self.segs.count();
+        if crossed {
+            self.probes.insert(Probe::SegmentCrossed);
+        }
+        match next {
+            Some((segment, generation)) if segment < bound && !seen.contains(&segment) => {
+                self.scan_segment(segment, generation, 0, effects)
+            }
+            _ => self.replay(effects),
+        }
+    }
+
+    /// Judges what was found, replays it, and opens the log behind it.
+    fn replay(&mut self, effects: &mut Vec<Effect>) -> Result<(), OpenError> {
+        let Some(r) = &mut self.recovery else {
+            return Ok(());
+        };
+        let records = std::mem::take(&mut r.records);
+        let chain = std::mem::take(&mut r.chain);
+        let broken_at_end = r.broken_at_end;
+        for (segment, generation) in chain {
+            self.segs.adopt(segment, generation);
+        }
+        let log = self.sb.log;
+        self.segs.adopt(log.segment, log.generation);
+        let ignore = self.config.sabotage == Sabotage::IgnoreDurableSeq;
+        let verdict = judge(&records, log.seq, log.prev_hash, ignore);
+        let mut report = OpenReport {
+            torn_tail: verdict.torn,
+            durable_seq: verdict.durable,
+            ..OpenReport::default()
+        };
+        self.probes.insert(match (verdict.torn, broken_at_end) {
+            (true, _) => Probe::TornTail,
+            (false, true) => Probe::TornHeader,
+            (false, false) => Probe::CleanEnd,
+        });
+        let mut doubted: BTreeSet<GroupId> = BTreeSet::new();
+        let mut prev_hash = log.prev_hash;
+        for at in &verdict.accepted {
+            if verdict.lost.iter().any(|(before, ..)| before == at) {
+                doubted.extend(self.groups.keys().copied());
+            }
+            let found = &records[*at];
+            report.records_replayed += 1;
+            report.damaged_blocks += to_u64(found.bad_blocks.len());
+            prev_hash = found.hash;
+            self.replay_record(found, &mut doubted)
+                .map_err(|e| OpenError::Fenced(e.to_string()))?;
+        }
+        // A loss at the very end: nothing accepted follows it.
+        let last = verdict.accepted.last().copied();
+        if verdict
+            .lost
+            .iter()
+            .any(|(before, ..)| last.is_none_or(|last| *before > last))
+        {
+            doubted.extend(self.groups.keys().copied());
+        }
+        report.damaged_records = verdict.lost.iter().map(|(_, a, b)| b.0 + 1 - a.0).sum();
+        self.suspend(&doubted);
+        self.note_damage(&report);
+        report.suspended_groups = to_u64(self.groups.values().filter(|g| g.suspended).count());
+        if let Some(r) = &mut self.recovery {
+            report.bytes_scanned = r.report.bytes_scanned;
+            r.report = report;
+        }
+        let highest = records.iter().map(|f| f.header.seq).max().unwrap_or(Seq(0));
+        let highest = Seq(highest.0.max(log.seq.0.saturating_sub(1)));
+        self.start_log(highest, prev_hash, effects)
+    }
+
+    fn note_damage(&mut self, report: &OpenReport) {
+        self.damaged_blocks += report.damaged_blocks;
+        if report.damaged_blocks > 0 {
+            self.probes.insert(Probe::DamagedPayload);
+        }
+        if report.damaged_records > 0 {
+            self.probes.insert(Probe::DamagedHeader);
+        }
+    }
+
+    fn suspend(&mut self, doubted: &BTreeSet<GroupId>) {
+        for id in doubted {
+            if let Some(group) = self.groups.get_mut(id) {
+                group.suspended = true;
+                self.probes.insert(Probe::GroupSuspended);
+            }
+        }
+    }
+
+    fn replay_record(
+        &mut self,
+        found: &Found,
+        doubted: &mut BTreeSet<GroupId>,
+    ) -> Result<(), StoreError> {
+        let h = &found.header;
+        if h.flags & crate::format::record::FLAG_CLOSING != 0 {
+            self.probes.insert(Probe::ClosingRecordRead);
+        }
+        self.segs.set_written(h.segment, h.slot + h.pages());
+        let payload_slot = h.slot + u32::from(h.header_pages);
+        for item in &found.items {
+            if doubted.remove(&item.group) {
+                let known = self.groups.get(&item.group).map_or(Seq(0), |g| g.last_seq);
+                if item.group_prev_seq == known {
+                    self.probes.insert(Probe::GroupCleared);
+                } else {
+                    self.suspend(&BTreeSet::from([item.group]));
+                }
+            }
+            self.replay_item(item, h.seq, h.generation, payload_slot)?;
+            if let Some(group) = self.groups.get_mut(&item.group) {
+                group.last_seq = h.seq;
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_item(
+        &mut self,
+        item: &Item,
+        seq: Seq,
+        generation: u64,
+        payload_slot: u32,
+    ) -> Result<(), StoreError> {
+        let id = item.group;
+        match &item.body {
+            ItemBody::GroupCreate(bytes) => {
+                let meta = GroupMeta::decode(bytes)
+                    .map_err(|e| StoreError::Invariant(format!("group {id}: {e}")))?;
+                self.groups.entry(id).or_insert_with(|| Group::new(meta));
+            }
+            ItemBody::GroupDelete => {
+                self.probes.insert(Probe::DeleteReplayed);
+                self.remove_group(id)?;
+            }
+            ItemBody::Entry { payload_page, .. } => {
+                let vaddr = VAddr::new(generation, payload_slot + payload_page);
+                self.replay_entry(item, seq, vaddr)?;
+            }
+            ItemBody::AcceptLoss => {
+                self.probes.insert(Probe::AcceptLossReplayed);
+                self.accept_loss_now(id)?;
+            }
+            ItemBody::HardState(_) | ItemBody::Rename(_) | ItemBody::Resume => {
+                let Some(group) = self.groups.get_mut(&id) else {
+                    return Ok(());
+                };
+                match &item.body {
+                    ItemBody::HardState(hs) => group.hard_state = *hs,
+                    ItemBody::Rename(name) => {
+                        group.meta.name = String::from_utf8_lossy(name).into_owned();
+                    }
+                    _ => group.suspended = false,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_entry(&mut self, item: &Item, seq: Seq, vaddr: VAddr) -> Result<(), StoreError> {
+        let ItemBody::Entry {
+            term,
+            index,
+            kind,
+            payload_pages,
+            data,
+            ..
+        } = &item.body
+        else {
+            return Ok(());
+        };
+        let Some(group) = self.groups.get_mut(&item.group) else {
+            return Ok(());
+        };
+        let (operation, request) = LogEntry::decode(*kind, data)
+            .map_err(|e| StoreError::Invariant(format!("entry {index}: {e}")))?;
+        let gap = index.0 > group.last_index().0 + 1;
+        if gap && !group.suspended {
+            group.suspended = true;
+            self.probes.insert(Probe::GroupSuspended);
+        }
+        if *index <= group.last_index() {
+            self.probes.insert(Probe::ConflictReplayed);
+        }
+        group.cut_from(*index, &mut self.segs)?;
+        if *payload_pages > 0 && self.config.sabotage != Sabotage::LiveBitLate {
+            self.segs
+                .set_live(vaddr, u64::from(*payload_pages))
+                .map_err(liveness)?;
+        }
+        self.probes.insert(Probe::UnappliedReplayed);
+        group.push(LogEntry {
+            term: *term,
+            index: *index,
+            kind: *kind,
+            data: data.clone(),
+            operation,
+            request,
+            payload_pages: *payload_pages,
+            vaddr: if *payload_pages > 0 {
+                vaddr
+            } else {
+                VAddr::NONE
+            },
+            seq,
+            memory: None,
+            live: self.config.sabotage != Sabotage::LiveBitLate,
+        });
+        Ok(())
+    }
+
+    /// Opens new segments for the log and writes the checkpoint that ends the opening.
+    fn start_log(
+        &mut self,
+        highest: Seq,
+        prev_hash: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), OpenError> {
+        let (segment, generation) = self.segs.open(SegmentKind::Log).ok_or(OpenError::Full)?;
+        let (next_segment, next_generation) =
+            self.segs.open(SegmentKind::Log).ok_or(OpenError::Full)?;
+        let seq = Seq(highest.0 + 1 + if highest.0 == 0 { 0 } else { SEQ_SKIP });
+        self.log.position = LogStart {
+            segment,
+            slot: 0,
+            generation,
+            next_segment,
+            next_generation,
+            seq,
+            prev_hash,
+        };
+        (self.log.written, self.log.durable) = (Seq(seq.0 - 1), Seq(seq.0 - 1));
+        self.log.closed = true;
+        if let Some(r) = &mut self.recovery {
+            r.stage = Stage::Writing;
+        }
+        if self.config.sabotage == Sabotage::CutNotDurable && self.sb.sequence > 0 {
+            self.recovery_opened(Moment(0), effects);
+            return Ok(());
+        }
+        self.checkpoint_begin(true);
+        Ok(())
+    }
+
+    /// The checkpoint is durable: the store is open.
+    pub(crate) fn recovery_opened(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let Some(recovery) = self.recovery.take() else {
+            return;
+        };
+        self.log.quiet_since = now;
+        let groups = self.groups.values().map(Group::recovered).collect();
+        effects.push(Effect::Opened(Box::new(Opened {
+            groups,
+            report: recovery.report,
+        })));
+    }
+
+    /// Bytes per segment of the open store.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        u64::from(self.sb.slots()) * PAGE_U64
+    }
+}
+
+fn checkpoint_error(problem: &'static str) -> OpenError {
+    OpenError::Checkpoint(FormatError {
+        structure: "checkpoint",
+        problem,
+    })
+}

@@ -1,0 +1,5 @@
+//! Space: segments, which of their slots are live, and subtrees that are to die.
+
+pub mod segments;
+
+pub use segments::Segments;

@@ -1,0 +1,396 @@
+//! The offline check of every invariant of a store.
+//!
+//! The store is opened by the same recovery that the node runs, over an overlay that keeps every
+//! write in memory: the device is only read. Then every node and every block is read and checked,
+//! and the live slots are held against what the maps and logs name.
+
+use crate::config::EngineConfig;
+use crate::engine::Engine;
+use crate::error::OpenError;
+use crate::event::{Effect, Event, Opened};
+use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
+use crate::format::operation::plain_crc;
+use crate::format::vaddr::VAddr;
+use crate::format::{PAGE, PAGE_U64};
+use crate::map::tree::{span, summarise};
+use crate::recovery::OpenReport;
+use bytes::Bytes;
+use esker_base::checksum::crc32;
+use esker_base::num::{to_u64, to_usize};
+use esker_base::{
+    AlignedBuf, DiskError, DiskErrorKind, DiskOp, GroupId, IoId, Moment, RaftIndex, WallClock,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A device that can be read at any offset.
+pub trait ReadAt {
+    /// Reads exactly `length` bytes at `offset`.
+    ///
+    /// # Errors
+    /// When the device fails or ends before that.
+    fn read_at(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, DiskError>;
+    /// Size of the device in bytes.
+    fn size_bytes(&self) -> u64;
+}
+
+/// Most problems that are kept in words; all are counted.
+pub const PROBLEMS_MAX: usize = 100;
+
+/// What was checked and what is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// What recovery found.
+    pub opened: OpenReport,
+    /// Volumes.
+    pub volumes: u64,
+    /// Map nodes read and checked.
+    pub nodes: u64,
+    /// Data blocks read and checked.
+    pub blocks: u64,
+    /// Number of problems.
+    pub problem_count: u64,
+    /// The first [`PROBLEMS_MAX`] of them, in words.
+    pub problems: Vec<String>,
+}
+
+/// How far a check is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Data blocks checked.
+    pub blocks_done: u64,
+    /// Data blocks there are.
+    pub blocks_total: u64,
+}
+
+/// Checks the store on `device` without writing to it.
+///
+/// # Errors
+/// When the store cannot be opened at all.
+pub fn verify(
+    device: &mut dyn ReadAt,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<VerifyReport, OpenError> {
+    let mut offline = Offline::open(device)?;
+    offline.settle();
+    let mut walk = Walk {
+        offline,
+        report: VerifyReport::default(),
+        named: BTreeMap::new(),
+    };
+    walk.report.opened = walk.offline.opened.report.clone();
+    walk.run(progress);
+    Ok(walk.report)
+}
+
+/// A store opened over memory: reads come from the device, writes stay here.
+pub struct Offline<'a> {
+    device: &'a mut dyn ReadAt,
+    overlay: BTreeMap<u64, Bytes>,
+    /// The engine.
+    pub engine: Engine,
+    /// What recovery found.
+    pub opened: Opened,
+    queue: VecDeque<(IoId, DiskOp)>,
+}
+
+impl<'a> Offline<'a> {
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// As recovery's.
+    pub fn open(device: &'a mut dyn ReadAt) -> Result<Self, OpenError> {
+        let mut effects = Vec::new();
+        let config = EngineConfig {
+            device_bytes: device.size_bytes(),
+            ..EngineConfig::default()
+        };
+        let engine = Engine::open(config, &mut effects);
+        let (overlay, queue) = (BTreeMap::new(), VecDeque::new());
+        let mut this = Self {
+            device,
+            overlay,
+            engine,
+            opened: Opened::default(),
+            queue,
+        };
+        let mut result = Err(OpenError::Blank);
+        this.run(effects, &mut |effect| match effect {
+            Effect::Opened(opened) => result = Ok(*opened),
+            Effect::OpenFailed(error) => result = Err(error),
+            _ => {}
+        });
+        this.opened = result?;
+        Ok(this)
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, DiskError> {
+        let device = self.device.read_at(offset, length)?;
+        let mut out = AlignedBuf::copy_of(&device);
+        for i in 0..length / PAGE {
+            if let Some(page) = self.overlay.get(&(offset + to_u64(i * PAGE))) {
+                out[i * PAGE..(i + 1) * PAGE].copy_from_slice(page);
+            }
+        }
+        Ok(out.freeze())
+    }
+
+    fn perform(&mut self, op: DiskOp) -> Result<Bytes, DiskError> {
+        match op {
+            DiskOp::Read { offset, length } => self.read(offset, length),
+            DiskOp::Write { offset, bufs } => {
+                let all = Bytes::from(bufs.concat());
+                for i in 0..all.len() / PAGE {
+                    let page = all.slice(i * PAGE..(i + 1) * PAGE);
+                    self.overlay.insert(offset + to_u64(i * PAGE), page);
+                }
+                Ok(Bytes::new())
+            }
+            DiskOp::Sync => Ok(Bytes::new()),
+        }
+    }
+
+    fn run(&mut self, effects: Vec<Effect>, see: &mut dyn FnMut(Effect)) {
+        let mut pending = effects;
+        loop {
+            for effect in pending.drain(..) {
+                match effect {
+                    Effect::Disk { io, op } => self.queue.push_back((io, op)),
+                    other => see(other),
+                }
+            }
+            let event = match self.queue.pop_front() {
+                Some((io, op)) => Event::Disk {
+                    io,
+                    result: self.perform(op),
+                },
+                None if self.engine.deadline() == Some(Moment(0)) => Event::Timer,
+                None => return,
+            };
+            self.engine
+                .step(Moment(1), WallClock(0), event, &mut pending);
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.engine
+            .step(Moment(1), WallClock(0), event, &mut effects);
+        self.run(effects, &mut |_| {});
+    }
+
+    /// Applies what is committed and merges it into the maps, in memory.
+    pub fn settle(&mut self) {
+        for group in self.opened.groups.clone() {
+            let last = group.entries.last().map_or(group.truncated.0, |e| e.1);
+            let single = group.meta.membership.voters.len() == 1;
+            let through = if single {
+                last
+            } else {
+                group.hard_state.commit.min(last)
+            };
+            if !group.suspended {
+                self.step(Event::Apply {
+                    group: group.meta.group,
+                    through,
+                });
+            }
+        }
+        // The second checkpoint holds what discards after the first one freed.
+        for token in 0..2 {
+            self.step(Event::Checkpoint { token });
+        }
+    }
+}
+
+struct Walk<'a> {
+    offline: Offline<'a>,
+    report: VerifyReport,
+    /// Slots that something names, and what.
+    named: BTreeMap<VAddr, String>,
+}
+
+impl Walk<'_> {
+    fn problem(&mut self, text: String) {
+        self.report.problem_count += 1;
+        if self.report.problems.len() < PROBLEMS_MAX {
+            self.report.problems.push(text);
+        }
+    }
+
+    fn run(&mut self, progress: &mut dyn FnMut(Progress)) {
+        if let Some(error) = self.offline.engine.fenced().cloned() {
+            self.problem(format!("the store cannot be replayed: {error}"));
+            return;
+        }
+        let groups: Vec<GroupId> = self.offline.engine.groups.keys().copied().collect();
+        let total: u64 = self
+            .offline
+            .engine
+            .groups
+            .values()
+            .map(|g| u64::from(g.root.live))
+            .sum();
+        for id in groups {
+            self.report.volumes += 1;
+            let Some(group) = self.offline.engine.groups.get(&id) else {
+                continue;
+            };
+            let (name, root, level) = (group.meta.name.clone(), group.root, group.root_level);
+            if group.suspended {
+                self.problem(format!(
+                    "volume {name} is suspended: a record of its log may be lost"
+                ));
+            }
+            self.node(&name, &root, level, 0, total, progress);
+            self.unapplied(id, &name);
+        }
+        self.compare();
+    }
+
+    fn name_slot(&mut self, vaddr: VAddr, what: String) {
+        if let Some(other) = self.named.insert(vaddr, what.clone()) {
+            self.problem(format!(
+                "slot {vaddr} is named twice: by {other} and by {what}"
+            ));
+        }
+        if self.offline.engine.segs.segment_of(vaddr).is_none() {
+            self.problem(format!("slot {vaddr}, named by {what}, is in no segment"));
+        }
+    }
+
+    fn slot_bytes(&mut self, vaddr: VAddr) -> Option<Bytes> {
+        let segment = self.offline.engine.segs.segment_of(vaddr)?;
+        let offset = self.offline.engine.sb.offset_of(segment, vaddr.slot());
+        self.offline.read(offset, PAGE).ok()
+    }
+
+    fn node(
+        &mut self,
+        name: &str,
+        pointer: &ChildPointer,
+        level: u8,
+        first_lba: u64,
+        total: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) {
+        if pointer.vaddr.is_none() {
+            return;
+        }
+        let what = format!("the map of volume {name} at byte {}", first_lba * PAGE_U64);
+        self.name_slot(pointer.vaddr, what.clone());
+        self.report.nodes += 1;
+        let page = self.slot_bytes(pointer.vaddr).filter(|bytes| {
+            crc32(bytes) == pointer.crc
+                && NodePage::check(bytes)
+                    .is_ok_and(|head| head.level == level && head.first_lba == first_lba)
+        });
+        let Some(page) = page else {
+            return self.problem(format!("{what}: node is damaged"));
+        };
+        let page = NodePage {
+            bytes: page.to_vec().into_boxed_slice(),
+        };
+        let sum = summarise(&page);
+        let agrees = sum.max_stamp == pointer.max_stamp
+            && sum.logical_hash == pointer.logical_hash
+            && sum.live == pointer.live;
+        if !agrees {
+            self.problem(format!("{what}: the pointer's sums differ from the node's"));
+        }
+        for i in 0..FANOUT {
+            if level > 0 {
+                let first = first_lba + to_u64(i) * span(level - 1);
+                self.node(name, &page.child(i), level - 1, first, total, progress);
+            } else if page.leaf(i).kind == LeafKind::Data {
+                let entry = page.leaf(i);
+                self.block(
+                    name,
+                    first_lba + to_u64(i),
+                    entry.vaddr,
+                    plain_crc(&entry.auth),
+                );
+            }
+        }
+        if level == 0 {
+            progress(Progress {
+                blocks_done: self.report.blocks,
+                blocks_total: total,
+            });
+        }
+    }
+
+    fn block(&mut self, name: &str, lba: u64, vaddr: VAddr, crc: u32) {
+        let what = format!("volume {name} at byte {}", lba * PAGE_U64);
+        self.name_slot(vaddr, what.clone());
+        self.report.blocks += 1;
+        match self.slot_bytes(vaddr) {
+            Some(bytes) if crc32(&bytes) == crc => {}
+            Some(_) => self.problem(format!("{what}: block is damaged (slot {vaddr})")),
+            None => self.problem(format!("{what}: block cannot be read (slot {vaddr})")),
+        }
+    }
+
+    /// Entries that are not applied keep their payload alive.
+    fn unapplied(&mut self, id: GroupId, name: &str) {
+        let Some(group) = self.offline.engine.groups.get(&id) else {
+            return;
+        };
+        let slots: Vec<(RaftIndex, VAddr)> = group
+            .log
+            .iter()
+            .filter(|e| e.index > group.applied && e.payload_pages > 0)
+            .flat_map(|e| (0..u64::from(e.payload_pages)).map(|i| (e.index, e.vaddr.plus(i))))
+            .collect();
+        for (index, vaddr) in slots {
+            self.name_slot(vaddr, format!("entry {index} of volume {name}"));
+        }
+    }
+
+    /// Live slots are exactly the named ones.
+    fn compare(&mut self) {
+        let segs = &self.offline.engine.segs;
+        let mut live = BTreeSet::new();
+        for segment in segs.iter().filter(|s| s.live_count() > 0) {
+            for slot in (0..self.offline.engine.sb.slots()).filter(|slot| segment.is_live(*slot)) {
+                live.insert(VAddr::new(segment.generation, slot));
+            }
+        }
+        let unnamed: Vec<VAddr> = live
+            .iter()
+            .filter(|v| !self.named.contains_key(v))
+            .copied()
+            .collect();
+        let dead: Vec<(VAddr, String)> = self
+            .named
+            .iter()
+            .filter(|(v, _)| !live.contains(v))
+            .map(|(v, what)| (*v, what.clone()))
+            .collect();
+        for vaddr in unnamed {
+            self.problem(format!("slot {vaddr} is live and nothing names it"));
+        }
+        for (vaddr, what) in dead {
+            self.problem(format!("slot {vaddr} is dead and {what} names it"));
+        }
+    }
+}
+
+/// A device in memory, for tests and tools.
+#[derive(Clone, Debug)]
+pub struct MemoryDevice(pub Vec<u8>);
+
+impl ReadAt for MemoryDevice {
+    fn read_at(&mut self, offset: u64, length: usize) -> Result<Vec<u8>, DiskError> {
+        let start = to_usize(offset);
+        match self.0.get(start..start.saturating_add(length)) {
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => Err(DiskError {
+                kind: DiskErrorKind::Short,
+                errno: 0,
+            }),
+        }
+    }
+    fn size_bytes(&self) -> u64 {
+        to_u64(self.0.len())
+    }
+}
