@@ -1,1 +1,21 @@
-//! The storage daemon: configuration, admin API, signals.
+//! The storage daemon: configuration, the data directory, the admin API, metrics, signals.
+//!
+//! Everything here runs on one control thread. The data path is elsewhere: each store has a thread
+//! of its own (`esker_runtime`) that runs the node's logic (`esker_node`); [`loops`] starts them
+//! and carries administrative requests across.
+
+pub mod admin;
+pub mod args;
+pub mod config;
+pub mod data_dir;
+pub mod error;
+pub mod identity;
+pub mod logging;
+pub mod loops;
+pub mod machine;
+pub mod metrics;
+pub mod report;
+pub mod run;
+pub mod store;
+pub mod stores;
+pub mod uri;

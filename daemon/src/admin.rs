@@ -1,0 +1,287 @@
+//! The admin API: gRPC on the node's unix socket. Protocol: `api/proto/esker/admin/v1/admin.proto`.
+
+use crate::error::DaemonError;
+use crate::identity::Identity;
+use crate::report;
+use crate::store::RequestError;
+use crate::stores::Stores;
+use crate::uri::Endpoints;
+use esker_api::v1::admin_server::{Admin, AdminServer};
+use esker_api::{v1, MESSAGE_BYTES_MAX};
+use esker_base::num::to_u32_saturating;
+use esker_node::admin::{AdminError, VolumeReport};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+/// Requests in progress per connection; further ones wait.
+const CONNECTION_REQUESTS_MAX: usize = 32;
+/// Longest request in bytes.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// The admin socket: bound under another name, so that it never exists with wider rights than its
+/// owner's, and there for clients once it is published.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The socket's file under its present name; removed at the end, whatever the end is.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0); // one that stays is replaced at the next start
+    }
+}
+
+impl AdminSocket {
+    /// Binds at `temporary`, for the owner only, to be published as `path`. The caller holds the
+    /// lock of their folder, so a socket that is there is a dead daemon's.
+    ///
+    /// # Errors
+    /// When something that is no socket is in the way, or it cannot be bound.
+    pub fn bind(path: &Path, temporary: &Path) -> Result<Self, DaemonError> {
+        for place in [path, temporary] {
+            match std::fs::symlink_metadata(place) {
+                Ok(found) if !found.file_type().is_socket() => {
+                    return Err(listen_error(path, io::ErrorKind::AlreadyExists.into()));
+                }
+                Ok(_) => std::fs::remove_file(place).map_err(|e| listen_error(path, e))?,
+                Err(_) => {}
+            }
+        }
+        let listener = UnixListener::bind(temporary).map_err(|e| listen_error(path, e))?;
+        let file = SocketFile(temporary.to_path_buf());
+        std::fs::set_permissions(temporary, std::fs::Permissions::from_mode(0o600))
+            .map_err(|e| listen_error(path, e))?;
+        Ok(Self { listener, file })
+    }
+
+    /// Gives the socket the name under which clients look for it.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn publish(mut self, path: &Path) -> Result<Self, DaemonError> {
+        std::fs::rename(&self.file.0, path).map_err(|e| listen_error(path, e))?;
+        self.file.0 = path.to_path_buf();
+        Ok(self)
+    }
+
+    /// Serves until it is dropped, which removes the socket.
+    ///
+    /// # Errors
+    /// When the listener breaks.
+    pub async fn serve(self, service: AdminService) -> Result<(), DaemonError> {
+        let service = AdminServer::new(service)
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        tonic::transport::Server::builder()
+            .concurrency_limit_per_connection(CONNECTION_REQUESTS_MAX)
+            .add_service(service)
+            .serve_with_incoming(UnixListenerStream::new(self.listener))
+            .await
+            .map_err(|e| listen_error(&self.file.0, io::Error::other(e)))
+    }
+}
+
+fn listen_error(path: &Path, source: io::Error) -> DaemonError {
+    DaemonError::Listen {
+        address: path.display().to_string(),
+        purpose: "the admin API",
+        source,
+        remedy: "look at what is there, and remove it if nothing needs it",
+    }
+}
+
+/// Answers administrative requests.
+pub struct AdminService {
+    stores: Arc<Stores>,
+    identity: Identity,
+    endpoints: Endpoints,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl AdminService {
+    /// For these stores of this node.
+    #[must_use]
+    pub fn new(stores: Arc<Stores>, identity: Identity, endpoints: Endpoints) -> Self {
+        Self {
+            stores,
+            identity,
+            endpoints,
+        }
+    }
+
+    fn volume(&self, report: VolumeReport) -> Option<v1::Volume> {
+        Some(report::volume(report, &self.endpoints))
+    }
+}
+
+/// The status of a refusal; its message is one line.
+fn refusal(error: RequestError) -> Status {
+    let code = match &error {
+        RequestError::Refused(AdminError::NotFound(_)) => Code::NotFound,
+        RequestError::Refused(AdminError::Exists(_)) => Code::AlreadyExists,
+        RequestError::Refused(AdminError::Invalid(_)) => Code::InvalidArgument,
+        RequestError::Refused(AdminError::Refused(_)) => Code::FailedPrecondition,
+        RequestError::Refused(AdminError::NoSpace(_)) => Code::ResourceExhausted,
+        RequestError::Silent(_) => Code::Unavailable,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// Refuses what this version cannot keep, rather than making a volume that lacks it.
+fn require_supported(request: &v1::CreateVolumeRequest) -> Result<(), Status> {
+    if request.replicas > 1 {
+        return Err(Status::failed_precondition(format!(
+            "{} replicas need a cluster; this version serves one copy",
+            request.replicas
+        )));
+    }
+    if request.encrypted {
+        return Err(Status::failed_precondition(
+            "this version cannot encrypt; create the volume without --encrypt, on an encrypted \
+             device if need be",
+        ));
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn create_volume(
+        &self,
+        request: Request<v1::CreateVolumeRequest>,
+    ) -> Answer<v1::CreateVolumeResponse> {
+        let request = request.into_inner();
+        require_supported(&request)?;
+        tracing::info!(
+            name = request.name,
+            size_bytes = request.size_bytes,
+            "create volume"
+        );
+        let created = self
+            .stores
+            .create(request.name, request.size_bytes, request.labels)
+            .await;
+        let volume = self.volume(created.map_err(refusal)?);
+        Ok(Response::new(v1::CreateVolumeResponse { volume }))
+    }
+
+    async fn list_volumes(
+        &self,
+        _request: Request<v1::ListVolumesRequest>,
+    ) -> Answer<v1::ListVolumesResponse> {
+        let reports = self.stores.list().await.map_err(refusal)?;
+        let volumes = reports
+            .into_iter()
+            .map(|r| report::volume(r, &self.endpoints))
+            .collect();
+        Ok(Response::new(v1::ListVolumesResponse { volumes }))
+    }
+
+    async fn show_volume(
+        &self,
+        request: Request<v1::ShowVolumeRequest>,
+    ) -> Answer<v1::ShowVolumeResponse> {
+        let shown = self.stores.show(&request.into_inner().name).await;
+        let volume = self.volume(shown.map_err(refusal)?);
+        Ok(Response::new(v1::ShowVolumeResponse { volume }))
+    }
+
+    async fn resize_volume(
+        &self,
+        request: Request<v1::ResizeVolumeRequest>,
+    ) -> Answer<v1::ResizeVolumeResponse> {
+        let request = request.into_inner();
+        tracing::info!(
+            name = request.name,
+            size_bytes = request.size_bytes,
+            "resize volume"
+        );
+        let resized = self.stores.resize(request.name, request.size_bytes).await;
+        let volume = self.volume(resized.map_err(refusal)?);
+        Ok(Response::new(v1::ResizeVolumeResponse { volume }))
+    }
+
+    async fn rename_volume(
+        &self,
+        request: Request<v1::RenameVolumeRequest>,
+    ) -> Answer<v1::RenameVolumeResponse> {
+        let request = request.into_inner();
+        tracing::info!(
+            name = request.name,
+            new_name = request.new_name,
+            "rename volume"
+        );
+        let renamed = self.stores.rename(request.name, request.new_name).await;
+        let volume = self.volume(renamed.map_err(refusal)?);
+        Ok(Response::new(v1::RenameVolumeResponse { volume }))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<v1::DeleteVolumeRequest>,
+    ) -> Answer<v1::DeleteVolumeResponse> {
+        let name = request.into_inner().name;
+        tracing::info!(name, "delete volume");
+        self.stores.delete(name).await.map_err(refusal)?;
+        Ok(Response::new(v1::DeleteVolumeResponse {}))
+    }
+
+    async fn accept_loss(
+        &self,
+        request: Request<v1::AcceptLossRequest>,
+    ) -> Answer<v1::AcceptLossResponse> {
+        let name = request.into_inner().name;
+        tracing::warn!(name, "accept the loss of a record of this volume's log");
+        let volume = self.volume(self.stores.accept_loss(name).await.map_err(refusal)?);
+        Ok(Response::new(v1::AcceptLossResponse { volume }))
+    }
+
+    async fn space(&self, request: Request<v1::SpaceRequest>) -> Answer<v1::SpaceResponse> {
+        if let Some(name) = request.into_inner().volume {
+            let part = self.stores.volume_space(name).await.map_err(refusal)?;
+            let space = Some(report::space(part));
+            return Ok(Response::new(v1::SpaceResponse {
+                space,
+                stores: Vec::new(),
+            }));
+        }
+        let reports = self.stores.space().await.map_err(refusal)?;
+        let space = Some(report::space(report::space_sum(&reports)));
+        let stores = self.stores.all().iter().zip(reports);
+        let stores = stores.map(|(store, part)| v1::StoreSpace {
+            store: to_u32_saturating(store.index),
+            path: store.path.display().to_string(),
+            space: Some(report::space(part)),
+        });
+        Ok(Response::new(v1::SpaceResponse {
+            space,
+            stores: stores.collect(),
+        }))
+    }
+
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+        Ok(Response::new(report::status(
+            &self.stores.status().await,
+            &self.identity,
+        )))
+    }
+
+    async fn checkpoint(
+        &self,
+        _request: Request<v1::CheckpointRequest>,
+    ) -> Answer<v1::CheckpointResponse> {
+        self.stores.checkpoint().await.map_err(refusal)?;
+        Ok(Response::new(v1::CheckpointResponse {}))
+    }
+}

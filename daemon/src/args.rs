@@ -1,0 +1,35 @@
+//! The daemon's command line.
+
+use crate::config::ListenOn;
+use clap::Parser;
+use std::path::PathBuf;
+
+/// Serves replicated block volumes over NBD.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "eskerd", version, about)]
+pub struct Args {
+    /// Folder of this node: its identity, its sockets, and its store unless --store names others
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    pub data: Option<PathBuf>,
+    /// TOML file with the same settings; the command line wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Device or file to use as a store; may be repeated [default: DIR/store-0.esker]
+    #[arg(long = "store", value_name = "PATH")]
+    pub stores: Vec<PathBuf>,
+    /// Size of a store file that has to be created [default: 16GiB]
+    #[arg(long, value_name = "SIZE", value_parser = esker_api::size::parse)]
+    pub store_size: Option<u64>,
+    /// Memory per store for its map cache [default: chosen by the store]
+    #[arg(long, value_name = "SIZE", value_parser = esker_api::size::parse)]
+    pub cache_size: Option<u64>,
+    /// TCP address for NBD, or none [default: 127.0.0.1:10809]
+    #[arg(long, value_name = "HOST:PORT|none")]
+    pub nbd: Option<ListenOn>,
+    /// Address for Prometheus metrics, or none [default: 127.0.0.1:9809]
+    #[arg(long, value_name = "HOST:PORT|none")]
+    pub metrics: Option<ListenOn>,
+    /// Check the settings, say so, and exit; touches nothing
+    #[arg(long)]
+    pub check_config: bool,
+}

@@ -1,0 +1,500 @@
+//! The settings of a node: the command line over a TOML file over the defaults.
+//!
+//! ```toml
+//! data = "/var/lib/esker"            # --data
+//! stores = ["/dev/nvme0n1"]          # --store; default: one file, DIR/store-0.esker
+//! store_size = "16GiB"               # --store-size, of store files that have to be created
+//! cache_size = "64MiB"               # --cache-size, memory per store for its map cache
+//! nbd = "127.0.0.1:10809"            # --nbd, or "none"
+//! metrics = "127.0.0.1:9809"         # --metrics, or "none"
+//! ```
+//!
+//! Relative paths in the file are relative to the folder it lies in.
+
+use crate::args::Args;
+use esker_api::size;
+use esker_base::BLOCK_SIZE_U64;
+use serde::Deserialize;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use toml::Spanned;
+
+/// Size of a store file when nothing else is said.
+pub const STORE_SIZE_DEFAULT_BYTES: u64 = 16 << 30;
+/// Stores per node: each has a thread of its own.
+pub const STORES_MAX: usize = 64;
+/// Longest path of a unix socket in bytes (`sun_path` is 108 with its closing zero).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Why settings are not acceptable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
+    /// A line of the file is wrong.
+    #[error("{}:{line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// What is wrong; it names the key.
+        reason: String,
+    },
+    /// There is no data directory.
+    #[error("no data directory: pass --data DIR, or set `data` in {}", .0.display())]
+    NoData(PathBuf),
+    /// A value from anywhere does not do.
+    #[error("{0}")]
+    Value(String),
+}
+
+/// Where to listen, or nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenOn {
+    /// Not at all.
+    None,
+    /// A host name or address, and a port; port 0 lets the system choose.
+    Address {
+        /// Without the brackets of an IPv6 address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl ListenOn {
+    /// The first address of the host; none when not to listen.
+    ///
+    /// # Errors
+    /// When the host name cannot be resolved.
+    pub fn resolve(&self) -> io::Result<Option<SocketAddr>> {
+        let Self::Address { host, port } = self else {
+            return Ok(None);
+        };
+        let mut addresses = (host.as_str(), *port).to_socket_addrs()?;
+        addresses
+            .next()
+            .map(Some)
+            .ok_or_else(|| io::Error::other("the name has no address"))
+    }
+
+    fn local(port: u16) -> Self {
+        Self::Address {
+            host: "127.0.0.1".into(),
+            port,
+        }
+    }
+}
+
+impl FromStr for ListenOn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        let wrong = || format!("`{text}` is not HOST:PORT (like 127.0.0.1:10809) nor `none`");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let host = match bracketed {
+            Some(inner) => inner,
+            None if host.contains(':') => {
+                return Err(format!(
+                    "`{text}`: write an IPv6 address in brackets, like [::1]:10809"
+                ))
+            }
+            None => host,
+        };
+        let port = port.parse().map_err(|_| wrong())?;
+        if host.is_empty() || host.contains(char::is_whitespace) {
+            return Err(wrong());
+        }
+        Ok(Self::Address {
+            host: host.into(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for ListenOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Address { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Address { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// The settings of a node, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Its folder; absolute.
+    pub data: PathBuf,
+    /// Its stores, in order.
+    pub stores: Vec<PathBuf>,
+    /// Size of store files that have to be created, when it was said.
+    pub store_size_bytes: Option<u64>,
+    /// Memory per store for its map cache, when it was said.
+    pub cache_bytes: Option<u64>,
+    /// TCP address for NBD.
+    pub nbd: ListenOn,
+    /// Address for metrics.
+    pub metrics: ListenOn,
+}
+
+impl Config {
+    /// Reads the file the command line names, lays the command line over it, and checks the result.
+    /// Touches nothing.
+    ///
+    /// # Errors
+    /// When the file or a value is not acceptable.
+    pub fn load(args: &Args) -> Result<Self, ConfigError> {
+        let file = match &args.config {
+            Some(path) => FileSettings::read(path)?,
+            None => FileSettings::default(),
+        };
+        let data = args.data.clone().or(file.data);
+        let data =
+            data.ok_or_else(|| ConfigError::NoData(args.config.clone().unwrap_or_default()))?;
+        let data = std::path::absolute(&data).map_err(|e| {
+            ConfigError::Value(format!("--data {}: not a path: {e}", data.display()))
+        })?;
+        let mut stores = if args.stores.is_empty() {
+            file.stores
+        } else {
+            args.stores.clone()
+        };
+        if stores.is_empty() {
+            stores.push(data.join("store-0.esker"));
+        }
+        let config = Self {
+            data,
+            stores,
+            store_size_bytes: args.store_size.or(file.store_size_bytes),
+            cache_bytes: args.cache_size.or(file.cache_bytes),
+            nbd: args
+                .nbd
+                .clone()
+                .or(file.nbd)
+                .unwrap_or_else(|| ListenOn::local(10809)),
+            metrics: args
+                .metrics
+                .clone()
+                .or(file.metrics)
+                .unwrap_or_else(|| ListenOn::local(9809)),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The admin socket.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.data.join("admin.sock")
+    }
+
+    /// The NBD socket.
+    #[must_use]
+    pub fn nbd_socket(&self) -> PathBuf {
+        self.data.join("nbd.sock")
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |reason: String| Err(ConfigError::Value(reason));
+        if let Some(bytes) = self.store_size_bytes {
+            if bytes == 0 || bytes % BLOCK_SIZE_U64 != 0 {
+                return refuse(format!(
+                    "store size {bytes}: not a positive multiple of 4096 bytes"
+                ));
+            }
+        }
+        if self.stores.len() > STORES_MAX {
+            return refuse(format!(
+                "{} stores; at most {STORES_MAX}",
+                self.stores.len()
+            ));
+        }
+        for (index, path) in self.stores.iter().enumerate() {
+            if self.stores[..index].contains(path) {
+                return refuse(format!("store {} is named twice", path.display()));
+            }
+        }
+        let socket = self.admin_socket_while_binding();
+        let length = socket.as_os_str().len();
+        if length > SOCKET_PATH_BYTES_MAX {
+            return refuse(format!(
+                "{}: a unix socket's path is at most {SOCKET_PATH_BYTES_MAX} bytes and this has \
+                 {length}; use a shorter --data",
+                socket.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The name the admin socket has until it is ready; the longest of the node's sockets.
+    #[must_use]
+    pub(crate) fn admin_socket_while_binding(&self) -> PathBuf {
+        self.data.join("admin.sock.new")
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stores: Vec<_> = self
+            .stores
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect();
+        write!(
+            f,
+            "data {}, stores {}, nbd {}, metrics {}",
+            self.data.display(),
+            stores.join(" "),
+            self.nbd,
+            self.metrics
+        )
+    }
+}
+
+/// The file as it is written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSettings {
+    data: Option<PathBuf>,
+    stores: Option<Vec<PathBuf>>,
+    store_size: Option<Spanned<String>>,
+    cache_size: Option<Spanned<String>>,
+    nbd: Option<Spanned<String>>,
+    metrics: Option<Spanned<String>>,
+}
+
+/// The file with its values understood.
+#[derive(Default)]
+struct FileSettings {
+    data: Option<PathBuf>,
+    stores: Vec<PathBuf>,
+    store_size_bytes: Option<u64>,
+    cache_bytes: Option<u64>,
+    nbd: Option<ListenOn>,
+    metrics: Option<ListenOn>,
+}
+
+impl FileSettings {
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let source = Source { path, text: &text };
+        let raw: RawSettings = toml::from_str(&text).map_err(|e| source.toml_error(&e))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Ok(Self {
+            data: raw.data.map(|data| folder.join(data)),
+            stores: raw
+                .stores
+                .unwrap_or_default()
+                .iter()
+                .map(|s| folder.join(s))
+                .collect(),
+            store_size_bytes: source.value("store_size", raw.store_size, size::parse)?,
+            cache_bytes: source.value("cache_size", raw.cache_size, size::parse)?,
+            nbd: source.value("nbd", raw.nbd, ListenOn::from_str)?,
+            metrics: source.value("metrics", raw.metrics, ListenOn::from_str)?,
+        })
+    }
+}
+
+/// A configuration file, for errors that name the line and the key.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn value<T, E: fmt::Display>(
+        &self,
+        key: &str,
+        value: Option<Spanned<String>>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(value) = value else { return Ok(None) };
+        let reason = |e: E| self.line_error(&value.span(), format!("{key}: {e}"));
+        parse(value.get_ref()).map(Some).map_err(reason)
+    }
+
+    fn toml_error(&self, error: &toml::de::Error) -> ConfigError {
+        let span = error.span().unwrap_or(0..0);
+        let mut reason = error.message().replace('\n', " ");
+        // A type error does not name its key, but its line starts with it.
+        let start = self.text[..span.start]
+            .rfind('\n')
+            .map_or(0, |newline| newline + 1);
+        let line = self.text[start..].lines().next().unwrap_or_default();
+        if let Some((key, _)) = line.split_once('=') {
+            if !reason.contains(key.trim()) {
+                reason = format!("{}: {reason}", key.trim());
+            }
+        }
+        self.line_error(&span, reason)
+    }
+
+    fn line_error(&self, span: &Range<usize>, reason: String) -> ConfigError {
+        let line = self.text[..span.start].matches('\n').count() + 1;
+        ConfigError::Line {
+            path: self.path.to_path_buf(),
+            line,
+            reason,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::fs;
+
+    fn load(words: &[&str]) -> Result<Config, ConfigError> {
+        let words = std::iter::once("eskerd").chain(words.iter().copied());
+        Config::load(&Args::try_parse_from(words).unwrap())
+    }
+
+    /// Loads a configuration file with this text.
+    fn load_text(text: &str) -> (tempfile::TempDir, Result<Config, ConfigError>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("esker.toml");
+        fs::write(&path, text).unwrap();
+        let loaded = load(&["--config", path.to_str().unwrap()]);
+        (folder, loaded)
+    }
+
+    #[test]
+    fn only_data_gives_the_defaults() {
+        let config = load(&["--data", "/d"]).unwrap();
+        assert_eq!(config.stores, [PathBuf::from("/d/store-0.esker")]);
+        assert_eq!(config.nbd.to_string(), "127.0.0.1:10809");
+        assert_eq!(config.metrics.to_string(), "127.0.0.1:9809");
+        assert_eq!(config.store_size_bytes, None);
+    }
+
+    #[test]
+    fn a_file_says_it_all_and_the_command_line_wins() {
+        let text = "data = 'd'\nstores = ['/dev/a', 'b']\nstore_size = '1GiB'\n\
+                    cache_size = '32MiB'\nnbd = '[::1]:7'\nmetrics = 'none'\n";
+        let (folder, config) = load_text(text);
+        let config = config.unwrap();
+        assert_eq!(config.data, folder.path().join("d"));
+        assert_eq!(
+            config.stores,
+            [PathBuf::from("/dev/a"), folder.path().join("b")]
+        );
+        assert_eq!(config.store_size_bytes, Some(1 << 30));
+        assert_eq!(config.cache_bytes, Some(32 << 20));
+        assert_eq!(config.nbd.to_string(), "[::1]:7");
+        assert_eq!(config.metrics, ListenOn::None);
+
+        let path = folder.path().join("esker.toml");
+        let path = path.to_str().unwrap();
+        let config = load(&["--config", path, "--nbd", "none", "--store", "c"]).unwrap();
+        assert_eq!(config.nbd, ListenOn::None);
+        assert_eq!(config.stores, [PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn errors_in_the_file_name_line_key_and_what_is_allowed() {
+        for (text, line, parts) in [
+            (
+                "data = 'd'\nport = 1\n",
+                2,
+                &["port", "expected one of", "store_size"][..],
+            ),
+            (
+                "data = 'd'\n\nstore_size = '1GB'\n",
+                3,
+                &["store_size", "unknown unit", "GiB"],
+            ),
+            (
+                "data = 'd'\nnbd = 'here'\n",
+                2,
+                &["nbd", "HOST:PORT", "none"],
+            ),
+            ("nbd = 10809\n", 1, &["nbd", "expected a string"]),
+            (
+                "data = 'd'\nstores = '/dev/a'\n",
+                2,
+                &["stores", "expected a sequence"],
+            ),
+            ("data = 'd'\ndata = 'e'\n", 2, &["data", "duplicate"]),
+            ("data = \n", 1, &["data"]),
+        ] {
+            let message = load_text(text).1.unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("esker.toml:{line}: ")),
+                "{message}"
+            );
+            for part in parts {
+                assert!(message.contains(part), "{part} in: {message}");
+            }
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        assert!(load_text("nbd = 'none'")
+            .1
+            .unwrap_err()
+            .to_string()
+            .contains("--data DIR"));
+        let missing = load(&["--config", "/nowhere/x.toml"])
+            .unwrap_err()
+            .to_string();
+        assert!(missing.contains("/nowhere/x.toml"), "{missing}");
+        let twice = load(&["--data", "/d", "--store", "a", "--store", "a"]).unwrap_err();
+        assert!(twice.to_string().contains("twice"));
+        let odd = load(&["--data", "/d", "--store-size", "4097"]).unwrap_err();
+        assert!(odd.to_string().contains("4096"));
+        let long = format!("/{}", "d".repeat(100));
+        assert!(load(&["--data", &long])
+            .unwrap_err()
+            .to_string()
+            .contains("shorter --data"));
+    }
+
+    #[test]
+    fn addresses() {
+        for text in [
+            "none",
+            "127.0.0.1:0",
+            "localhost:10809",
+            "[::1]:10809",
+            "0.0.0.0:1",
+        ] {
+            assert_eq!(text.parse::<ListenOn>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "10809",
+            "host",
+            "host:",
+            ":1",
+            "host:99999",
+            "::1:1",
+            "a b:1",
+        ] {
+            assert!(text.parse::<ListenOn>().is_err(), "{text}");
+        }
+    }
+}

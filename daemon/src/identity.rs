@@ -1,0 +1,161 @@
+//! Who this node is: `DIR/node.toml`, written once at the first start.
+
+use crate::error::DaemonError;
+use esker_base::{ClusterId, NodeId};
+use serde::Deserialize;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Node ids stay below 2^53, so that a JSON reader that holds numbers as doubles keeps them whole,
+/// and above 0, which stands for no node.
+const NODE_ID_MAX: u64 = (1 << 53) - 1;
+
+/// The ids of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// This node. Never reused.
+    pub node: NodeId,
+    /// The cluster it belongs to: one of its own until it joins another.
+    pub cluster: ClusterId,
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawIdentity {
+    node_id: u64,
+    cluster_id: String,
+}
+
+impl Identity {
+    /// Reads `node.toml` in `data`, or draws new ids and writes it: whole or not at all, and durable.
+    ///
+    /// # Errors
+    /// When the file cannot be read, understood or written.
+    pub fn load_or_create(data: &Path) -> Result<Self, DaemonError> {
+        let path = data.join("node.toml");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => parse(&text).map_err(|reason| DaemonError::Identity { path, reason }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let identity = Self::draw()?;
+                write_durably(data, "node.toml", &identity.to_text())
+                    .map_err(DaemonError::file("write", &path))?;
+                Ok(identity)
+            }
+            Err(e) => Err(DaemonError::file("read", &path)(e)),
+        }
+    }
+
+    fn draw() -> Result<Self, DaemonError> {
+        let node = u64::from_le_bytes(random()?) % NODE_ID_MAX + 1;
+        let cluster = ClusterId::from_random(u128::from_le_bytes(random()?));
+        Ok(Self {
+            node: NodeId(node),
+            cluster,
+        })
+    }
+
+    fn to_text(self) -> String {
+        format!(
+            "# Who this node is. Written at its first start; its stores carry the same ids.\n\
+             node_id = {}\ncluster_id = \"{}\"\n",
+            self.node, self.cluster
+        )
+    }
+}
+
+/// Random bytes from the operating system.
+///
+/// # Errors
+/// When it gives none.
+pub fn random<const N: usize>() -> Result<[u8; N], DaemonError> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        match rustix::rand::getrandom(&mut bytes[filled..], flags) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => {
+                let operation = "get random bytes from the system";
+                return Err(DaemonError::System {
+                    operation,
+                    source: e.into(),
+                });
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+fn parse(text: &str) -> Result<Identity, String> {
+    let raw: RawIdentity =
+        toml::from_str(text).map_err(|e| e.message().replace('\n', " ").to_string())?;
+    if raw.node_id == 0 || raw.node_id > NODE_ID_MAX {
+        return Err(format!(
+            "node_id {} is not in 1..={NODE_ID_MAX}",
+            raw.node_id
+        ));
+    }
+    let digits = raw.cluster_id.replace('-', "");
+    let cluster = u128::from_str_radix(&digits, 16).map(ClusterId).ok();
+    match cluster.filter(|c| c.0 != 0 && c.to_string() == raw.cluster_id) {
+        Some(cluster) => Ok(Identity {
+            node: NodeId(raw.node_id),
+            cluster,
+        }),
+        None => Err(format!("cluster_id `{}` is not a UUID", raw.cluster_id)),
+    }
+}
+
+fn write_durably(folder: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = folder.join(format!("{name}.new"));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, folder.join(name))?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drawn_once_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Identity::load_or_create(folder.path()).unwrap();
+        assert_eq!(Identity::load_or_create(folder.path()).unwrap(), first);
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(Identity::load_or_create(other.path()).unwrap(), first);
+    }
+
+    #[test]
+    fn a_damaged_file_is_not_replaced() {
+        for text in [
+            "",
+            "node_id = 0\ncluster_id = 'x'",
+            "node_id = 7\ncluster_id = 'x'",
+            "\u{1}",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("node.toml");
+            std::fs::write(&path, text).unwrap();
+            let message = Identity::load_or_create(folder.path())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                message.contains("node.toml") && !message.contains('\n'),
+                "{message}"
+            );
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}

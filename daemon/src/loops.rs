@@ -1,0 +1,310 @@
+//! The stores' own threads: opens store files, starts the loop of each, and connects the loops with
+//! the control side and with each other.
+
+use crate::config::{Config, STORE_SIZE_DEFAULT_BYTES};
+use crate::error::DaemonError;
+use crate::identity::{random, Identity};
+use crate::store::{Backend, Ended, ReplySender, StoreHandle, StoreState, StoreStates};
+use esker_api::size;
+use esker_base::{Moment, WallClock};
+use esker_node::admin::{AdminError, AdminRequest};
+use esker_node::{AdminToken, Effect, Event, ExportInfo, Machine};
+use esker_runtime::{Inbound, Listener, LoopConfig, LoopHandle, Outbound, RuntimeError, StoreFile};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+/// Administrative requests that may wait for one store; further ones are refused.
+const PENDING_REQUESTS_MAX: usize = 1024;
+
+/// What the machine of a store has to know of its surroundings.
+#[derive(Clone, Debug)]
+pub struct StoreSetup {
+    /// Its place among the node's stores.
+    pub index: usize,
+    /// Size of its device or file, in bytes.
+    pub size_bytes: u64,
+    /// Memory for its map cache, when it was said.
+    pub cache_bytes: Option<u64>,
+    /// The node it belongs to.
+    pub identity: Identity,
+    /// Random bits from the operating system, its only source of randomness.
+    pub seed: [u8; 32],
+}
+
+/// The running loops.
+pub struct Loops {
+    /// The stores they serve, in order.
+    pub stores: Vec<StoreHandle>,
+    /// Their states.
+    pub states: StoreStates,
+    /// Their threads. Each ends right after its store's state says that it has ended.
+    pub threads: Vec<JoinHandle<()>>,
+}
+
+/// Opens the stores and starts their loops, each with the machine that `make` gives. The loop of
+/// store 0 accepts the clients.
+///
+/// # Errors
+/// When a store cannot be opened or a loop cannot be started; the loops that run are ended.
+pub fn start<M, F>(
+    config: &Config,
+    identity: &Identity,
+    listeners: Vec<Listener>,
+    make: &impl Fn(StoreSetup) -> F,
+) -> Result<Loops, DaemonError>
+where
+    M: Machine + 'static,
+    F: FnOnce(Moment, WallClock, &mut Vec<Effect>) -> M + Send + 'static,
+{
+    // All files first: a wrong path or a locked store is found before any loop runs.
+    let mut files = Vec::with_capacity(config.stores.len());
+    for path in &config.stores {
+        files.push(open(path, config.store_size_bytes)?);
+    }
+    let (states, watched) = watch::channel(vec![StoreState::default(); files.len()]);
+    let shared = Arc::new(Shared {
+        states,
+        stores: Mutex::default(),
+    });
+    let mut loops = Loops {
+        stores: Vec::new(),
+        states: watched,
+        threads: Vec::new(),
+    };
+    let mut handles = Vec::new();
+    let mut listeners = Some(listeners);
+    for (index, file) in files.into_iter().enumerate() {
+        let (path, size_bytes) = (config.stores[index].clone(), file.size_bytes());
+        let setup = StoreSetup {
+            index,
+            size_bytes,
+            cache_bytes: config.cache_bytes,
+            identity: *identity,
+            seed: random()?,
+        };
+        let told = Arc::clone(&shared);
+        let named = path.clone();
+        let spawned = esker_runtime::spawn(
+            LoopConfig::new(index),
+            file,
+            listeners.take().unwrap_or_default(),
+            make(setup),
+            Box::new(move |message| told.take(index, &named, message)),
+        );
+        let (handle, thread) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                end_all(&handles, loops.threads);
+                return Err(error.into());
+            }
+        };
+        let backend = LoopBackend {
+            index,
+            handle: handle.clone(),
+            shared: Arc::clone(&shared),
+        };
+        loops.stores.push(StoreHandle {
+            index,
+            path,
+            size_bytes,
+            backend: Arc::new(backend),
+            states: loops.states.clone(),
+        });
+        loops.threads.push(thread);
+        shared.connect(index, handle.clone());
+        handles.push(handle);
+    }
+    esker_runtime::link(&handles);
+    Ok(loops)
+}
+
+/// Ends the loops that run when one could not be started.
+fn end_all(handles: &[LoopHandle], threads: Vec<JoinHandle<()>>) {
+    for handle in handles {
+        handle.send(Inbound::Stop);
+    }
+    for thread in threads {
+        let _ = thread.join(); // the failure that led here is the one to tell
+    }
+}
+
+/// Opens a store, or creates its file when there is none.
+fn open(path: &Path, size_bytes: Option<u64>) -> Result<StoreFile, RuntimeError> {
+    let is_missing =
+        std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+    if is_missing {
+        let size_bytes = size_bytes.unwrap_or(STORE_SIZE_DEFAULT_BYTES);
+        tracing::info!(path = %path.display(), size = size::format(size_bytes), "create store");
+        return StoreFile::create(path, size_bytes);
+    }
+    let file = StoreFile::open(path)?;
+    if let Some(asked) = size_bytes.filter(|asked| *asked != file.size_bytes()) {
+        tracing::warn!(
+            "{} has {} and keeps it; the store size {} is for new stores only",
+            path.display(),
+            size::format(file.size_bytes()),
+            size::format(asked),
+        );
+    }
+    Ok(file)
+}
+
+/// What the loops' threads and the control side share.
+struct Shared {
+    states: watch::Sender<Vec<StoreState>>,
+    stores: Mutex<Vec<SharedStore>>,
+}
+
+#[derive(Default)]
+struct SharedStore {
+    handle: Option<LoopHandle>,
+    exports: Option<Vec<ExportInfo>>,
+    pending: HashMap<AdminToken, ReplySender>,
+    next_token: u64,
+}
+
+impl Shared {
+    /// The stores. Never held over anything that blocks: loops come here.
+    fn lock(&self) -> MutexGuard<'_, Vec<SharedStore>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, index: usize, change: impl FnOnce(&mut SharedStore) -> T) -> T {
+        let mut stores = self.lock();
+        if stores.len() <= index {
+            stores.resize_with(index + 1, SharedStore::default);
+        }
+        change(&mut stores[index])
+    }
+
+    /// Makes a loop known, and tells it the exports the others have had until now. Under the lock,
+    /// so that no change of theirs can fall between.
+    fn connect(&self, index: usize, handle: LoopHandle) {
+        self.with(index, |_| ()); // its place
+        let mut stores = self.lock();
+        for (store, other) in stores
+            .iter()
+            .enumerate()
+            .filter(|(store, _)| *store != index)
+        {
+            if let Some(exports) = other.exports.clone() {
+                handle.send(Inbound::Event(Event::Exports { store, exports }));
+            }
+        }
+        stores[index].handle = Some(handle);
+    }
+
+    /// Takes a message of a loop, on its thread.
+    fn take(&self, index: usize, path: &Path, message: Outbound) {
+        match message {
+            Outbound::AdminReply { token, result } => {
+                let waiting = self.with(index, |store| store.pending.remove(&token));
+                if let Some(reply) = waiting {
+                    let _ = reply.send(result); // who asked may have gone
+                }
+            }
+            Outbound::ExportsChanged { store, exports } => self.tell_exports(store, exports),
+            Outbound::Ready(report) => self.change(index, |state| state.ready = Some(report)),
+            Outbound::Fenced { message } => {
+                self.change(index, |state| state.fenced = Some(message));
+            }
+            Outbound::Peer { to, .. } => {
+                tracing::debug!(%to, "a frame for another node is dropped: this node is alone");
+            }
+            Outbound::Stopped => self.end(index, Ended::Stopped),
+            Outbound::OpenFailed { message } => {
+                self.end(index, Ended::Failed(named(path, message)));
+            }
+            Outbound::LoopFailed { message } => {
+                self.end(index, Ended::Failed(named(path, message)));
+            }
+        }
+    }
+
+    fn change(&self, index: usize, change: impl FnOnce(&mut StoreState)) {
+        self.states.send_modify(|states| {
+            if let Some(state) = states.get_mut(index) {
+                change(state);
+            }
+        });
+    }
+
+    fn end(&self, index: usize, ended: Ended) {
+        let waiting = self.with(index, |store| std::mem::take(&mut store.pending));
+        drop(waiting); // who waits is told that the store has stopped
+        self.change(index, |state| state.ended = Some(ended));
+    }
+
+    /// Tells the other loops, under the lock, so that a later list cannot overtake an earlier one.
+    fn tell_exports(&self, store: usize, exports: Vec<ExportInfo>) {
+        self.with(store, |own| own.exports = Some(exports.clone()));
+        for (_, other) in self
+            .lock()
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != store)
+        {
+            if let Some(handle) = &other.handle {
+                let exports = exports.clone();
+                handle.send(Inbound::Event(Event::Exports { store, exports }));
+            }
+        }
+    }
+}
+
+/// A message that names the store, whether it did so itself or not.
+fn named(path: &Path, message: String) -> String {
+    let path = path.display().to_string();
+    if message.contains(&path) {
+        message
+    } else {
+        format!("{path}: {message}")
+    }
+}
+
+/// Carries administrative requests to a loop.
+struct LoopBackend {
+    index: usize,
+    handle: LoopHandle,
+    shared: Arc<Shared>,
+}
+
+impl Backend for LoopBackend {
+    fn submit(&self, request: AdminRequest, reply: ReplySender) {
+        let admitted = self.shared.with(self.index, |store| {
+            if store.pending.len() >= PENDING_REQUESTS_MAX {
+                return Err(reply);
+            }
+            let token = AdminToken(store.next_token);
+            store.next_token += 1;
+            store.pending.insert(token, reply);
+            Ok(token)
+        });
+        match admitted {
+            Ok(token) => {
+                if !self
+                    .handle
+                    .send(Inbound::Event(Event::Admin { token, request }))
+                {
+                    // Dropping the sender tells who waits.
+                    self.shared
+                        .with(self.index, |store| store.pending.remove(&token));
+                }
+            }
+            Err(reply) => {
+                let refusal = format!(
+                    "{PENDING_REQUESTS_MAX} requests wait for store {} already; try again later",
+                    self.index
+                );
+                let _ = reply.send(Err(AdminError::Refused(refusal))); // who asked may have gone
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.handle.send(Inbound::Stop);
+    }
+}

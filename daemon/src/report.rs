@@ -1,0 +1,163 @@
+//! From the stores' reports to the messages of the admin API.
+
+use crate::identity::Identity;
+use crate::store::Ended;
+use crate::stores::StoreStatus;
+use crate::uri::Endpoints;
+use esker_api::v1;
+use esker_base::num::to_u32_saturating;
+use esker_node::admin::{SpaceReport, StatusReport, VolumeReport, VolumeState};
+
+/// The version of this software.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A volume's message.
+#[must_use]
+pub fn volume(report: VolumeReport, endpoints: &Endpoints) -> v1::Volume {
+    v1::Volume {
+        uri: endpoints.unix_uri(&report.name),
+        tcp_uri: endpoints.tcp_uri(&report.name).unwrap_or_default(),
+        name: report.name,
+        uuid: report.uuid,
+        size_bytes: report.size_bytes,
+        used_bytes: report.used_bytes,
+        unique_bytes: report.unique_bytes,
+        replicas: report.replicas,
+        encrypted: report.encrypted,
+        snapshots: report.snapshots,
+        labels: report.labels,
+        state: state(report.state).into(),
+        sessions: report.sessions,
+        store: to_u32_saturating(report.store),
+    }
+}
+
+fn state(state: VolumeState) -> v1::VolumeState {
+    match state {
+        VolumeState::Ready => v1::VolumeState::Ready,
+        VolumeState::Starting => v1::VolumeState::Starting,
+        VolumeState::Suspended => v1::VolumeState::Suspended,
+        VolumeState::Fenced => v1::VolumeState::Fenced,
+    }
+}
+
+/// A space report's message.
+#[must_use]
+pub fn space(report: SpaceReport) -> v1::Space {
+    v1::Space {
+        live_bytes: report.live_bytes,
+        snapshot_bytes: report.snapshot_bytes,
+        garbage_bytes: report.garbage_bytes,
+        free_bytes: report.free_bytes,
+        total_bytes: report.total_bytes,
+        reserve_bytes: report.reserve_bytes,
+        device_bytes_written: report.device_bytes_written,
+        client_bytes_written: report.client_bytes_written,
+    }
+}
+
+/// The sum of several stores' space.
+#[must_use]
+pub fn space_sum(reports: &[SpaceReport]) -> SpaceReport {
+    let sum = |field: fn(&SpaceReport) -> u64| {
+        reports
+            .iter()
+            .map(field)
+            .fold(0, |sum: u64, bytes| sum.saturating_add(bytes))
+    };
+    SpaceReport {
+        live_bytes: sum(|r| r.live_bytes),
+        snapshot_bytes: sum(|r| r.snapshot_bytes),
+        garbage_bytes: sum(|r| r.garbage_bytes),
+        free_bytes: sum(|r| r.free_bytes),
+        total_bytes: sum(|r| r.total_bytes),
+        reserve_bytes: sum(|r| r.reserve_bytes),
+        device_bytes_written: sum(|r| r.device_bytes_written),
+        client_bytes_written: sum(|r| r.client_bytes_written),
+    }
+}
+
+/// The node's health.
+#[must_use]
+pub fn status(statuses: &[StoreStatus], identity: &Identity) -> v1::StatusResponse {
+    let node = identity.node.to_string();
+    let mut problems = Vec::new();
+    let mut volumes = Vec::new();
+    let mut stores = Vec::new();
+    let mut is_healthy = true;
+    for StoreStatus { store, report } in statuses {
+        let state = store.state();
+        let mut known = StatusReport::default();
+        match report {
+            Ok(report) => {
+                is_healthy &= report.healthy;
+                problems.extend(report.problems.iter().cloned());
+                volumes.extend(report.volumes.iter().map(|v| volume_status(v, &node)));
+                known = report.clone();
+            }
+            Err(silence) => {
+                is_healthy = false;
+                problems.push(match &state.ended {
+                    Some(Ended::Failed(message)) => message.clone(),
+                    _ => silence.clone(),
+                });
+            }
+        }
+        if let Some(message) = &state.fenced {
+            is_healthy = false;
+            // The store knows more than its loop told us; it is said twice only when it says nothing.
+            if report.as_ref().is_ok_and(|r| r.problems.is_empty()) {
+                problems.push(format!(
+                    "{store} takes no more writes: {message}; reads go on. Check the device, then \
+                     restart eskerd"
+                ));
+            }
+        }
+        stores.push(v1::Store {
+            index: to_u32_saturating(store.index),
+            path: store.path.display().to_string(),
+            state: match (report, &state.fenced) {
+                (Err(_), _) => "failed",
+                (Ok(_), Some(_)) => "fenced",
+                (Ok(_), None) => "ready",
+            }
+            .into(),
+            size_bytes: store.size_bytes,
+            sessions: known.sessions,
+            damaged_blocks: known.damaged_blocks,
+            recovered_records: known.recovered_records,
+        });
+    }
+    volumes.sort_by(|a, b| a.name.cmp(&b.name));
+    let is_up = stores.iter().all(|store| store.state == "ready");
+    let node = v1::Node {
+        id: node,
+        state: if is_up { "up" } else { "degraded" }.into(),
+        version: VERSION.into(),
+        stores,
+    };
+    v1::StatusResponse {
+        healthy: is_healthy,
+        problems,
+        nodes: vec![node],
+        volumes,
+    }
+}
+
+/// The health of a volume with its only copy on this node.
+fn volume_status(report: &VolumeReport, node: &str) -> v1::VolumeStatus {
+    let is_led = matches!(report.state, VolumeState::Ready | VolumeState::Fenced);
+    let state = state(report.state).into();
+    v1::VolumeStatus {
+        name: report.name.clone(),
+        state,
+        leader: if is_led { node.into() } else { String::new() },
+        replicas: vec![v1::Replica {
+            node: node.into(),
+            role: "voter".into(),
+            state,
+            lag_bytes: 0,
+        }],
+        sessions: report.sessions,
+    }
+}

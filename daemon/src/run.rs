@@ -1,0 +1,330 @@
+//! The daemon's life: start, say that it is ready, serve, stop.
+
+use crate::admin::{AdminService, AdminSocket};
+use crate::args::Args;
+use crate::config::{Config, ListenOn};
+use crate::data_dir::DataDir;
+use crate::error::DaemonError;
+use crate::identity::Identity;
+use crate::loops::{self, StoreSetup};
+use crate::metrics;
+use crate::store::{Ended, StoreHandle, StoreStates};
+use crate::stores::Stores;
+use crate::uri::Endpoints;
+use esker_base::{Moment, WallClock};
+use esker_node::{Effect, Machine};
+use esker_runtime::Listener;
+use sd_notify::NotifyState;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{signal, Signal, SignalKind};
+use tokio::task::{JoinError, JoinSet};
+
+/// How long stores may take to make everything durable at the end.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Runs the daemon with the stores' machines that `make` gives, or checks its settings, as the
+/// arguments say.
+///
+/// # Errors
+/// One line that names the thing and the remedy.
+pub fn run<M, F>(args: &Args, make: impl Fn(StoreSetup) -> F) -> Result<(), DaemonError>
+where
+    M: Machine + 'static,
+    F: FnOnce(Moment, WallClock, &mut Vec<Effect>) -> M + Send + 'static,
+{
+    let config = Config::load(args)?;
+    if args.check_config {
+        say(&format!("configuration is valid: {config}"));
+        return Ok(());
+    }
+    // One thread is enough: stores have threads of their own, and only administration is here.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| DaemonError::System {
+            operation: "start the control thread",
+            source,
+        })?;
+    runtime.block_on(serve(&config, &make))
+}
+
+async fn serve<M, F>(config: &Config, make: &impl Fn(StoreSetup) -> F) -> Result<(), DaemonError>
+where
+    M: Machine + 'static,
+    F: FnOnce(Moment, WallClock, &mut Vec<Effect>) -> M + Send + 'static,
+{
+    // Outlives everything below: a successor must not meet what this daemon still removes.
+    let _data = DataDir::lock(&config.data)?;
+    let mut signals = Signals::new()?;
+    let identity = Identity::load_or_create(&config.data)?;
+    // Addresses before stores: what is busy is found before anything is written.
+    let metrics = match resolve(&config.metrics, "metrics")? {
+        Some(address) => Some(bind_metrics(address).await?),
+        None => None,
+    };
+    let admin_path = config.admin_socket();
+    let admin = AdminSocket::bind(&admin_path, &config.admin_socket_while_binding())?;
+    let (listeners, endpoints) = listen_nbd(config)?;
+    let loops = loops::start(config, &identity, listeners, make)?;
+    let mut supervisor = Supervisor {
+        stores: Arc::new(Stores::new(loops.stores)),
+        states: loops.states,
+    };
+    let mut servers = JoinSet::new();
+
+    let served = tokio::select! {
+        () = signals.next() => Ok(()),
+        result = async {
+            let volumes = supervisor.wait_ready().await?;
+            let admin = admin.publish(&admin_path)?;
+            let stores = Arc::clone(&supervisor.stores);
+            let service = AdminService::new(stores, identity, endpoints.clone());
+            servers.spawn(admin.serve(service));
+            if let Some(listener) = metrics {
+                let stores = Arc::clone(&supervisor.stores);
+                servers.spawn(metrics::serve(listener, stores, identity));
+            }
+            say(&ready_line(&identity, config.stores.len(), volumes, &endpoints));
+            notify(&[NotifyState::Ready]);
+            tokio::select! {
+                error = supervisor.watch() => Err(error),
+                broken = servers.join_next() => broken.map_or(Ok(()), server_end),
+            }
+        } => result,
+    };
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    let stopped = tokio::select! {
+        () = signals.next() => {
+            eprintln!("eskerd: second signal: ends at once; the next start recovers");
+            std::process::exit(1);
+        }
+        result = supervisor.stop() => result,
+    };
+    servers.shutdown().await;
+    if stopped.is_ok() {
+        for thread in loops.threads {
+            let _ = thread.join(); // a panic has been reported as the end of its store
+        }
+        tracing::info!("stopped; everything is durable");
+    }
+    served.and(stopped)
+}
+
+/// Watches the stores through the daemon's life.
+struct Supervisor {
+    stores: Arc<Stores>,
+    states: StoreStates,
+}
+
+impl Supervisor {
+    /// Waits until every store has recovered; gives the number of volumes.
+    async fn wait_ready(&mut self) -> Result<usize, DaemonError> {
+        loop {
+            let states = self.states.borrow_and_update().clone();
+            if let Some(error) = self.first_end() {
+                return Err(error);
+            }
+            let ready: Option<Vec<_>> = states.iter().map(|s| s.ready.as_ref()).collect();
+            if let Some(reports) = ready {
+                for (store, report) in self.stores.all().iter().zip(&reports) {
+                    tracing::info!(?report, "{store} is ready");
+                }
+                return Ok(reports.iter().map(|report| report.volumes).sum());
+            }
+            self.changed().await?;
+        }
+    }
+
+    /// Logs what befalls the stores, until one of them ends, which none should.
+    async fn watch(&mut self) -> DaemonError {
+        let mut fenced = vec![false; self.stores.all().len()];
+        loop {
+            let states = self.states.borrow_and_update().clone();
+            if let Some(error) = self.first_end() {
+                return error;
+            }
+            for ((store, state), is_known) in self.stores.all().iter().zip(&states).zip(&mut fenced)
+            {
+                if let Some(message) = state.fenced.as_ref().filter(|_| !*is_known) {
+                    *is_known = true;
+                    tracing::error!(
+                        "{store} takes no more writes: {message}; reads go on. Check the device, \
+                         then restart eskerd"
+                    );
+                }
+            }
+            if let Err(error) = self.changed().await {
+                return error;
+            }
+        }
+    }
+
+    /// Ends the stores and waits for them.
+    async fn stop(&mut self) -> Result<(), DaemonError> {
+        for store in self.stores.all() {
+            store.backend.stop();
+        }
+        let all_ended = self
+            .states
+            .wait_for(|states| states.iter().all(|s| s.ended.is_some()));
+        let Ok(result) = tokio::time::timeout(STOP_WAIT_MAX, all_ended).await else {
+            return Err(DaemonError::StopTimeout {
+                stores: self.names_of(|store| store.state().ended.is_none()),
+                seconds: STOP_WAIT_MAX.as_secs(),
+            });
+        };
+        drop(result); // an error means that all threads are gone: they have ended too
+        self.first_failure().map_or(Ok(()), Err)
+    }
+
+    async fn changed(&mut self) -> Result<(), DaemonError> {
+        let gone = || DaemonError::Store {
+            message: "all stores have ended without a word".into(),
+        };
+        self.states.changed().await.map_err(|_| gone())
+    }
+
+    /// The error of the first store that has ended, when none should have.
+    fn first_end(&self) -> Option<DaemonError> {
+        let failure = self.first_failure();
+        failure.or_else(|| {
+            let ended = self
+                .stores
+                .all()
+                .iter()
+                .find(|s| s.state().ended.is_some())?;
+            Some(DaemonError::Store {
+                message: format!("{ended} has stopped by itself"),
+            })
+        })
+    }
+
+    fn first_failure(&self) -> Option<DaemonError> {
+        self.states
+            .borrow()
+            .iter()
+            .find_map(|state| match &state.ended {
+                Some(Ended::Failed(message)) => Some(DaemonError::Store {
+                    message: message.clone(),
+                }),
+                Some(Ended::Stopped) | None => None,
+            })
+    }
+
+    fn names_of(&self, filter: impl Fn(&StoreHandle) -> bool) -> String {
+        let names: Vec<_> = self
+            .stores
+            .all()
+            .iter()
+            .filter(|s| filter(s))
+            .map(ToString::to_string)
+            .collect();
+        names.join(", ")
+    }
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, DaemonError> {
+        let failed = |source| DaemonError::System {
+            operation: "listen for signals",
+            source,
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// How a server ended, which none should while the daemon lives.
+fn server_end(joined: Result<Result<(), DaemonError>, JoinError>) -> Result<(), DaemonError> {
+    joined.unwrap_or_else(|panic| {
+        let source = std::io::Error::other(panic);
+        Err(DaemonError::System {
+            operation: "go on serving the admin API and metrics",
+            source,
+        })
+    })
+}
+
+fn resolve(on: &ListenOn, purpose: &'static str) -> Result<Option<SocketAddr>, DaemonError> {
+    on.resolve().map_err(|e| DaemonError::Resolve {
+        address: on.to_string(),
+        purpose,
+        reason: e.to_string(),
+    })
+}
+
+async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| DaemonError::Listen {
+            address: address.to_string(),
+            purpose: "metrics",
+            source,
+            remedy: "give another address with --metrics, or none",
+        })
+}
+
+fn listen_nbd(config: &Config) -> Result<(Vec<Listener>, Endpoints), DaemonError> {
+    let mut listeners = vec![Listener::unix(config.nbd_socket())?];
+    let mut tcp = None;
+    if let Some(address) = resolve(&config.nbd, "NBD")? {
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "NBD without TLS: whoever reaches this address has the volumes");
+        }
+        let listener = Listener::tcp(address)?;
+        tcp = Some(listener.local_addr().to_string());
+        listeners.push(listener);
+    }
+    Ok((
+        listeners,
+        Endpoints {
+            socket: config.nbd_socket(),
+            tcp,
+        },
+    ))
+}
+
+fn ready_line(identity: &Identity, stores: usize, volumes: usize, at: &Endpoints) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    format!(
+        "eskerd ready: node {}, {}, {}, {}",
+        identity.node,
+        count(stores, "store"),
+        count(volumes, "volume"),
+        at.all().join(", ")
+    )
+}
+
+/// One line on stdout. Nobody reading it is no reason to fail.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Tells systemd; without it, nothing happens.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::warn!("cannot notify systemd: {error}");
+    }
+}
