@@ -4,7 +4,7 @@ use crate::handle::Shared;
 use crate::listener::Listener;
 use crate::net::{Events, Net};
 use crate::ring::{Completion, Op, OpKey, Owner, Ring};
-use esker_base::{limits, Moment};
+use esker_base::Moment;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The listening sockets of a loop.
 pub(crate) struct Acceptor {
     ports: Vec<Port>,
+    connections_max: usize,
+    is_stopping: bool,
     shared: Arc<Shared>,
     name: String,
     refused: Sparse,
@@ -24,7 +26,8 @@ pub(crate) struct Acceptor {
 }
 
 struct Port {
-    listener: Listener,
+    /// None once it has stopped listening.
+    listener: Option<Listener>,
     accept: Option<OpKey>,
     not_before: Option<Moment>,
 }
@@ -37,7 +40,12 @@ struct Sparse {
 }
 
 impl Acceptor {
-    pub(crate) fn new(listeners: Vec<Listener>, shared: Arc<Shared>, name: String) -> Self {
+    pub(crate) fn new(
+        listeners: Vec<Listener>,
+        connections_max: usize,
+        shared: Arc<Shared>,
+        name: String,
+    ) -> Self {
         let port = |listener: Listener| {
             let socket = socket2::SockRef::from(&listener);
             // As for connections: with O_NONBLOCK the ring would not wait.
@@ -45,13 +53,15 @@ impl Acceptor {
                 tracing::warn!("{}: {error}", listener.local_addr());
             }
             Port {
-                listener,
+                listener: Some(listener),
                 accept: None,
                 not_before: None,
             }
         };
         Self {
             ports: listeners.into_iter().map(port).collect(),
+            connections_max,
+            is_stopping: false,
             shared,
             name,
             refused: Sparse::default(),
@@ -65,8 +75,11 @@ impl Acceptor {
             if port.not_before.is_some_and(|at| at <= now) {
                 port.not_before = None;
             }
+            let Some(listener) = &port.listener else {
+                continue;
+            };
             if port.accept.is_none() && port.not_before.is_none() {
-                let fd = port.listener.as_fd().as_raw_fd();
+                let fd = listener.as_fd().as_raw_fd();
                 port.accept = Some(ring.submit(Op::Accept { fd }, Owner::Accept(index)));
             }
         }
@@ -89,7 +102,13 @@ impl Acceptor {
         let port = &mut self.ports[index];
         if completion.op.is_some() {
             port.accept = None; // the last completion of this accept
+            if self.is_stopping {
+                port.listener = None;
+            }
         }
+        let Some(listener) = &port.listener else {
+            return;
+        };
         if let Err(errno) = completion.result {
             match errno {
                 libc::ECONNABORTED | libc::EINTR | libc::ECANCELED => {}
@@ -97,36 +116,38 @@ impl Acceptor {
                     port.not_before = Some(now + BACK_OFF);
                     if let Some(count) = self.failed.note(now) {
                         let error = std::io::Error::from_raw_os_error(errno);
-                        let address = port.listener.local_addr();
+                        let address = listener.local_addr();
                         tracing::warn!("{}: accept on {address}: {error} ({count}×)", self.name);
                     }
                 }
             }
         }
-        let Some(fd) = completion.accepted else {
+        let Some(fd) = completion.accepted.filter(|_| !self.is_stopping) else {
             return;
         };
-        if self.shared.node_connections() >= limits::NODE_CONNECTIONS_MAX {
+        if self.shared.node_connections() >= self.connections_max {
             if let Some(count) = self.refused.note(now) {
                 tracing::warn!(
                     "{}: {count} connections refused: {} are open",
                     self.name,
-                    limits::NODE_CONNECTIONS_MAX
+                    self.connections_max
                 );
             }
             return; // dropping the descriptor closes the connection
         }
-        let transport = port.listener.transport_of(fd.as_fd());
+        let transport = listener.transport_of(fd.as_fd());
         net.connect(fd, transport, events);
     }
 
-    /// Stops listening. The listeners are closed with the acceptor, when the ring is gone.
+    /// Stops listening: each listener is closed as soon as the kernel has let go of it.
     pub(crate) fn stop(&mut self, ring: &mut Ring) {
+        self.is_stopping = true;
         for port in &mut self.ports {
-            if let Some(key) = port.accept {
-                ring.cancel(key);
-            }
             port.not_before = None;
+            match port.accept {
+                Some(key) => ring.cancel(key),
+                None => port.listener = None,
+            }
         }
     }
 }

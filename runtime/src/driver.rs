@@ -10,7 +10,7 @@ use crate::record::Recorder;
 use crate::ring::{Completion, Op, Owner, Ring};
 use crate::store_file::StoreFile;
 use crate::timer::{self, Timer};
-use esker_base::{AlignedBuf, Moment, WallClock};
+use esker_base::{limits, AlignedBuf, Moment, WallClock};
 use esker_node::{Effect, Event, Machine};
 use rustix::event::EventfdFlags;
 use std::os::fd::AsRawFd;
@@ -36,6 +36,8 @@ pub struct LoopConfig {
     pub ring_entries: u32,
     /// Size of a receive, in bytes; at least 4096.
     pub receive_buffer_bytes: usize,
+    /// Connections of the node past which new ones are closed at once.
+    pub connections_max: usize,
     /// Where to record all disk operations and client bytes, for tests of power cuts.
     pub record: Option<PathBuf>,
 }
@@ -49,6 +51,7 @@ impl LoopConfig {
             name: format!("store-{store_index}"),
             ring_entries: RING_ENTRIES,
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+            connections_max: limits::NODE_CONNECTIONS_MAX,
             record: None,
         }
     }
@@ -129,14 +132,13 @@ where
         .name(handle.thread_name())
         .spawn(body)
         .map_err(|e| failed("create its thread", e))?;
-    match wait_started.recv() {
-        Ok(Ok(())) => Ok((handle, thread)),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(failed(
-            "set up its ring",
-            std::io::Error::other("the thread ended"),
-        )),
-    }
+    let error = match wait_started.recv() {
+        Ok(Ok(())) => return Ok((handle, thread)),
+        Ok(Err(error)) => error,
+        Err(_) => failed("set up its ring", std::io::Error::other("the thread ended")),
+    };
+    let _ = thread.join(); // the store is unlocked when the error is seen
+    Err(error)
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
@@ -192,7 +194,7 @@ impl<'a> Driver<'a> {
                 name.clone(),
                 config.receive_buffer_bytes,
             ),
-            acceptor: Acceptor::new(listeners, Arc::clone(&shared), name),
+            acceptor: Acceptor::new(listeners, config.connections_max, Arc::clone(&shared), name),
             disk: Disk::new(store.size_bytes()),
             recorder,
             timer: Timer::default(),

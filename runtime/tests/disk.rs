@@ -6,7 +6,8 @@ mod common;
 
 use bytes::Bytes;
 use common::{fresh_path, nudge, Commanded, PATIENCE};
-use esker_base::{AlignedBuf, DiskErrorKind, DiskOp};
+use esker_base::{AlignedBuf, DiskErrorKind, DiskOp, IoId};
+use esker_node::{Effect, Event};
 use esker_runtime::{LoopConfig, Outbound, RuntimeError, StoreFile};
 use std::collections::HashSet;
 
@@ -183,4 +184,82 @@ fn a_store_that_cannot_be_made_leaves_nothing_behind() {
     std::fs::remove_file(&path).unwrap();
     assert!(StoreFile::open(&path).is_err());
     assert!(StoreFile::open("/").is_err());
+}
+
+#[test]
+fn a_store_is_free_as_soon_as_its_loop_has_ended() {
+    // The kernel takes a ring apart some time after it was closed; a registered file that nobody
+    // unregistered stayed open, and locked, until then.
+    let path = fresh_path("again");
+    drop(StoreFile::create(&path, 1 << 20).unwrap());
+    for _ in 0..20 {
+        let store = StoreFile::open(&path).unwrap();
+        let (sender, ended) = std::sync::mpsc::channel();
+        let make = |_, _, effects: &mut Vec<Effect>| {
+            effects.push(Effect::Stopped);
+            common::Toy(|_, _, _: &mut Vec<Effect>| {})
+        };
+        let outbound = Box::new(move |message| drop(sender.send(message)));
+        let config = LoopConfig::new(0);
+        let (_, thread) = esker_runtime::spawn(config, store, vec![], make, outbound).unwrap();
+        assert!(matches!(
+            ended.recv_timeout(PATIENCE).unwrap(),
+            Outbound::Stopped
+        ));
+        drop(StoreFile::open(&path).unwrap()); // with the last message, before the thread's end
+        thread.join().unwrap();
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_loop_that_breaks_with_operations_in_flight_ends_in_order() {
+    let step = |_, event, effects: &mut Vec<Effect>| {
+        if let Event::Peer { .. } = event {
+            for n in 0..200 {
+                let bufs = vec![pattern(64 << 10, 3)];
+                let op = match n % 3 {
+                    0 => DiskOp::Read {
+                        offset: 0,
+                        length: 1 << 20,
+                    },
+                    1 => DiskOp::Write {
+                        offset: 1 << 20,
+                        bufs,
+                    },
+                    _ => DiskOp::Sync,
+                };
+                effects.push(Effect::Disk { io: IoId(n), op });
+            }
+        }
+        assert!(
+            !matches!(event, Event::Disk { .. }),
+            "the first answer is too much"
+        );
+    };
+    let mut running = common::Running::start(LoopConfig::new(0), vec![], step);
+    nudge(&running.handle);
+    let Outbound::LoopFailed { message } = running.join() else {
+        panic!()
+    };
+    assert!(message.contains("the first answer"), "{message}");
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_ends_the_loop() {
+    let path = fresh_path("foreign");
+    let store = StoreFile::create(&path, 1 << 20).unwrap();
+    let (sender, ended) = std::sync::mpsc::channel();
+    let make = |_, _, effects: &mut Vec<Effect>| {
+        let message = "a foreign store".to_string();
+        effects.push(Effect::OpenFailed { message });
+        common::Toy(|_, _, _: &mut Vec<Effect>| {})
+    };
+    let outbound = Box::new(move |message| drop(sender.send(message)));
+    let config = LoopConfig::new(0);
+    let (_, thread) = esker_runtime::spawn(config, store, vec![], make, outbound).unwrap();
+    thread.join().unwrap();
+    let all: Vec<_> = ended.iter().collect();
+    assert!(matches!(&all[..], [Outbound::OpenFailed { message }] if message == "a foreign store"));
+    std::fs::remove_file(&path).unwrap();
 }

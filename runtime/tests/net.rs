@@ -29,31 +29,33 @@ fn numbered(length: usize, seed: u8) -> Vec<u8> {
     (0..length).map(|n| (n / 3 % 253) as u8 ^ seed).collect()
 }
 
+/// A client that sends numbered bytes in odd pieces and expects them back in order.
+fn echoed(path: &Path, length: usize, seed: u8) -> std::thread::JoinHandle<()> {
+    let mut reader = connect(path);
+    let mut writer = reader.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let sent = numbered(length, seed);
+        let expected = sent.clone();
+        let sender = std::thread::spawn(move || {
+            for piece in sent.chunks(4_096 + usize::from(seed) * 2_111) {
+                writer.write_all(piece).unwrap();
+            }
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        sender.join().unwrap();
+        assert!(got == expected, "client {seed}: {} bytes", got.len());
+    })
+}
+
 #[test]
 fn many_connections_echo_under_load() {
     let path = fresh_socket();
     let listeners = vec![Listener::unix(&path).unwrap()];
     let running = Running::start(LoopConfig::new(0), listeners, |_, e, fx| echo(e, fx));
-    let clients: Vec<_> = (0..32_u8)
-        .map(|seed| {
-            let path = path.clone();
-            std::thread::spawn(move || {
-                let mut reader = connect(&path);
-                let mut writer = reader.try_clone().unwrap();
-                let sent = numbered(1_000_000 + usize::from(seed), seed);
-                let expected = sent.clone();
-                let sender = std::thread::spawn(move || {
-                    for piece in sent.chunks(4_096 + usize::from(seed) * 2_111) {
-                        writer.write_all(piece).unwrap();
-                    }
-                    writer.shutdown(Shutdown::Write).unwrap();
-                });
-                let mut got = Vec::new();
-                reader.read_to_end(&mut got).unwrap();
-                sender.join().unwrap();
-                assert!(got == expected, "client {seed}: {} bytes", got.len());
-            })
-        })
+    let clients: Vec<_> = (0..32)
+        .map(|seed| echoed(&path, 1_000_000 + usize::from(seed), seed))
         .collect();
     for client in clients {
         client.join().unwrap();
@@ -387,29 +389,11 @@ fn hand_over(give_after: usize, client_bytes: usize) {
     let first = Running::start(LoopConfig::new(0), listeners, giver);
     let second = Running::start(LoopConfig::new(1), vec![], taker);
     link(&[first.handle.clone(), second.handle.clone()]);
-    let clients: Vec<_> = (0..8_u8)
-        .map(|seed| {
-            let mut reader = connect(&path);
-            let mut writer = reader.try_clone().unwrap();
-            let sent = numbered(client_bytes, seed);
-            let expected = sent.clone();
-            let sender = std::thread::spawn(move || {
-                for piece in sent.chunks(10_000 + usize::from(seed)) {
-                    writer.write_all(piece).unwrap();
-                }
-                writer.shutdown(Shutdown::Write).unwrap();
-            });
-            let receiver = std::thread::spawn(move || {
-                let mut got = Vec::new();
-                reader.read_to_end(&mut got).unwrap();
-                assert!(got == expected, "client {seed}: {} bytes", got.len());
-            });
-            (sender, receiver)
-        })
+    let clients: Vec<_> = (0..8)
+        .map(|seed| echoed(&path, client_bytes, seed))
         .collect();
-    for (sender, receiver) in clients {
-        sender.join().unwrap();
-        receiver.join().unwrap();
+    for client in clients {
+        client.join().unwrap();
     }
     assert_eq!(adopted.try_iter().count(), 8);
     assert!(matches!(first.stop(), Outbound::Stopped));
@@ -491,4 +475,104 @@ fn a_socket_can_be_given_to_a_loop_directly() {
     let mut got = [0; 5];
     ours.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"hello");
+}
+
+#[test]
+fn a_connection_that_travels_all_the_time_keeps_its_order() {
+    // Loops 0 and 2 give a connection to the next loop after every 200,000 bytes; loop 1 gives it
+    // on before it has read anything, with all the bytes that came along.
+    let path = fresh_socket();
+    let mut loops: Vec<Running> = Vec::new();
+    for index in 0..3_usize {
+        let mut seen = std::collections::HashMap::<ConnId, usize>::new();
+        let step = move |_, event, effects: &mut Vec<Effect>| {
+            obey(&event, effects);
+            let session = Box::new(Session::new(SessionLimits::default()));
+            let store = (index + 1) % 3;
+            let transport = Transport::Unix;
+            let gone = match event {
+                Event::Adopted { conn, .. } if index == 1 => conn,
+                Event::Received { conn, data } => {
+                    assert_ne!(index, 1, "it gave the connection on before");
+                    let count = seen.entry(conn).or_default();
+                    *count += data.len();
+                    effects.push(Effect::Send {
+                        conn,
+                        bufs: vec![data],
+                    });
+                    if *count < 200_000 {
+                        return;
+                    }
+                    seen.remove(&conn);
+                    conn
+                }
+                _ => return,
+            };
+            effects.push(Effect::HandOver {
+                conn: gone,
+                store,
+                transport,
+                session,
+            });
+        };
+        let is_first = index == 0;
+        let listeners = is_first.then(|| Listener::unix(&path).unwrap());
+        let config = LoopConfig::new(index);
+        loops.push(Running::start(
+            config,
+            listeners.into_iter().collect(),
+            step,
+        ));
+    }
+    let handles: Vec<_> = loops.iter().map(|l| l.handle.clone()).collect();
+    link(&handles);
+    let clients: Vec<_> = (0..4).map(|seed| echoed(&path, 4_000_000, seed)).collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    let open = || handles.iter().map(|h| h.connections()).sum::<usize>();
+    eventually("the end of all connections", || open() == 0);
+}
+
+#[test]
+fn connections_past_the_limit_are_closed_at_once() {
+    let path = fresh_socket();
+    let mut config = LoopConfig::new(0);
+    config.connections_max = 3;
+    let listeners = vec![Listener::unix(&path).unwrap()];
+    let running = Running::start(config, listeners, |_, e, fx| echo(e, fx));
+    let mut kept: Vec<_> = (0..3).map(|_| connect(&path)).collect();
+    eventually("three connections", || running.handle.connections() == 3);
+    for _ in 0..10 {
+        assert_eq!(connect(&path).read(&mut [0]).unwrap(), 0);
+    }
+    kept[0].write_all(b"x").unwrap();
+    kept[0].read_exact(&mut [0]).unwrap();
+    drop(kept.pop());
+    eventually("room", || running.handle.connections() == 2);
+    let mut next = connect(&path);
+    next.write_all(b"x").unwrap();
+    next.read_exact(&mut [0]).unwrap();
+}
+
+#[test]
+fn a_loop_stops_while_clients_keep_connecting() {
+    let path = fresh_socket();
+    let listeners = vec![Listener::unix(&path).unwrap()];
+    let running = Running::start(LoopConfig::new(0), listeners, |_, e, fx| echo(e, fx));
+    let storm = {
+        let path = path.clone();
+        std::thread::spawn(move || {
+            let mut count = 0;
+            while let Ok(mut stream) = UnixStream::connect(&path) {
+                let _ = stream.write_all(b"x");
+                count += 1;
+            }
+            count
+        })
+    };
+    eventually("a storm", || running.handle.connections() > 0);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(matches!(running.stop(), Outbound::Stopped));
+    assert!(storm.join().unwrap() > 0);
 }

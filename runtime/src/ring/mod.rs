@@ -258,6 +258,11 @@ impl Drop for Ring {
             std::mem::forget(std::mem::take(&mut self.table));
             std::mem::forget(std::mem::replace(&mut self.staging, Staging::with_slots(0)));
         }
+        // The kernel takes a closed ring apart some time later. The store's file must not stay
+        // open (and locked) until then.
+        if let StoreTarget::Fixed(_) = self.store {
+            let _ = self.uring.submitter().unregister_files();
+        }
     }
 }
 
