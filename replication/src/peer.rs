@@ -175,14 +175,17 @@ impl Peers {
     }
 
     /// Moves messages that may leave now to `sendable`, and asks for missing payloads through
-    /// `needed`.
+    /// `needed`. Returns the peers whose messages were dropped because they need the payload of
+    /// an entry below `first`: the store may have given it up.
     pub(crate) fn pump(
         &mut self,
         cache: &PayloadCache,
         sendable: &mut Vec<Sendable>,
         needed: &mut Vec<(u64, u64)>,
-    ) {
-        for peer in self.peers.values_mut() {
+        first: u64,
+    ) -> Vec<u64> {
+        let mut cut_off = Vec::new();
+        for (id, peer) in &mut self.peers {
             while let Some(head) = peer.waiting.front() {
                 let over = peer.inflight_bytes + head.payload_bytes > self.inflight_bytes_max;
                 if over && !peer.inflight.is_empty() && head.payload_bytes > 0 {
@@ -193,6 +196,17 @@ impl Peers {
                         && cache.get(e.index, e.term).is_none()
                         && !head.loaded.contains_key(&e.index)
                 };
+                if head
+                    .message
+                    .entries
+                    .iter()
+                    .filter(missing)
+                    .any(|entry| entry.index < first)
+                {
+                    peer.waiting.clear();
+                    cut_off.push(*id);
+                    break;
+                }
                 let mut complete = true;
                 for entry in head.message.entries.iter().filter(missing) {
                     complete = false;
@@ -229,6 +243,7 @@ impl Peers {
                 });
             }
         }
+        cut_off
     }
 
     /// Payload bytes in flight to `to`.
@@ -268,4 +283,93 @@ fn split(mut message: Message, bytes_max: u64) -> Vec<Message> {
     }
     parts.push(part);
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(index: u64, payloads: &[u32]) -> Message {
+        let entries = (index + 1..).zip(payloads).map(|(index, length)| Entry {
+            index,
+            term: 1,
+            context: crate::types::payload_context(*length),
+            ..Entry::default()
+        });
+        Message {
+            to: 2,
+            index,
+            log_term: 1,
+            entries: entries.collect(),
+            ..Message::default()
+        }
+    }
+
+    fn cache(indices: std::ops::Range<u64>) -> PayloadCache {
+        let mut cache = PayloadCache::default();
+        for index in indices {
+            cache.insert(index, 1, vec![Bytes::from(vec![0; 100])]);
+        }
+        cache
+    }
+
+    fn pump(peers: &mut Peers, cache: &PayloadCache, first: u64) -> (Vec<u64>, Vec<u64>, Vec<u64>) {
+        let (mut sendable, mut needed) = (Vec::new(), Vec::new());
+        let cut_off = peers.pump(cache, &mut sendable, &mut needed, first);
+        let sent = sendable.iter().map(|s| s.message.index).collect();
+        (sent, needed.iter().map(|n| n.0).collect(), cut_off)
+    }
+
+    #[test]
+    fn messages_are_split_by_payload_and_stay_within_the_budget() {
+        let (mut peers, cache) = (Peers::new(250, 200), cache(1..8));
+        assert!(peers.enqueue(append(0, &[100, 100, 100, 100, 100])));
+        assert_eq!(
+            pump(&mut peers, &cache, 1).0,
+            [0],
+            "two entries are in flight"
+        );
+        assert_eq!(peers.inflight_bytes(2), 200);
+        assert!(pump(&mut peers, &cache, 1).0.is_empty());
+        peers.on_acknowledged(2, 1);
+        assert!(
+            pump(&mut peers, &cache, 1).0.is_empty(),
+            "half a message is not acknowledged"
+        );
+        peers.on_acknowledged(2, 2);
+        assert_eq!(pump(&mut peers, &cache, 1).0, [2]);
+        assert!((1..SILENT_HEARTBEATS_MAX).all(|_| peers.on_heartbeat_answered(2)));
+        assert!(!peers.on_heartbeat_answered(2), "taken for lost");
+        assert_eq!(peers.inflight_bytes(2), 0);
+    }
+
+    #[test]
+    fn a_full_queue_is_dropped() {
+        let mut peers = Peers::new(250, 200);
+        for index in 0..to_u64(PEER_HELD_MESSAGES_MAX) {
+            assert!(peers.enqueue(append(index, &[100])));
+        }
+        assert!(!peers.enqueue(append(1000, &[100])));
+        assert!(pump(&mut peers, &cache(0..2000), 1).0.is_empty());
+    }
+
+    #[test]
+    fn missing_payloads_are_asked_for_once_and_not_below_the_log() {
+        let (mut peers, cache) = (Peers::new(1000, 1000), cache(1..3));
+        peers.enqueue(append(0, &[100, 100, 100]));
+        assert_eq!(pump(&mut peers, &cache, 1), (vec![], vec![3], vec![]));
+        assert_eq!(pump(&mut peers, &cache, 1), (vec![], vec![], vec![]));
+        assert!(peers
+            .on_loaded(3, 1, Ok(vec![Bytes::from(vec![0; 100])]))
+            .is_empty());
+        assert_eq!(pump(&mut peers, &cache, 1).0, [0]);
+        peers.enqueue(append(3, &[100]));
+        assert_eq!(pump(&mut peers, &cache, 1).1, [4]);
+        assert_eq!(
+            peers.on_loaded(4, 1, Ok(vec![Bytes::from(vec![0; 99])])),
+            [2]
+        );
+        peers.enqueue(append(3, &[100]));
+        assert_eq!(pump(&mut peers, &cache, 5), (vec![], vec![], vec![2]));
+    }
 }

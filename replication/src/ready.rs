@@ -256,7 +256,13 @@ impl Group {
     /// Sends the appends that may leave, and asks for payloads that are missing.
     fn pump(&mut self, out: &mut Vec<Output>) {
         let (mut sendable, mut needed) = (Vec::new(), Vec::new());
-        self.peers.pump(&self.payloads, &mut sendable, &mut needed);
+        let first = self.raw.store().first();
+        for peer in self
+            .peers
+            .pump(&self.payloads, &mut sendable, &mut needed, first)
+        {
+            self.raw.report_unreachable(peer);
+        }
         for message in sendable {
             self.send(message, out);
         }

@@ -348,6 +348,15 @@ impl Cluster {
             return;
         };
         group.take_ready(&mut out);
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        let group = self.node(id).group();
+        for to in ids {
+            let inflight = group.payload_bytes_inflight(ReplicaId(to));
+            assert!(
+                inflight <= group.config().inflight_payload_bytes_max,
+                "over the budget"
+            );
+        }
         for output in out {
             self.record(&format!("{id} {output:?}"));
             self.carry_out(id, output);
@@ -397,6 +406,9 @@ impl Cluster {
             }
             Output::NeedPayload { index, term } => {
                 self.needed += 1;
+                let durable = self.nodes[&id].disk.entries.get(&index.0);
+                let is_it = durable.is_some_and(|(entry, _)| entry.term == term);
+                assert!(is_it, "a payload is asked back that is not on disk");
                 self.node(id).wanted.push_back((index.0, term.0));
             }
             Output::ReadReady { context, index } => {
@@ -619,9 +631,11 @@ impl Cluster {
     fn load_payloads(&mut self, id: u64, fail: bool) {
         let node = self.node(id);
         while let Some((index, term)) = node.wanted.pop_front() {
-            let queued = node.queue.iter().rev().flat_map(|append| &append.entries);
-            let found = queued
-                .chain(node.disk.entries.get(&index))
+            let found = node
+                .disk
+                .entries
+                .get(&index)
+                .into_iter()
                 .find(|(entry, _)| (entry.index.0, entry.term.0) == (index, term))
                 .map(|(_, payload)| pieces_of(payload));
             let result = found.filter(|_| !fail).ok_or(());
