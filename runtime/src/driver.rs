@@ -36,6 +36,9 @@ pub struct LoopConfig {
     pub ring_entries: u32,
     /// Size of a receive, in bytes; at least 4096.
     pub receive_buffer_bytes: usize,
+    /// Writes up to this size, in bytes, are copied into registered buffers; at most 256 KiB. Zero,
+    /// the default, copies only what is not aligned for direct I/O.
+    pub staged_bytes_max: usize,
     /// Connections of the node past which new ones are closed at once.
     pub connections_max: usize,
     /// Where to record all disk operations and client bytes, for tests of power cuts.
@@ -51,6 +54,7 @@ impl LoopConfig {
             name: format!("store-{store_index}"),
             ring_entries: RING_ENTRIES,
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+            staged_bytes_max: 0,
             connections_max: limits::NODE_CONNECTIONS_MAX,
             record: None,
         }
@@ -96,7 +100,7 @@ where
     let (started, wait_started) = sync_channel(1);
     let body = move || {
         // The ring belongs to the thread that makes it.
-        let ring = match Ring::new(config.ring_entries, &store, &config.name) {
+        let ring = match Ring::new(&config, &store) {
             Ok(ring) => ring,
             Err(error) => {
                 let _ = started.send(Err(error)); // the caller waits for it
@@ -195,7 +199,7 @@ impl<'a> Driver<'a> {
                 config.receive_buffer_bytes,
             ),
             acceptor: Acceptor::new(listeners, config.connections_max, Arc::clone(&shared), name),
-            disk: Disk::new(store.size_bytes()),
+            disk: Disk::new(store.size_bytes(), config.staged_bytes_max),
             recorder,
             timer: Timer::default(),
             events: Events::new(),

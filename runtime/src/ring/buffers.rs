@@ -5,10 +5,12 @@ use esker_base::AlignedBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Largest write that is gathered into a registered buffer, in bytes.
-pub(crate) const STAGED_BYTES_MAX: usize = 256 * 1024;
+const STAGED_BYTES_MAX: usize = 256 * 1024;
 /// Registered buffers of one ring. When all are in flight, writes go out from their own buffers.
 /// 4 MiB in all: half of the locked memory an unprivileged process may have by default.
 pub(super) const STAGING_SLOTS: usize = 16;
+/// Registered buffers when only unaligned writes need them.
+pub(super) const STAGING_SLOTS_FEW: usize = 2;
 /// Free receive buffers kept for reuse; more are given back to the allocator.
 const RECEIVE_BUFFERS_KEPT_MAX: usize = 256;
 /// Received pieces up to this size are copied, so that a few bytes don't keep a large buffer.

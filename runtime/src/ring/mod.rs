@@ -9,9 +9,10 @@
 mod buffers;
 mod ops;
 
-pub(crate) use buffers::{ReceiveBuffers, Staging, STAGED_BYTES_MAX};
+pub(crate) use buffers::{ReceiveBuffers, Staging};
 pub(crate) use ops::{Op, Owner, Vectors, VECTORS_MAX};
 
+use crate::driver::LoopConfig;
 use crate::error::RuntimeError;
 use crate::store_file::StoreFile;
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
@@ -72,12 +73,13 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Sets up a ring for `store` with room for `entries` submissions.
+    /// Sets up a ring for `store`.
     ///
     /// # Errors
     /// When the kernel has no io_uring or forbids it.
-    pub(crate) fn new(entries: u32, store: &StoreFile, name: &str) -> Result<Self, RuntimeError> {
-        let uring = set_up(entries, name)?;
+    pub(crate) fn new(config: &LoopConfig, store: &StoreFile) -> Result<Self, RuntimeError> {
+        let name = config.name.as_str();
+        let uring = set_up(config.ring_entries, name)?;
         let store_fd = store.as_fd().as_raw_fd();
         let store = match uring.submitter().register_files(&[store_fd]) {
             Ok(()) => StoreTarget::Fixed(types::Fixed(0)),
@@ -86,7 +88,11 @@ impl Ring {
                 StoreTarget::Fd(types::Fd(store_fd))
             }
         };
-        let staging = register_staging(&uring, name);
+        let slots = match config.staged_bytes_max {
+            0 => buffers::STAGING_SLOTS_FEW,
+            _ => buffers::STAGING_SLOTS,
+        };
+        let staging = register_staging(&uring, name, slots);
         Ok(Self {
             uring,
             table: Table::default(),
@@ -305,17 +311,17 @@ fn unavailable(source: io::Error) -> RuntimeError {
     RuntimeError::RingUnavailable { detail, source }
 }
 
-fn register_staging(uring: &IoUring, name: &str) -> Staging {
-    let mut slots = buffers::STAGING_SLOTS;
+fn register_staging(uring: &IoUring, name: &str, mut slots: usize) -> Staging {
     loop {
         let mut staging = Staging::with_slots(slots);
         if slots == 0 {
             return staging;
         }
         let vectors = staging.vectors();
-        // SAFETY: each vector describes one buffer that `staging` owns. `Ring` owns `staging` and
-        // declares it after `uring`, so the ring (and with it the registration) is gone before the
-        // buffers are freed; nothing replaces or frees a buffer earlier.
+        // SAFETY: each vector describes one buffer that `staging` owns, and nothing replaces or
+        // frees a buffer while `staging` exists. `Ring` drops `staging` after `uring`, and only
+        // when no operation is in flight (otherwise it leaks it): a closed ring may hold the pages
+        // a little longer, but touches them only on behalf of operations.
         match unsafe { uring.submitter().register_buffers(&vectors) } {
             Ok(()) => return staging,
             Err(error) => {
