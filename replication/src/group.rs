@@ -377,6 +377,13 @@ impl Group {
         true
     }
 
+    /// Whether this is a leader that has committed an entry of its own term: everything committed
+    /// before its election is then known to it as committed.
+    #[must_use]
+    pub fn has_committed_in_term(&self) -> bool {
+        self.leads() && self.raw.raft.commit_to_current_term()
+    }
+
     /// Hands leadership to another voter. Proposals are busy until it is done or an election
     /// timeout has passed.
     ///
