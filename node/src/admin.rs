@@ -16,6 +16,9 @@ pub enum AdminRequest {
         /// Labels.
         labels: BTreeMap<String, String>,
     },
+    /// Create this store's replica of a volume whose group spans several nodes. The layer that
+    /// places replicas asks it of each node with the same ids.
+    ReplicaCreate(ReplicaSpec),
     /// All volumes of this store, by name.
     VolumeList,
     /// One volume.
@@ -56,6 +59,23 @@ pub enum AdminRequest {
     Status,
     /// Write a checkpoint now.
     Checkpoint,
+}
+
+/// A replica to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSpec {
+    /// The volume's name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// The volume.
+    pub volume: esker_base::VolumeId,
+    /// Its group.
+    pub group: esker_base::GroupId,
+    /// This node's replica.
+    pub replica: esker_base::ReplicaId,
+    /// All voters, this one included.
+    pub voters: Vec<esker_base::ReplicaId>,
 }
 
 /// The answer to an [`AdminRequest`].

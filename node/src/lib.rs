@@ -1,10 +1,20 @@
 //! Composition of engine, replication and NBD sessions into one node. Sans-I/O: no syscalls, no
 //! clock, no randomness of its own; see [`event`] for the contract with an interpreter.
+//!
+//! A [`Node`] is what runs on one store's loop: the engine, a Raft group per volume, and the
+//! sessions of the clients attached to those volumes.
 
 pub mod admin;
+mod conns;
+mod control;
 pub mod event;
+mod groups;
+mod io;
+mod node;
+mod volume;
 
 pub use event::{AdminToken, Effect, Event, ExportInfo, PeerFrame, Transport};
+pub use node::{Node, NodeConfig};
 
 use esker_base::{Moment, WallClock};
 

@@ -1,0 +1,435 @@
+//! Connections: sessions, what they attach to, and the limits that slow them.
+
+use crate::event::{Effect, ExportInfo, Transport};
+use crate::node::{Node, Phase};
+use crate::volume::{Action, Op};
+use bytes::Bytes;
+use esker_base::num::to_usize;
+use esker_base::{limits, ConnId, GroupId};
+use esker_nbd as nbd;
+use std::collections::VecDeque;
+
+/// Bytes given out to be sent and not sent yet; past it the session is not served.
+const UNSENT_BYTES_MAX: usize = 8 << 20;
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub session: nbd::Session,
+    pub transport: Transport,
+    /// The volume it is attached to.
+    pub volume: Option<GroupId>,
+    /// Identifies its requests in the log.
+    pub session_id: u64,
+    pub closing: bool,
+    unsent: VecDeque<usize>,
+    unsent_bytes: usize,
+    paused: bool,
+}
+
+impl Node {
+    fn new_conn(&mut self, session: nbd::Session, transport: Transport) -> Conn {
+        Conn {
+            session,
+            transport,
+            volume: None,
+            session_id: self.random(),
+            closing: false,
+            unsent: VecDeque::new(),
+            unsent_bytes: 0,
+            paused: false,
+        }
+    }
+
+    /// A client connected.
+    pub(crate) fn connected(&mut self, id: ConnId, transport: Transport) {
+        let mut session = nbd::Session::new(self.config.session_limits.clone());
+        if self.phase != Phase::Serving && self.phase != Phase::Opening {
+            session.shutdown();
+        }
+        let conn = self.new_conn(session, transport);
+        self.conns.insert(id, conn);
+        self.conns_dirty.insert(id);
+    }
+
+    /// Another store's loop handed a connection over.
+    pub(crate) fn adopted(&mut self, id: ConnId, transport: Transport, session: nbd::Session) {
+        let name = session.export_name().map(str::to_owned);
+        let mut conn = self.new_conn(session, transport);
+        let group = name.and_then(|name| self.by_name.get(&name).copied());
+        conn.volume = group;
+        if let Some(volume) = group.and_then(|g| self.volumes.get_mut(&g)) {
+            volume.sessions.insert(id);
+        }
+        if self.phase != Phase::Serving || group.is_none() {
+            conn.session.shutdown();
+        }
+        self.conns.insert(id, conn);
+        self.conns_dirty.insert(id);
+    }
+
+    /// Bytes arrived.
+    pub(crate) fn received(&mut self, id: ConnId, data: Bytes) {
+        if let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) {
+            conn.session.receive(data);
+            self.conns_dirty.insert(id);
+        }
+    }
+
+    /// Bytes left.
+    pub(crate) fn sent(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.unsent_bytes -= conn.unsent.pop_front().unwrap_or(0);
+            self.conns_dirty.insert(id);
+        }
+    }
+
+    /// The connection is gone. Its requests on their way are finished without an answer.
+    pub(crate) fn disconnected(&mut self, id: ConnId, reason: &str) {
+        self.paused.remove(&id);
+        self.conns_dirty.remove(&id);
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        if let Some(volume) = conn.volume.and_then(|g| self.volumes.get_mut(&g)) {
+            volume.sessions.remove(&id);
+            tracing::info!(conn = id.0, volume = volume.name, reason, "session ended");
+        }
+        for volume in self.volumes.values_mut() {
+            volume.attaching.retain(|(conn, _)| *conn != id);
+        }
+    }
+
+    /// Whether the node takes further requests.
+    fn has_room(&self) -> bool {
+        self.ops.len() < limits::NODE_REQUESTS_MAX && self.op_bytes < limits::NODE_BYTES_MAX
+    }
+
+    /// Parses what a session received, and sends what it has to say.
+    pub(crate) fn serve_conn(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
+        loop {
+            let room = self.has_room();
+            self.touched.insert(id);
+            let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
+                return;
+            };
+            if !room || conn.unsent_bytes >= UNSENT_BYTES_MAX {
+                self.paused.insert(id);
+                break;
+            }
+            let Some(action) = conn.session.poll() else {
+                break;
+            };
+            match action {
+                nbd::Action::ListExports => {
+                    let exports = self.all_exports();
+                    let list: Vec<(String, u64)> = exports
+                        .into_iter()
+                        .map(|e| (e.name, e.size_bytes))
+                        .collect();
+                    if let Some(conn) = self.conns.get_mut(&id) {
+                        conn.session.list_exports(&list);
+                    }
+                }
+                nbd::Action::Export { name, attach } => {
+                    if self.export_asked(id, name, attach, effects) {
+                        return; // handed over
+                    }
+                }
+                nbd::Action::Request(request) => self.request(id, request),
+                nbd::Action::Close { reason, clean } => {
+                    self.send_output(id, effects);
+                    if clean {
+                        tracing::debug!(conn = id.0, reason, "session closed");
+                    } else {
+                        tracing::warn!(conn = id.0, reason, "client disconnected");
+                    }
+                    self.close(id, reason, effects);
+                    return;
+                }
+            }
+        }
+        self.send_output(id, effects);
+    }
+
+    fn send_output(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let mut bufs = Vec::new();
+        conn.session.take_output(&mut bufs);
+        if !bufs.is_empty() {
+            let bytes = bufs.iter().map(Bytes::len).sum();
+            conn.unsent.push_back(bytes);
+            conn.unsent_bytes += bytes;
+            effects.push(Effect::Send { conn: id, bufs });
+        }
+    }
+
+    /// Ends a connection after what is queued for it has left.
+    pub(crate) fn close(&mut self, id: ConnId, reason: String, effects: &mut Vec<Effect>) {
+        let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
+            return;
+        };
+        conn.closing = true;
+        self.paused.remove(&id);
+        effects.push(Effect::Close { conn: id, reason });
+    }
+
+    /// Stops reading from sessions that are ahead of their limits, and goes on with those that are
+    /// no longer.
+    pub(crate) fn pace(&mut self, effects: &mut Vec<Effect>) {
+        let room = self.has_room();
+        for id in std::mem::take(&mut self.touched) {
+            let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
+                continue;
+            };
+            let wants = room && conn.unsent_bytes < UNSENT_BYTES_MAX && conn.session.wants_input();
+            if wants == conn.paused {
+                conn.paused = !wants;
+                effects.push(if wants {
+                    Effect::ResumeReceive { conn: id }
+                } else {
+                    Effect::PauseReceive { conn: id }
+                });
+            }
+        }
+    }
+
+    /// Sessions that were held up and can go on are served again. True when there are any.
+    pub(crate) fn resume_paused(&mut self) -> bool {
+        if self.paused.is_empty() || !self.has_room() {
+            return false;
+        }
+        let conns = &self.conns;
+        let ready: Vec<ConnId> = self
+            .paused
+            .iter()
+            .filter(|id| {
+                conns
+                    .get(id)
+                    .is_none_or(|c| c.closing || c.unsent_bytes < UNSENT_BYTES_MAX)
+            })
+            .copied()
+            .collect();
+        for id in &ready {
+            self.paused.remove(id);
+            self.conns_dirty.insert(*id);
+        }
+        !ready.is_empty()
+    }
+
+    /// Exports of this store.
+    pub(crate) fn own_exports(&self) -> Vec<ExportInfo> {
+        let own = self.by_name.iter().filter_map(|(name, id)| {
+            let volume = self.volumes.get(id).filter(|v| !v.deleting)?;
+            let store = self.config.store_index;
+            Some(ExportInfo {
+                name: name.clone(),
+                size_bytes: volume.size_bytes,
+                store,
+            })
+        });
+        own.collect()
+    }
+
+    /// Exports of all stores of this node, by name.
+    fn all_exports(&self) -> Vec<ExportInfo> {
+        let mut all = self.own_exports();
+        all.extend(self.others.values().flatten().cloned());
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Tells the other stores what this one exports.
+    pub(crate) fn exports_changed(&mut self, effects: &mut Vec<Effect>) {
+        effects.push(Effect::ExportsChanged {
+            exports: self.own_exports(),
+        });
+    }
+
+    /// A client asks for an export. True when the connection was handed to another store's loop.
+    fn export_asked(
+        &mut self,
+        id: ConnId,
+        name: String,
+        attach: bool,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let all = self.all_exports();
+        // The empty name is the only volume, when there is just one.
+        let found = match (name.is_empty(), all.as_slice()) {
+            (true, [only]) => Some(only.clone()),
+            (true, _) => None,
+            (false, _) => all.iter().find(|e| e.name == name).cloned(),
+        };
+        let refused = match (&found, self.phase) {
+            (_, Phase::Opening) => {
+                Some(nbd::ExportError::Unavailable("the node is starting".into()))
+            }
+            (_, Phase::Draining(_) | Phase::Closing | Phase::Ended) => {
+                Some(nbd::ExportError::Shutdown("the node stops".into()))
+            }
+            (None, Phase::Serving) if name.is_empty() => Some(nbd::ExportError::Unknown(format!(
+                "name a volume: this node has {}",
+                all.len()
+            ))),
+            (None, Phase::Serving) => Some(nbd::ExportError::Unknown(format!(
+                "no volume is named {name}"
+            ))),
+            (Some(_), Phase::Serving) => None,
+        };
+        if let Some(refused) = refused {
+            self.answer_export(id, Err(refused));
+            return false;
+        }
+        let Some(export) = found else { return false };
+        if export.store == self.config.store_index {
+            self.attach(id, &export.name, attach);
+            return false;
+        }
+        self.answer_export(id, Ok(export_of(&export)));
+        if !attach {
+            return false;
+        }
+        self.send_output(id, effects);
+        if let Some(conn) = self.conns.remove(&id) {
+            self.paused.remove(&id);
+            effects.push(Effect::HandOver {
+                conn: id,
+                store: export.store,
+                transport: conn.transport,
+                session: Box::new(conn.session),
+            });
+        }
+        true
+    }
+
+    fn answer_export(&mut self, id: ConnId, answer: Result<nbd::Export, nbd::ExportError>) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.session.export(answer);
+            self.conns_dirty.insert(id);
+        }
+    }
+
+    /// Attaches a session to a volume of this store, or lets it wait until the volume has started.
+    fn attach(&mut self, id: ConnId, name: &str, attach: bool) {
+        let Some(group_id) = self.by_name.get(name).copied() else {
+            return;
+        };
+        let Some(volume) = self.volumes.get_mut(&group_id) else {
+            return;
+        };
+        if let Some(trouble) = &volume.trouble {
+            let trouble = nbd::ExportError::Unavailable(trouble.clone());
+            return self.answer_export(id, Err(trouble));
+        }
+        if !volume.is_single() && volume.group.as_ref().is_some_and(|g| g.leader().is_some()) {
+            let leads = matches!(
+                volume.group.as_ref().map(|g| g.role()),
+                Some(esker_replication::Role::Leader)
+            );
+            if !leads {
+                let text = format!("volume {name} is served by another node now");
+                return self.answer_export(id, Err(nbd::ExportError::Unavailable(text)));
+            }
+        }
+        if !volume.is_serving() {
+            volume.attaching.push((id, attach));
+            return;
+        }
+        let export = export_of(&ExportInfo {
+            name: volume.name.clone(),
+            size_bytes: volume.size_bytes,
+            store: self.config.store_index,
+        });
+        if attach {
+            volume.sessions.insert(id);
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.volume = Some(group_id);
+                let transport = &conn.transport;
+                tracing::info!(conn = id.0, volume = name, ?transport, "session attached");
+            }
+        }
+        self.answer_export(id, Ok(export));
+    }
+
+    /// Attachments that waited for a volume to start.
+    pub(crate) fn attach_waiting(&mut self, group: GroupId) {
+        let Some(volume) = self.volumes.get_mut(&group) else {
+            return;
+        };
+        if volume.attaching.is_empty() || !(volume.is_serving() || volume.trouble.is_some()) {
+            return;
+        }
+        let name = volume.name.clone();
+        for (conn, attach) in std::mem::take(&mut volume.attaching) {
+            self.attach(conn, &name, attach);
+        }
+    }
+
+    /// A request of an attached client.
+    fn request(&mut self, id: ConnId, request: nbd::Request) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let single_unix = conn.transport == Transport::Unix;
+        let Some(group) = conn.volume else {
+            conn.session
+                .complete(request.id, Err(nbd::RequestError::Shutdown));
+            return;
+        };
+        let action = match request.op {
+            nbd::Operation::Read { .. } => Action::Read,
+            nbd::Operation::Write { payload } => Action::Write(payload),
+            nbd::Operation::Flush => Action::Flush,
+            nbd::Operation::Trim => Action::Trim,
+            nbd::Operation::WriteZeroes { no_hole, .. } => Action::Zeroes { no_hole },
+            nbd::Operation::Cache => {
+                // A hint: there is no cache of data to fill.
+                conn.session.complete(request.id, Ok(nbd::Reply::Done));
+                return;
+            }
+        };
+        let single = self
+            .volumes
+            .get(&group)
+            .is_some_and(crate::volume::Volume::is_single);
+        let bytes_counted = match &action {
+            Action::Write(payload) => payload.len(),
+            Action::Read => to_usize(request.length),
+            Action::Flush | Action::Trim | Action::Zeroes { .. } => 0,
+        };
+        let op = Op {
+            conn: id,
+            request: request.id,
+            group,
+            action,
+            offset: request.offset,
+            length: request.length,
+            early: single_unix && !request.fua && single,
+            outstanding: 0,
+            proposed: false,
+            head: None,
+            tail: None,
+            edges_awaited: 0,
+            failed: false,
+            bytes_counted,
+        };
+        self.submit(op);
+    }
+}
+
+fn export_of(export: &ExportInfo) -> nbd::Export {
+    nbd::Export {
+        name: export.name.clone(),
+        size_bytes: export.size_bytes,
+        read_only: false,
+        // A flush on any connection covers what was answered on all of them.
+        multi_conn: true,
+        block_size_min: 1,
+        block_size_preferred: 4096,
+        block_size_max: u32::try_from(limits::REQUEST_BYTES_MAX).unwrap_or(u32::MAX),
+        description: String::new(),
+    }
+}

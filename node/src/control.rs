@@ -1,0 +1,544 @@
+//! Administrative requests.
+
+use crate::admin::{
+    AdminError, AdminReply, AdminRequest, ReplicaSpec, SpaceReport, StatusReport, VolumeReport,
+    VolumeState,
+};
+use crate::event::{AdminToken, Effect};
+use crate::node::{Node, Phase};
+use crate::volume::{Proposal, Volume};
+use bytes::Bytes;
+use esker_base::num::{to_u32_saturating, to_u64};
+use esker_base::{limits, GroupId, ReplicaId, VolumeId, BLOCK_SIZE_U64};
+use esker_engine::event as engine_event;
+use esker_engine::format::checkpoint::{GroupMeta, Membership};
+use esker_engine::format::operation::{Operation, RequestId};
+use esker_engine::CatalogError;
+use std::collections::BTreeMap;
+
+/// An operator's request that waits for the store.
+#[derive(Clone, Debug)]
+pub(crate) enum AdminPending {
+    Create(AdminToken, GroupId),
+    Delete(AdminToken, GroupId),
+    Rename(AdminToken, GroupId),
+    AcceptLoss(AdminToken, GroupId),
+    Checkpoint(AdminToken),
+}
+
+impl AdminPending {
+    fn token(&self) -> AdminToken {
+        match self {
+            Self::Create(token, _)
+            | Self::Delete(token, _)
+            | Self::Rename(token, _)
+            | Self::AcceptLoss(token, _)
+            | Self::Checkpoint(token) => *token,
+        }
+    }
+}
+
+type Outcome = Result<Option<AdminReply>, AdminError>;
+
+impl Node {
+    /// Takes an operator's request.
+    pub(crate) fn admin_request(
+        &mut self,
+        token: AdminToken,
+        request: AdminRequest,
+        effects: &mut Vec<Effect>,
+    ) {
+        let outcome = if self.phase == Phase::Serving {
+            self.admin_now(token, request, effects)
+        } else {
+            Err(AdminError::Refused(
+                "the store is starting or stopping; try again".into(),
+            ))
+        };
+        match outcome {
+            Ok(None) => {} // answered when the store has done it
+            Ok(Some(reply)) => Self::answer(token, Ok(reply), effects),
+            Err(error) => Self::answer(token, Err(error), effects),
+        }
+    }
+
+    fn admin_now(
+        &mut self,
+        token: AdminToken,
+        request: AdminRequest,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        match request {
+            AdminRequest::VolumeCreate {
+                name,
+                size_bytes,
+                labels,
+            } => self.volume_create(token, name, size_bytes, labels),
+            AdminRequest::ReplicaCreate(spec) => self.replica_create(token, spec),
+            AdminRequest::VolumeList => {
+                let reports = self
+                    .by_name
+                    .values()
+                    .filter_map(|id| self.report_of(*id))
+                    .collect();
+                Ok(Some(AdminReply::Volumes(reports)))
+            }
+            AdminRequest::VolumeShow { name } => {
+                let id = self.find(&name)?;
+                Ok(self.report_of(id).map(AdminReply::Volume))
+            }
+            AdminRequest::VolumeResize { name, size_bytes } => {
+                self.volume_resize(token, &name, size_bytes)
+            }
+            AdminRequest::VolumeRename { name, new_name } => {
+                self.volume_rename(token, &name, new_name, effects)
+            }
+            AdminRequest::VolumeDelete { name } => self.volume_delete(token, &name, effects),
+            AdminRequest::VolumeAcceptLoss { name } => {
+                let id = self.find(&name)?;
+                self.writable()?;
+                let pending = self.admin_token(AdminPending::AcceptLoss(token, id));
+                let event = engine_event::Event::AcceptLoss {
+                    token: pending,
+                    group: id,
+                };
+                self.tell_engine(event);
+                Ok(None)
+            }
+            AdminRequest::Space { volume } => self.space(volume).map(Some),
+            AdminRequest::Status => Ok(Some(AdminReply::Status(self.status()))),
+            AdminRequest::Checkpoint => {
+                self.writable()?;
+                let pending = self.admin_token(AdminPending::Checkpoint(token));
+                self.tell_engine(engine_event::Event::Checkpoint { token: pending });
+                Ok(None)
+            }
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<GroupId, AdminError> {
+        let id = self.by_name.get(name).copied();
+        id.filter(|id| self.volumes.get(id).is_some_and(|v| !v.deleting))
+            .ok_or_else(|| AdminError::NotFound(format!("no volume is named {name}")))
+    }
+
+    fn writable(&self) -> Result<(), AdminError> {
+        match &self.fenced {
+            Some(why) => Err(AdminError::Refused(format!(
+                "the store takes no more writes ({why}); check the device, then restart eskerd"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_new(&self, name: &str, size_bytes: u64) -> Result<(), AdminError> {
+        self.writable()?;
+        check_name(name)?;
+        check_size(size_bytes)?;
+        if self.by_name.contains_key(name) {
+            return Err(AdminError::Exists(format!("a volume named {name} exists")));
+        }
+        if self.volumes.len() >= limits::STORE_VOLUMES_MAX {
+            let most = limits::STORE_VOLUMES_MAX;
+            return Err(AdminError::Refused(format!(
+                "the store has {most} volumes, the most"
+            )));
+        }
+        if !self.engine.has_room_for_metadata() {
+            return Err(AdminError::NoSpace(
+                "the store is full: delete or trim a volume".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn volume_create(
+        &mut self,
+        token: AdminToken,
+        name: String,
+        size_bytes: u64,
+        labels: BTreeMap<String, String>,
+    ) -> Outcome {
+        self.check_new(&name, size_bytes)?;
+        check_labels(&labels)?;
+        let high = u128::from(self.random());
+        let volume = VolumeId::from_random(high << 64 | u128::from(self.random()));
+        // Ids have 62 bits, so that they never meet a sentinel or a sign.
+        let replica = ReplicaId(self.random() >> 2 | 1);
+        let group = GroupId(self.random() >> 2 | 1);
+        let spec = ReplicaSpec {
+            name,
+            size_bytes,
+            volume,
+            group,
+            replica,
+            voters: vec![replica],
+        };
+        self.create(token, spec, labels);
+        Ok(None)
+    }
+
+    fn replica_create(&mut self, token: AdminToken, spec: ReplicaSpec) -> Outcome {
+        self.check_new(&spec.name, spec.size_bytes)?;
+        let odd = !spec.voters.contains(&spec.replica)
+            || spec.replica.0 == 0
+            || self.volumes.contains_key(&spec.group);
+        if odd {
+            return Err(AdminError::Invalid(
+                "the replica's ids contradict each other".into(),
+            ));
+        }
+        self.create(token, spec, BTreeMap::new());
+        Ok(None)
+    }
+
+    fn create(&mut self, token: AdminToken, spec: ReplicaSpec, labels: BTreeMap<String, String>) {
+        let id = spec.group;
+        let meta = GroupMeta {
+            group: id,
+            volume: spec.volume,
+            replica: spec.replica,
+            name: spec.name.clone(),
+            size_bytes: spec.size_bytes,
+            block_bytes: 4096,
+            created_us: self.wall.0,
+            labels,
+            membership: Membership {
+                voters: spec.voters,
+                ..Membership::default()
+            },
+        };
+        self.by_name.insert(spec.name, id); // taken from now on
+        let pending = self.admin_token(AdminPending::Create(token, id));
+        let meta = Box::new(meta);
+        self.tell_engine(engine_event::Event::Create {
+            token: pending,
+            meta,
+        });
+    }
+
+    fn volume_resize(&mut self, token: AdminToken, name: &str, size_bytes: u64) -> Outcome {
+        let id = self.find(name)?;
+        self.writable()?;
+        check_size(size_bytes)?;
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return Ok(None);
+        };
+        if size_bytes < volume.size_bytes {
+            return Err(AdminError::Invalid(format!(
+                "volume {name} has {} bytes and shrinking it would drop data; create a smaller \
+                 volume and copy",
+                volume.size_bytes
+            )));
+        }
+        let serving = volume.is_serving();
+        let Some(group) = volume.group.as_mut().filter(|_| serving) else {
+            return Err(AdminError::Refused(format!(
+                "volume {name} does not serve now"
+            )));
+        };
+        let data = Operation::Resize { size_bytes }.encode(RequestId::default());
+        match group.propose(Bytes::from(data), Vec::new()) {
+            Ok(placed) => {
+                volume
+                    .proposals
+                    .insert(placed.index, (placed.term, Proposal::Resize(token)));
+                volume.urgent = true;
+                self.dirty.insert(id);
+                Ok(None)
+            }
+            Err(error) => Err(AdminError::Refused(format!("volume {name}: {error}"))),
+        }
+    }
+
+    /// A new size is in force, or was lost with a leadership.
+    pub(crate) fn resize_done(
+        &mut self,
+        id: GroupId,
+        token: AdminToken,
+        committed: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let result = match self.report_of(id).filter(|_| committed) {
+            Some(report) => Ok(AdminReply::Volume(report)),
+            None => Err(AdminError::Refused(
+                "the leadership changed; try again".into(),
+            )),
+        };
+        Self::answer(token, result, effects);
+    }
+
+    fn unattached(&self, id: GroupId, verb: &str) -> Result<(), AdminError> {
+        let Some(volume) = self.volumes.get(&id) else {
+            return Ok(());
+        };
+        match volume.sessions.len() {
+            0 => Ok(()),
+            n => Err(AdminError::Refused(format!(
+                "volume {} has {n} session{} attached: detach before you {verb} it",
+                volume.name,
+                if n == 1 { "" } else { "s" }
+            ))),
+        }
+    }
+
+    fn volume_rename(
+        &mut self,
+        token: AdminToken,
+        name: &str,
+        new_name: String,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let id = self.find(name)?;
+        self.writable()?;
+        self.unattached(id, "rename")?;
+        check_name(&new_name)?;
+        if self.by_name.contains_key(&new_name) {
+            return Err(AdminError::Exists(format!(
+                "a volume named {new_name} exists"
+            )));
+        }
+        self.by_name.remove(name);
+        self.by_name.insert(new_name.clone(), id);
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.name.clone_from(&new_name);
+        }
+        let pending = self.admin_token(AdminPending::Rename(token, id));
+        let event = engine_event::Event::Rename {
+            token: pending,
+            group: id,
+            name: new_name,
+        };
+        self.tell_engine(event);
+        self.exports_changed(effects);
+        Ok(None)
+    }
+
+    fn volume_delete(
+        &mut self,
+        token: AdminToken,
+        name: &str,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let id = self.find(name)?;
+        self.writable()?;
+        self.unattached(id, "delete")?;
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.deleting = true;
+            volume.group = None;
+        }
+        let pending = self.admin_token(AdminPending::Delete(token, id));
+        self.tell_engine(engine_event::Event::Delete {
+            token: pending,
+            group: id,
+        });
+        self.exports_changed(effects);
+        Ok(None)
+    }
+
+    /// The store has done what was asked, durably, or refused.
+    pub(crate) fn catalog_done(
+        &mut self,
+        token: u64,
+        result: Result<(), CatalogError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(pending) = self.admin.remove(&token) else {
+            return;
+        };
+        let answer = pending.token();
+        if let Err(error) = result {
+            if let AdminPending::Create(_, id) = pending {
+                self.by_name.retain(|_, group| *group != id);
+            }
+            Self::answer(answer, Err(AdminError::Refused(error.to_string())), effects);
+            return;
+        }
+        let id = match pending {
+            AdminPending::Create(_, id) => {
+                if let Some(group) = self.engine.recovered_group(id) {
+                    self.add_volume(group);
+                }
+                id
+            }
+            AdminPending::AcceptLoss(_, id) => {
+                if let Some(group) = self.engine.recovered_group(id) {
+                    self.volumes.remove(&id);
+                    self.add_volume(group);
+                }
+                id
+            }
+            AdminPending::Rename(_, id) => id,
+            AdminPending::Delete(_, id) => {
+                self.by_name.retain(|_, group| *group != id);
+                self.volumes.remove(&id);
+                Self::answer(answer, Ok(AdminReply::Done), effects);
+                return;
+            }
+            AdminPending::Checkpoint(_) => return,
+        };
+        self.exports_changed(effects);
+        let report = self
+            .report_of(id)
+            .map(AdminReply::Volume)
+            .unwrap_or(AdminReply::Done);
+        Self::answer(answer, Ok(report), effects);
+    }
+
+    /// A checkpoint is durable.
+    pub(crate) fn checkpoint_done(&mut self, token: u64, effects: &mut Vec<Effect>) {
+        if let Some(pending) = self.admin.remove(&token) {
+            Self::answer(pending.token(), Ok(AdminReply::Done), effects);
+        }
+    }
+
+    /// The store is fenced: nothing that waits for it will be done.
+    pub(crate) fn fail_admin(&mut self, why: &str, effects: &mut Vec<Effect>) {
+        let refused = || AdminError::Refused(format!("the store takes no more writes ({why})"));
+        for (_, pending) in std::mem::take(&mut self.admin) {
+            Self::answer(pending.token(), Err(refused()), effects);
+        }
+        let mut resizes = Vec::new();
+        for volume in self.volumes.values_mut() {
+            for (_, proposal) in std::mem::take(&mut volume.proposals).into_values() {
+                if let Proposal::Resize(token) = proposal {
+                    resizes.push(token);
+                }
+            }
+        }
+        for token in resizes {
+            Self::answer(token, Err(refused()), effects);
+        }
+    }
+
+    fn report_of(&self, id: GroupId) -> Option<VolumeReport> {
+        let volume = self.volumes.get(&id).filter(|v| !v.deleting)?;
+        let view = self.engine.group(id)?;
+        let used_bytes = view.used_blocks * BLOCK_SIZE_U64;
+        Some(VolumeReport {
+            name: volume.name.clone(),
+            uuid: volume.id.to_string(),
+            size_bytes: volume.size_bytes,
+            used_bytes,
+            // Nothing is shared before there are snapshots.
+            unique_bytes: used_bytes,
+            replicas: to_u32_saturating(view.meta.membership.voters.len()),
+            encrypted: false,
+            snapshots: 0,
+            labels: volume.labels.clone(),
+            state: volume.state(self.fenced.is_some()),
+            sessions: to_u32_saturating(volume.sessions.len()),
+            store: self.config.store_index,
+        })
+    }
+
+    fn space(&self, volume: Option<String>) -> Result<AdminReply, AdminError> {
+        let all = self.engine.space();
+        let mut report = SpaceReport {
+            live_bytes: all.live_bytes,
+            snapshot_bytes: 0,
+            garbage_bytes: all.garbage_bytes,
+            free_bytes: all.free_bytes,
+            total_bytes: all.total_bytes,
+            reserve_bytes: all.reserve_bytes,
+            device_bytes_written: all.device_bytes_written,
+            client_bytes_written: all.client_bytes_written,
+        };
+        if let Some(name) = volume {
+            let id = self.find(&name)?;
+            report.live_bytes = self.report_of(id).map_or(0, |r| r.used_bytes);
+        }
+        Ok(AdminReply::Space(report))
+    }
+
+    fn status(&self) -> StatusReport {
+        let volumes: Vec<VolumeReport> = self
+            .by_name
+            .values()
+            .filter_map(|id| self.report_of(*id))
+            .collect();
+        let mut problems: Vec<String> = self
+            .volumes
+            .values()
+            .filter_map(|v| v.trouble.clone())
+            .collect();
+        if let Some(why) = &self.fenced {
+            problems.push(format!(
+                "the store takes no more writes ({why}); reads go on. Check the device, then \
+                 restart eskerd"
+            ));
+        }
+        let space = self.engine.space();
+        if !self.engine.has_room_for(BLOCK_SIZE_U64) && self.fenced.is_none() {
+            problems.push(format!(
+                "the store is full: {} of {} bytes are live; trim or delete volumes",
+                space.live_bytes, space.total_bytes
+            ));
+        }
+        let damaged_blocks = self.engine.damaged_blocks();
+        if damaged_blocks > 0 {
+            problems.push(format!(
+                "{damaged_blocks} damaged blocks were met since the start; `esker verify` on the \
+                 stopped store names them"
+            ));
+        }
+        let sessions: usize = self
+            .volumes
+            .values()
+            .map(|v: &Volume| v.sessions.len())
+            .sum();
+        StatusReport {
+            healthy: problems.is_empty()
+                && volumes.iter().all(|v| v.state != VolumeState::Suspended),
+            problems,
+            volumes,
+            damaged_blocks,
+            recovered_records: self.report.records_replayed,
+            sessions: to_u32_saturating(sessions),
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), AdminError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let most = limits::VOLUME_NAME_BYTES_MAX;
+    if name.is_empty()
+        || name.len() > most
+        || !name.chars().all(good)
+        || name.starts_with(['-', '.'])
+    {
+        return Err(AdminError::Invalid(format!(
+            "{name:?} is no volume name: 1 to {most} of A-Z a-z 0-9 . _ -, not starting with - or ."
+        )));
+    }
+    Ok(())
+}
+
+fn check_size(size_bytes: u64) -> Result<(), AdminError> {
+    if size_bytes == 0
+        || !size_bytes.is_multiple_of(BLOCK_SIZE_U64)
+        || size_bytes > limits::VOLUME_BYTES_MAX
+    {
+        return Err(AdminError::Invalid(format!(
+            "a volume of {size_bytes} bytes cannot be: sizes are multiples of 4096, from 4096 to \
+             64 TiB"
+        )));
+    }
+    Ok(())
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), AdminError> {
+    let most = to_u64(limits::LABEL_BYTES_MAX);
+    let long = |text: &str| to_u64(text.len()) > most;
+    if labels.len() > limits::VOLUME_LABELS_MAX
+        || labels
+            .iter()
+            .any(|(k, v)| k.is_empty() || long(k) || long(v))
+    {
+        return Err(AdminError::Invalid(format!(
+            "a volume has at most {} labels of at most {most} bytes",
+            limits::VOLUME_LABELS_MAX
+        )));
+    }
+    Ok(())
+}

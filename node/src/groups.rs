@@ -1,0 +1,461 @@
+//! Carrying between the Raft groups and the store: what a group wants appended goes into the store's
+//! log, what the store has made durable goes back to the group, what is committed goes into the map.
+
+use crate::event::{Effect, PeerFrame};
+use crate::node::{Node, Phase, ReadFor};
+use crate::volume::{EpochState, Proposal, Volume};
+use crate::ReadyReport;
+use bytes::Bytes;
+use esker_base::{GroupId, NodeId, RaftIndex, Term};
+use esker_engine::event::{
+    self as engine_event, Append, AppendEntry, Opened, Outcome, RecoveredGroup,
+};
+use esker_engine::format::checkpoint as format;
+use esker_engine::format::record::{EntryKind as StoredKind, HardState as StoredHardState};
+use esker_replication as repl;
+use esker_replication::{Group, GroupConfig, Output};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Ticket of an append that nobody waits for.
+const NO_TICKET: u64 = u64::MAX;
+
+fn stored_kind(kind: repl::EntryKind) -> StoredKind {
+    match kind {
+        repl::EntryKind::Normal => StoredKind::Normal,
+        repl::EntryKind::ConfChange => StoredKind::ConfChange,
+        repl::EntryKind::ConfChangeV2 => StoredKind::ConfChangeV2,
+    }
+}
+
+fn raft_kind(kind: StoredKind) -> repl::EntryKind {
+    match kind {
+        StoredKind::Normal => repl::EntryKind::Normal,
+        StoredKind::ConfChange => repl::EntryKind::ConfChange,
+        StoredKind::ConfChangeV2 => repl::EntryKind::ConfChangeV2,
+    }
+}
+
+fn stored_hard_state(hs: repl::HardState) -> StoredHardState {
+    StoredHardState {
+        term: hs.term,
+        vote: hs.vote,
+        commit: hs.commit,
+    }
+}
+
+fn raft_membership(m: &format::Membership) -> repl::Membership {
+    repl::Membership {
+        voters: m.voters.clone(),
+        learners: m.learners.clone(),
+        voters_outgoing: m.voters_outgoing.clone(),
+        learners_next: m.learners_next.clone(),
+        auto_leave: m.auto_leave,
+    }
+}
+
+fn stored_membership(m: repl::Membership) -> format::Membership {
+    format::Membership {
+        voters: m.voters,
+        learners: m.learners,
+        voters_outgoing: m.voters_outgoing,
+        learners_next: m.learners_next,
+        auto_leave: m.auto_leave,
+    }
+}
+
+fn raft_state(group: RecoveredGroup) -> repl::RecoveredGroup {
+    let entries = group
+        .entries
+        .into_iter()
+        .map(|(term, index, kind, data, payload_length)| repl::LogEntry {
+            term,
+            index,
+            kind: raft_kind(kind),
+            data,
+            payload_length,
+        });
+    repl::RecoveredGroup {
+        hard_state: repl::HardState {
+            term: group.hard_state.term,
+            vote: group.hard_state.vote,
+            commit: group.hard_state.commit,
+        },
+        membership: raft_membership(&group.meta.membership),
+        truncated: group.truncated,
+        applied: group.applied,
+        entries: entries.collect(),
+        suspended: group.suspended,
+    }
+}
+
+impl Node {
+    /// The store is open: every group starts.
+    pub(crate) fn opened(&mut self, opened: Opened, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Serving;
+        let r = opened.report;
+        self.report = ReadyReport {
+            formatted: r.formatted,
+            volumes: opened.groups.len(),
+            records_replayed: r.records_replayed,
+            bytes_scanned: r.bytes_scanned,
+            torn_tail: r.torn_tail,
+            damaged_blocks: r.damaged_blocks,
+            suspended_volumes: opened.groups.iter().filter(|g| g.suspended).count(),
+        };
+        for group in opened.groups {
+            self.add_volume(group);
+        }
+        effects.push(Effect::Ready(self.report.clone()));
+        self.exports_changed(effects);
+    }
+
+    /// Takes a group up; a group of one elects itself.
+    pub(crate) fn add_volume(&mut self, group: RecoveredGroup) {
+        let meta = group.meta.clone();
+        let alone = meta.membership.voters.len() == 1;
+        let id = meta.group;
+        let applied = group.applied;
+        let mut volume = Volume {
+            id: meta.volume,
+            name: meta.name.clone(),
+            size_bytes: meta.size_bytes,
+            labels: meta.labels,
+            group: None,
+            epoch: EpochState::None,
+            proposals: BTreeMap::new(),
+            written: applied,
+            applied,
+            driven: applied,
+            waiting: VecDeque::new(),
+            locked: BTreeMap::new(),
+            flushes: Vec::new(),
+            read_checks: BTreeMap::new(),
+            read_waits: Vec::new(),
+            lazy_hard_state: None,
+            urgent: false,
+            sessions: BTreeSet::new(),
+            attaching: Vec::new(),
+            deleting: false,
+            trouble: None,
+        };
+        if group.suspended && alone {
+            volume.trouble = Some(format!(
+                "volume {} is suspended: a damaged log record may have held writes to it. \
+                 Restore it from a copy, or run `esker volume accept-loss {} --yes` to go on \
+                 with what is left",
+                meta.name, meta.name
+            ));
+        } else {
+            let config = GroupConfig::new(id, meta.replica, self.random());
+            match Group::new(config, raft_state(group)) {
+                Ok(group) => volume.group = Some(group),
+                Err(error) => {
+                    volume.trouble = Some(format!(
+                        "volume {}: its group does not start: {error}",
+                        meta.name
+                    ));
+                }
+            }
+        }
+        self.by_name.insert(meta.name, id);
+        self.volumes.insert(id, volume);
+        self.dirty.insert(id);
+    }
+
+    /// Carries out what a group wants until it wants nothing more.
+    pub(crate) fn drive(&mut self, id: GroupId, effects: &mut Vec<Effect>) {
+        let mut outputs = Vec::new();
+        loop {
+            let Some(volume) = self.volumes.get_mut(&id) else {
+                return;
+            };
+            let Some(group) = volume.group.as_mut() else {
+                return;
+            };
+            group.take_ready(&mut outputs);
+            if outputs.is_empty() {
+                let elect = volume.is_single() && self.phase == Phase::Serving;
+                let group = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut());
+                let Some(group) = group.filter(|_| elect) else {
+                    break;
+                };
+                // A group of one leads as soon as its log is durable.
+                if matches!(group.role(), repl::Role::Leader) || group.campaign().is_err() {
+                    break;
+                }
+                continue;
+            }
+            for output in outputs.drain(..) {
+                self.group_output(id, output, effects);
+            }
+        }
+        self.volume_progress(id);
+    }
+
+    fn group_output(&mut self, id: GroupId, output: Output, effects: &mut Vec<Effect>) {
+        match output {
+            Output::Append {
+                ticket,
+                entries,
+                hard_state,
+                must_sync,
+            } => {
+                let hard_state = hard_state.map(stored_hard_state);
+                self.append(id, ticket.0, entries, hard_state, must_sync);
+            }
+            Output::Send {
+                to,
+                header,
+                payloads,
+            } => {
+                if let Some(node) = self.config.peers.get(&to).copied() {
+                    let frame = PeerFrame { header, payloads };
+                    effects.push(Effect::Peer { to: node, frame });
+                }
+            }
+            Output::Committed { entries } => {
+                if let Some(last) = entries.last() {
+                    let through = last.index;
+                    self.tell_engine(engine_event::Event::Apply { group: id, through });
+                    if let Some(volume) = self.volumes.get_mut(&id) {
+                        volume.applied = through;
+                        if let Some(group) = volume.group.as_mut() {
+                            group.on_applied(through);
+                        }
+                    }
+                }
+            }
+            Output::MembershipChanged { membership, .. } => {
+                let membership = stored_membership(membership);
+                self.tell_engine(engine_event::Event::SetMembership {
+                    group: id,
+                    membership,
+                });
+            }
+            Output::NeedPayload { index, term } => {
+                let token = self.read_token(ReadFor::Payload {
+                    group: id,
+                    index,
+                    term,
+                });
+                self.tell_engine(engine_event::Event::ReadPayload {
+                    token,
+                    group: id,
+                    index,
+                });
+            }
+            Output::RoleChanged { role, .. } => self.role_changed(id, role),
+            Output::ReadReady { context, index } => self.read_allowed(id, context, index),
+            Output::CatchUpNeeded { to } => {
+                tracing::warn!(
+                    group = id.0,
+                    replica = to.0,
+                    "replica is behind the retained log"
+                );
+            }
+            Output::Resumed => self.tell_engine(engine_event::Event::Resume { group: id }),
+        }
+    }
+
+    fn append(
+        &mut self,
+        id: GroupId,
+        ticket: u64,
+        entries: Vec<(repl::LogEntry, Vec<Bytes>)>,
+        hard_state: Option<StoredHardState>,
+        must_sync: bool,
+    ) {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        if entries.is_empty() && !must_sync {
+            // Only the commit index moved: not worth a record of its own.
+            if let Some(hard_state) = hard_state {
+                volume.lazy_hard_state = Some(hard_state);
+                self.tell_engine(engine_event::Event::NoteHardState {
+                    group: id,
+                    hard_state,
+                });
+            }
+            return;
+        }
+        let lazy = volume.lazy_hard_state.take();
+        let urgent = volume.urgent || !volume.is_single() || entries.is_empty();
+        // The entries of the group itself (a leader's first, epochs) bring no payload.
+        let urgent = urgent || entries.iter().any(|(e, _)| e.payload_length == 0);
+        volume.urgent = false;
+        if let Some((last, _)) = entries.last() {
+            // An overwritten suffix takes it back as well.
+            volume.driven = last.index;
+        }
+        let entries = entries.into_iter().map(|(entry, payload)| AppendEntry {
+            term: entry.term,
+            index: entry.index,
+            kind: stored_kind(entry.kind),
+            data: entry.data,
+            payload,
+        });
+        let append = Append {
+            group: id,
+            ticket: if must_sync { ticket } else { NO_TICKET },
+            entries: entries.collect(),
+            hard_state: hard_state.or(lazy),
+            urgent,
+        };
+        self.tell_engine(engine_event::Event::Append(append));
+    }
+
+    fn role_changed(&mut self, id: GroupId, role: repl::Role) {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        // Every leadership writes under an epoch of its own.
+        volume.epoch = EpochState::None;
+        if matches!(role, repl::Role::Leader) {
+            return;
+        }
+        volume.read_checks.clear();
+        let orphans: Vec<_> = volume.waiting.drain(..).collect();
+        for op in orphans {
+            self.fail_op(op, esker_nbd::RequestError::Io);
+        }
+        self.fail_reads_and_flushes(id);
+    }
+
+    /// Handles what the engine says.
+    pub(crate) fn engine_effect(
+        &mut self,
+        effect: engine_event::Effect,
+        effects: &mut Vec<Effect>,
+    ) {
+        use engine_event::Effect as E;
+        match effect {
+            E::Disk { io, op } => effects.push(Effect::Disk { io, op }),
+            E::Opened(opened) => {
+                if self.phase == Phase::Opening {
+                    self.opened(*opened, effects);
+                }
+            }
+            E::OpenFailed(error) => {
+                self.phase = Phase::Ended;
+                effects.push(Effect::OpenFailed {
+                    message: error.to_string(),
+                });
+            }
+            E::Written { group, through } => self.written(group, through),
+            E::Durable { group, ticket } => {
+                let group_of = self.volumes.get_mut(&group).and_then(|v| v.group.as_mut());
+                if let Some(raft) = group_of.filter(|_| ticket != NO_TICKET) {
+                    raft.on_persisted(repl::Ticket(ticket));
+                    self.dirty.insert(group);
+                }
+            }
+            E::Applied {
+                group,
+                index,
+                term,
+                outcome,
+                ..
+            } => {
+                self.applied(group, index, term, &outcome, effects);
+            }
+            E::ReadDone { token, result } => self.read_done(token, result),
+            E::PayloadDone { token, payload } => self.payload_done(token, payload),
+            E::CatalogDone { token, result } => self.catalog_done(token, result, effects),
+            E::LogTruncated { group, index, .. } => {
+                if let Some(raft) = self.volumes.get_mut(&group).and_then(|v| v.group.as_mut()) {
+                    raft.truncate(index);
+                    self.dirty.insert(group);
+                }
+            }
+            E::CheckpointDone { token } => self.checkpoint_done(token, effects),
+            E::Fenced(error) => self.store_fenced(error.to_string(), effects),
+            E::Stopped => {
+                self.phase = Phase::Ended;
+                effects.push(Effect::Stopped);
+            }
+        }
+    }
+
+    fn payload_done(&mut self, token: u64, payload: Option<Bytes>) {
+        let Some(ReadFor::Payload { group, index, term }) = self.reads.remove(&token) else {
+            return;
+        };
+        if let Some(raft) = self.volumes.get_mut(&group).and_then(|v| v.group.as_mut()) {
+            raft.payload_loaded(index, term, payload.map(|bytes| vec![bytes]).ok_or(()));
+            self.dirty.insert(group);
+        }
+    }
+
+    /// An entry of ours, or of another leader, is in the map.
+    fn applied(
+        &mut self,
+        id: GroupId,
+        index: RaftIndex,
+        term: Term,
+        outcome: &Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        match outcome {
+            Outcome::EpochOpened { epoch, nonce } => {
+                let ours = EpochState::Opening {
+                    nonce: *nonce,
+                    term,
+                };
+                volume.epoch = match volume.epoch {
+                    state if state == ours => EpochState::Open {
+                        epoch: *epoch,
+                        counter: 1,
+                    },
+                    // Somebody else's epoch ends ours: stamps rise in the order of the log.
+                    EpochState::Open { .. } => EpochState::None,
+                    other => other,
+                };
+            }
+            Outcome::Resized(size_bytes) => {
+                volume.size_bytes = *size_bytes;
+                self.exports_changed(effects);
+            }
+            Outcome::Done | Outcome::Membership => {}
+        }
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        let mut done = Vec::new();
+        while let Some(entry) = volume.proposals.first_entry() {
+            if *entry.key() > index {
+                break;
+            }
+            let (proposed, (proposed_term, proposal)) = entry.remove_entry();
+            done.push((proposal, proposed == index && proposed_term == term));
+        }
+        for (proposal, committed) in done {
+            match proposal {
+                Proposal::Op(op) => self.entry_done(op, committed),
+                Proposal::Resize(token) => self.resize_done(id, token, committed, effects),
+            }
+        }
+    }
+
+    /// A frame from another node.
+    pub(crate) fn peer_frame(&mut self, from: NodeId, frame: PeerFrame) {
+        let decoded = match repl::decode_frame_header(&frame.header) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                tracing::warn!(node = from.0, %error, "peer frame refused");
+                return;
+            }
+        };
+        let id = decoded.group;
+        let Some(raft) = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut()) else {
+            return;
+        };
+        if let Err(error) = raft.receive(&frame.header, frame.payloads) {
+            tracing::warn!(node = from.0, group = id.0, %error, "peer frame refused");
+        }
+        self.dirty.insert(id);
+    }
+}

@@ -1,0 +1,644 @@
+//! Client requests: reads, writes and flushes on their way through a volume's group and the store.
+
+use crate::event::Effect;
+use crate::node::{Node, ReadFor};
+use crate::volume::{Action, EpochState, Op, OpId, Proposal};
+use bytes::Bytes;
+use esker_base::checksum::crc32;
+use esker_base::num::{to_u64, to_usize};
+use esker_base::BLOCK_SIZE_U64;
+use esker_base::{limits, AlignedBuf, BlockRange, GroupId, RaftIndex, SessionId, BLOCK_SIZE};
+use esker_engine::event::{self as engine_event, ReadPiece, ReadRequest};
+use esker_engine::format::operation::{BlockInfo, Operation, RequestId};
+use esker_engine::ReadError;
+use esker_nbd::{Reply, RequestError};
+use esker_replication::ProposeError;
+
+/// Bytes proposed and not committed at which further writes wait.
+const UNCOMMITTED_BYTES_MAX: u64 = 192 << 20;
+
+/// Why a request could not be proposed now.
+enum Held {
+    /// No epoch is open.
+    Epoch,
+    /// Too much is on its way.
+    Busy,
+    /// It will never be.
+    Failed(RequestError),
+}
+
+/// A part of what a request writes, in whole blocks.
+enum Part {
+    Data(u64, Bytes),
+    Hollow(BlockRange, bool),
+}
+
+impl Node {
+    /// Takes a request on.
+    pub(crate) fn submit(&mut self, op: Op) {
+        let id = self.next_op;
+        self.next_op += 1;
+        let group = op.group;
+        self.op_bytes += op.bytes_counted;
+        let refused = self.refusal(&op);
+        let (mutates, is_read) = (op.mutates(), matches!(op.action, Action::Read));
+        self.ops.insert(id, op);
+        if let Some(error) = refused {
+            return self.fail_op(id, error);
+        }
+        if is_read {
+            self.begin_read(id, group);
+        } else if mutates {
+            if let Some(volume) = self.volumes.get_mut(&group) {
+                volume.waiting.push_back(id);
+            }
+            self.volume_progress(group);
+        } else {
+            self.begin_flush(id, group);
+        }
+    }
+
+    fn refusal(&self, op: &Op) -> Option<RequestError> {
+        let volume = self.volumes.get(&op.group).filter(|v| v.is_serving());
+        if volume.is_none() || (self.fenced.is_some() && !matches!(op.action, Action::Read)) {
+            return Some(RequestError::Io);
+        }
+        let room = match &op.action {
+            Action::Write(_) => self.engine.has_room_for(op.range().bytes()),
+            Action::Trim | Action::Zeroes { .. } => self.engine.has_room_for_metadata(),
+            Action::Read | Action::Flush => true,
+        };
+        (!room).then_some(RequestError::NoSpace)
+    }
+
+    fn begin_flush(&mut self, id: OpId, group: GroupId) {
+        let Some(volume) = self.volumes.get_mut(&group) else {
+            return;
+        };
+        let last = volume
+            .group
+            .as_ref()
+            .map_or(RaftIndex(0), |g| g.last_index());
+        if volume.applied >= last {
+            return self.finish_op(id, Ok(Reply::Done));
+        }
+        volume.flushes.push((id, last));
+        // What is proposed may still be on its way to the store: carry it there first.
+        volume.urgent = true;
+        self.flush_after_drive.insert(group);
+        self.dirty.insert(group);
+    }
+
+    fn begin_read(&mut self, id: OpId, group: GroupId) {
+        let Some(volume) = self.volumes.get_mut(&group) else {
+            return;
+        };
+        if volume.is_single() {
+            // Proposals of this step are in the store before the read is.
+            self.reads_after_drive.push(id);
+            self.dirty.insert(group);
+            return;
+        }
+        volume.read_checks.insert(id, id);
+        let asked = volume.group.as_mut().is_some_and(|g| g.read_index(id));
+        self.dirty.insert(group);
+        if !asked {
+            self.fail_op(id, RequestError::Io);
+        }
+    }
+
+    /// The group vouches that this is the leader: a read may be served at `index`.
+    pub(crate) fn read_allowed(&mut self, group: GroupId, context: u64, index: RaftIndex) {
+        let Some(volume) = self.volumes.get_mut(&group) else {
+            return;
+        };
+        if let Some(op) = volume.read_checks.remove(&context) {
+            volume.read_waits.push((op, index));
+        }
+    }
+
+    /// Hands reads to the engine that waited for the group to be driven.
+    pub(crate) fn release_after_drive(&mut self) {
+        for id in std::mem::take(&mut self.reads_after_drive) {
+            self.read_data(id, true);
+        }
+        if !self.flush_after_drive.is_empty() {
+            self.flush_after_drive.clear();
+            self.tell_engine(engine_event::Event::SyncSoon);
+        }
+    }
+
+    fn read_data(&mut self, id: OpId, latest: bool) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let (group, range) = (op.group, op.range());
+        let token = self.read_token(ReadFor::Data(id));
+        let request = ReadRequest {
+            token,
+            group,
+            range,
+            latest,
+        };
+        self.tell_engine(engine_event::Event::Read(request));
+    }
+
+    /// A token for a read of the engine.
+    pub(crate) fn read_token(&mut self, purpose: ReadFor) -> u64 {
+        let token = self.next_read;
+        self.next_read += 1;
+        self.reads.insert(token, purpose);
+        token
+    }
+
+    /// A read of the engine ended.
+    pub(crate) fn read_done(&mut self, token: u64, result: Result<Vec<ReadPiece>, ReadError>) {
+        let Some(purpose) = self.reads.remove(&token) else {
+            return;
+        };
+        if let Err(error) = &result {
+            tracing::error!(%error, ?purpose, "read failed");
+        }
+        match purpose {
+            ReadFor::Data(id) => {
+                let Some(op) = self.ops.get(&id) else { return };
+                let reply = match result {
+                    Ok(pieces) => Ok(Reply::Data(cut(pieces, op.offset, op.length))),
+                    Err(_) => Err(RequestError::Io),
+                };
+                self.finish_op(id, reply);
+            }
+            ReadFor::Head(id) | ReadFor::Tail(id) => {
+                let Some(op) = self.ops.get_mut(&id) else {
+                    return;
+                };
+                op.edges_awaited -= 1;
+                match result.map(flatten) {
+                    Ok(block) if purpose == ReadFor::Head(id) => op.head = Some(block),
+                    Ok(block) => op.tail = Some(block),
+                    Err(_) => op.failed = true,
+                }
+                if op.edges_awaited == 0 {
+                    self.edges_read(id);
+                }
+            }
+            ReadFor::Payload { .. } => {}
+        }
+    }
+
+    /// The old contents of a request's edges are here: it can be proposed, before any other that
+    /// waited for its blocks.
+    fn edges_read(&mut self, id: OpId) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let (group, failed) = (op.group, op.failed);
+        let Some(volume) = self.volumes.get_mut(&group) else {
+            return;
+        };
+        volume.locked.remove(&id);
+        if failed {
+            self.fail_op(id, RequestError::Io);
+        } else {
+            volume.waiting.push_front(id);
+        }
+        self.volume_progress(group);
+    }
+
+    /// Goes on with whatever waits in a volume.
+    pub(crate) fn volume_progress(&mut self, id: GroupId) {
+        self.answer_applied(id);
+        self.attach_waiting(id);
+        let mut passed: Vec<BlockRange> = Vec::new();
+        let mut at = 0;
+        while let Some(volume) = self.volumes.get_mut(&id) {
+            let Some(op_id) = volume.waiting.get(at).copied() else {
+                break;
+            };
+            let Some(op) = self.ops.get(&op_id) else {
+                volume.waiting.remove(at);
+                continue;
+            };
+            let range = op.range();
+            let locked = volume
+                .locked
+                .values()
+                .chain(&passed)
+                .any(|r| r.overlaps(&range));
+            if locked {
+                passed.push(range);
+                at += 1;
+                continue;
+            }
+            let edges = needs_edges(op);
+            if edges
+                && volume
+                    .group
+                    .as_ref()
+                    .is_some_and(|g| volume.driven < g.last_index())
+            {
+                // Its edges must be read after what was proposed before it.
+                self.dirty.insert(id);
+                break;
+            }
+            if edges {
+                volume.waiting.remove(at);
+                volume.locked.insert(op_id, range);
+                self.read_edges(op_id);
+                continue;
+            }
+            match self.propose_op(op_id) {
+                Ok(()) => {
+                    if let Some(volume) = self.volumes.get_mut(&id) {
+                        volume.waiting.remove(at);
+                    }
+                }
+                Err(Held::Epoch | Held::Busy) => break,
+                Err(Held::Failed(error)) => {
+                    if let Some(volume) = self.volumes.get_mut(&id) {
+                        volume.waiting.remove(at);
+                    }
+                    self.fail_op(op_id, error);
+                }
+            }
+        }
+    }
+
+    /// Flushes and reads that waited for an index.
+    fn answer_applied(&mut self, id: GroupId) {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        let applied = volume.applied;
+        if !volume.flushes.is_empty() {
+            let (done, rest) = volume.flushes.drain(..).partition(|(_, i)| *i <= applied);
+            volume.flushes = rest;
+            let done: Vec<(OpId, RaftIndex)> = done;
+            for (op, _) in done {
+                self.finish_op(op, Ok(Reply::Done));
+            }
+        }
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        if !volume.read_waits.is_empty() {
+            let (done, rest) = volume
+                .read_waits
+                .drain(..)
+                .partition(|(_, i)| *i <= applied);
+            volume.read_waits = rest;
+            let done: Vec<(OpId, RaftIndex)> = done;
+            for (op, _) in done {
+                self.read_data(op, false);
+            }
+        }
+    }
+
+    fn read_edges(&mut self, id: OpId) {
+        let Some(op) = self.ops.get_mut(&id) else {
+            return;
+        };
+        let (group, range) = (op.group, op.range());
+        let (head, tail) = (op.head_is_partial(), op.tail_is_partial());
+        op.edges_awaited = usize::from(head) + usize::from(tail);
+        let mut ask = |purpose, lba| {
+            let token = self.read_token(purpose);
+            let range = BlockRange::new(lba, 1);
+            let request = ReadRequest {
+                token,
+                group,
+                range,
+                latest: true,
+            };
+            self.tell_engine(engine_event::Event::Read(request));
+        };
+        if head {
+            ask(ReadFor::Head(id), range.start.0);
+        }
+        if tail {
+            ask(ReadFor::Tail(id), range.end() - 1);
+        }
+    }
+
+    /// Proposes all entries of a request, or none.
+    fn propose_op(&mut self, id: OpId) -> Result<(), Held> {
+        let Some(op) = self.ops.get(&id) else {
+            return Ok(());
+        };
+        let (group_id, early) = (op.group, op.early);
+        let request = RequestId {
+            session: SessionId(self.conns.get(&op.conn).map_or(0, |c| c.session_id)),
+            sequence: id,
+        };
+        let Some(volume) = self.volumes.get_mut(&group_id) else {
+            return Err(Held::Failed(RequestError::Io));
+        };
+        if !volume.is_serving() {
+            return Err(Held::Failed(RequestError::Io));
+        }
+        let parts = parts_of(op);
+        let blocks: u64 = parts.iter().map(part_stamps).sum();
+        let Some(group) = volume.group.as_mut() else {
+            return Err(Held::Failed(RequestError::Io));
+        };
+        if group.uncommitted_bytes() + op.length > UNCOMMITTED_BYTES_MAX
+            && volume.proposals.len() > 1
+        {
+            self.tell_engine(engine_event::Event::SyncSoon);
+            return Err(Held::Busy);
+        }
+        let Some(first) = volume.take_stamps(blocks) else {
+            self.open_epoch(group_id);
+            return Err(Held::Epoch);
+        };
+        let mut stamp = first;
+        let mut outstanding = 0;
+        for part in parts {
+            let stamps = part_stamps(&part);
+            let (data, payload) = encode_part(part, stamp, request);
+            stamp.0 += stamps;
+            match volume.group.as_mut().map(|g| g.propose(data, payload)) {
+                Some(Ok(placed)) => {
+                    volume
+                        .proposals
+                        .insert(placed.index, (placed.term, Proposal::Op(id)));
+                    outstanding += 1;
+                }
+                Some(Err(ProposeError::Busy)) if outstanding == 0 => {
+                    self.tell_engine(engine_event::Event::SyncSoon);
+                    return Err(Held::Busy);
+                }
+                // Entries already proposed may still be applied; the client is told of an error,
+                // which says nothing about what was written.
+                _ => return Err(Held::Failed(RequestError::Io)),
+            }
+        }
+        volume.urgent |= !early;
+        if let Some(op) = self.ops.get_mut(&id) {
+            (op.outstanding, op.proposed) = (outstanding, true);
+        }
+        self.dirty.insert(group_id);
+        if outstanding == 0 {
+            self.finish_op(id, Ok(Reply::Done));
+        }
+        Ok(())
+    }
+
+    /// Opens an epoch, unless one is being opened.
+    fn open_epoch(&mut self, id: GroupId) {
+        let (nonce, high, low) = (self.random(), self.random(), self.random());
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        if volume.epoch != EpochState::None {
+            return;
+        }
+        let Some(group) = volume.group.as_mut() else {
+            return;
+        };
+        let salt = u128::from(high) << 64 | u128::from(low);
+        let operation = Operation::OpenEpoch {
+            salt,
+            key_id: 0,
+            nonce,
+        };
+        let data = Bytes::from(operation.encode(RequestId::default()));
+        if let Ok(placed) = group.propose(data, Vec::new()) {
+            volume.epoch = EpochState::Opening {
+                nonce,
+                term: placed.term,
+            };
+            volume.urgent = true;
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Entries of a group are on the device: writes that need no more are answered.
+    pub(crate) fn written(&mut self, id: GroupId, through: RaftIndex) {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        let from = RaftIndex(volume.written.0 + 1);
+        if through < from {
+            return;
+        }
+        volume.written = through;
+        let written: Vec<OpId> = volume
+            .proposals
+            .range(from..=through)
+            .filter_map(|(_, (_, proposal))| match proposal {
+                Proposal::Op(op) => Some(*op),
+                Proposal::Resize(_) => None,
+            })
+            .collect();
+        for op in written {
+            if self.ops.get(&op).is_some_and(|op| op.early) {
+                self.part_done(op);
+            }
+        }
+    }
+
+    /// An entry was applied, or another leader's took its place.
+    pub(crate) fn entry_done(&mut self, id: OpId, committed: bool) {
+        let Some(op) = self.ops.get_mut(&id) else {
+            return;
+        };
+        if !committed {
+            return self.fail_op(id, RequestError::Io);
+        }
+        if !op.early {
+            self.part_done(id);
+        }
+    }
+
+    fn part_done(&mut self, id: OpId) {
+        let Some(op) = self.ops.get_mut(&id) else {
+            return;
+        };
+        op.outstanding = op.outstanding.saturating_sub(1);
+        if op.outstanding == 0 && op.proposed {
+            self.finish_op(id, Ok(Reply::Done));
+        }
+    }
+
+    /// Answers a request with an error.
+    pub(crate) fn fail_op(&mut self, id: OpId, error: RequestError) {
+        self.finish_op(id, Err(error));
+    }
+
+    /// Reads and flushes of a volume whose leadership is gone.
+    pub(crate) fn fail_reads_and_flushes(&mut self, id: GroupId) {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        volume.read_checks.clear();
+        let mut gone: Vec<OpId> = volume.flushes.drain(..).map(|(op, _)| op).collect();
+        gone.extend(volume.read_waits.drain(..).map(|(op, _)| op));
+        gone.extend(
+            self.ops
+                .iter()
+                .filter(|(_, op)| op.group == id && matches!(op.action, Action::Read))
+                .map(|(id, _)| *id),
+        );
+        for op in gone {
+            self.fail_op(op, RequestError::Io);
+        }
+    }
+
+    /// The store takes no more writes: requests that wait for it fail, reads go on.
+    pub(crate) fn store_fenced(&mut self, message: String, effects: &mut Vec<Effect>) {
+        tracing::error!(message, "the store is fenced");
+        self.fenced = Some(message.clone());
+        let stuck: Vec<OpId> = self
+            .ops
+            .iter()
+            .filter(|(_, op)| !matches!(op.action, Action::Read))
+            .map(|(id, _)| *id)
+            .collect();
+        for op in stuck {
+            self.fail_op(op, RequestError::Io);
+        }
+        self.fail_admin(&message, effects);
+        for volume in self.volumes.values_mut() {
+            volume.waiting.clear();
+            volume.flushes.clear();
+            volume.locked.clear();
+        }
+        effects.push(Effect::Fenced { message });
+    }
+
+    fn finish_op(&mut self, id: OpId, result: Result<Reply, RequestError>) {
+        let Some(op) = self.ops.remove(&id) else {
+            return;
+        };
+        self.op_bytes -= op.bytes_counted;
+        if let Some(conn) = self.conns.get_mut(&op.conn) {
+            conn.session.complete(op.request, result);
+            self.conns_dirty.insert(op.conn);
+        }
+    }
+}
+
+fn needs_edges(op: &Op) -> bool {
+    let partial = matches!(op.action, Action::Write(_) | Action::Zeroes { .. });
+    partial
+        && ((op.head_is_partial() && op.head.is_none())
+            || (op.tail_is_partial() && op.tail.is_none()))
+}
+
+/// Stamps an entry takes: one per data block, one for a whole range otherwise.
+fn part_stamps(part: &Part) -> u64 {
+    match part {
+        Part::Data(_, bytes) => to_u64(bytes.len() / BLOCK_SIZE),
+        Part::Hollow(..) => 1,
+    }
+}
+
+/// What a request writes, in whole blocks, cut so that each part fits an entry.
+fn parts_of(op: &Op) -> Vec<Part> {
+    let range = op.range();
+    let mut parts = Vec::new();
+    let whole_start = op.offset.div_ceil(BLOCK_SIZE_U64);
+    let whole_end = ((op.offset + op.length) / BLOCK_SIZE_U64).max(whole_start);
+    if let (Action::Trim, true) = (&op.action, whole_end > whole_start) {
+        let whole = BlockRange::new(whole_start, whole_end - whole_start);
+        return vec![Part::Hollow(whole, false)];
+    }
+    let payload = match &op.action {
+        Action::Write(payload) => Some(payload),
+        Action::Zeroes { .. } => None,
+        Action::Read | Action::Flush | Action::Trim => return parts,
+    };
+    let edge = |old: &Bytes, lba: u64| merged(old, lba, op.offset, op.length, payload);
+    if let Some(old) = op.head.as_ref().filter(|_| op.head_is_partial()) {
+        parts.push(Part::Data(range.start.0, edge(old, range.start.0)));
+    }
+    if whole_end > whole_start {
+        let whole = BlockRange::new(whole_start, whole_end - whole_start);
+        match (payload, &op.action) {
+            (Some(payload), _) => {
+                let from = to_usize(whole_start * BLOCK_SIZE_U64 - op.offset);
+                let bytes = payload.slice(from..from + to_usize(whole.bytes()));
+                let step = to_usize(limits::ENTRY_BLOCKS_MAX) * BLOCK_SIZE;
+                for at in (0..bytes.len()).step_by(step) {
+                    let piece = bytes.slice(at..(at + step).min(bytes.len()));
+                    parts.push(Part::Data(whole_start + to_u64(at / BLOCK_SIZE), piece));
+                }
+            }
+            (None, Action::Zeroes { no_hole }) => parts.push(Part::Hollow(whole, *no_hole)),
+            (None, _) => {}
+        }
+    }
+    if let Some(old) = op.tail.as_ref().filter(|_| op.tail_is_partial()) {
+        parts.push(Part::Data(range.end() - 1, edge(old, range.end() - 1)));
+    }
+    parts
+}
+
+/// An old block with the request's bytes (or zeros) over it.
+fn merged(old: &Bytes, lba: u64, offset: u64, length: u64, payload: Option<&Bytes>) -> Bytes {
+    let mut block = AlignedBuf::copy_of(old);
+    let first = lba * BLOCK_SIZE_U64;
+    let from = offset.max(first);
+    let to = (offset + length).min(first + BLOCK_SIZE_U64);
+    let target = &mut block[to_usize(from - first)..to_usize(to - first)];
+    match payload {
+        Some(payload) => {
+            target.copy_from_slice(&payload[to_usize(from - offset)..to_usize(to - offset)]);
+        }
+        None => target.fill(0),
+    }
+    block.freeze()
+}
+
+fn encode_part(part: Part, stamp: esker_base::Stamp, request: RequestId) -> (Bytes, Vec<Bytes>) {
+    let (operation, payload) = match part {
+        Part::Data(lba, bytes) => {
+            let blocks = bytes
+                .chunks(BLOCK_SIZE)
+                .map(|b| BlockInfo::plain(crc32(b)))
+                .collect();
+            (
+                Operation::Write {
+                    lba,
+                    stamp,
+                    key_id: 0,
+                    blocks,
+                },
+                vec![bytes],
+            )
+        }
+        Part::Hollow(range, true) => (Operation::Zero { range, stamp }, Vec::new()),
+        Part::Hollow(range, false) => (Operation::Discard { range, stamp }, Vec::new()),
+    };
+    (Bytes::from(operation.encode(request)), payload)
+}
+
+/// Pieces of whole blocks, cut to the bytes that were asked for.
+fn cut(pieces: Vec<ReadPiece>, offset: u64, length: u64) -> Vec<esker_nbd::ReadPiece> {
+    let mut skip = offset % BLOCK_SIZE_U64;
+    let mut left = length;
+    let mut out = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let bytes = match &piece {
+            ReadPiece::Data(data) => to_u64(data.len()),
+            ReadPiece::Zeros(blocks) => blocks * BLOCK_SIZE_U64,
+        };
+        let take = (bytes - skip.min(bytes)).min(left);
+        if take > 0 {
+            out.push(match piece {
+                ReadPiece::Data(data) => {
+                    esker_nbd::ReadPiece::Data(data.slice(to_usize(skip)..to_usize(skip + take)))
+                }
+                ReadPiece::Zeros(_) => esker_nbd::ReadPiece::Zeros(take),
+            });
+        }
+        left -= take;
+        skip = skip.saturating_sub(bytes);
+    }
+    out
+}
+
+/// One block's bytes.
+fn flatten(pieces: Vec<ReadPiece>) -> Bytes {
+    match pieces.into_iter().next() {
+        Some(ReadPiece::Data(data)) => data,
+        _ => AlignedBuf::zeroed(BLOCK_SIZE).freeze(),
+    }
+}

@@ -1,0 +1,392 @@
+//! The node: one step takes one event in and gives effects out.
+
+use crate::conns::Conn;
+use crate::control::AdminPending;
+use crate::event::{AdminToken, Effect, Event, ExportInfo};
+use crate::volume::{Op, OpId, Volume};
+use crate::{Machine, ReadyReport};
+use esker_base::{ClusterId, ConnId, GroupId, Moment, NodeId, ReplicaId, WallClock};
+use esker_engine::event as engine_event;
+use esker_engine::{Engine, EngineConfig};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a stop waits for requests on their way before sessions are cut.
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How a node works.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Which of the node's stores this is.
+    pub store_index: usize,
+    /// The node.
+    pub node: NodeId,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The engine. `store_entropy`, `node` and `cluster` are filled in from here.
+    pub engine: EngineConfig,
+    /// Random bits: the only source of randomness. Different at every start.
+    pub seed: [u8; 32],
+    /// Length of a tick of the Raft groups that need one.
+    pub tick: Duration,
+    /// Which node holds a replica, for groups that span nodes.
+    pub peers: BTreeMap<ReplicaId, NodeId>,
+    /// Limits of a session.
+    pub session_limits: esker_nbd::SessionLimits,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            store_index: 0,
+            node: NodeId(1),
+            cluster: ClusterId(0),
+            engine: EngineConfig {
+                format_if_blank: true,
+                ..EngineConfig::default()
+            },
+            seed: [0; 32],
+            tick: Duration::from_millis(100),
+            peers: BTreeMap::new(),
+            session_limits: esker_nbd::SessionLimits::default(),
+        }
+    }
+}
+
+/// What a node is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Opening,
+    Serving,
+    /// Waits for requests on their way, until the moment given.
+    Draining(Moment),
+    /// The engine is making everything durable.
+    Closing,
+    Ended,
+}
+
+/// What a read of the engine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadFor {
+    /// The data of a read request.
+    Data(OpId),
+    /// The first block of a request that covers it in part.
+    Head(OpId),
+    /// The last block of such a request.
+    Tail(OpId),
+    /// The payload of an entry, for a follower.
+    Payload {
+        group: GroupId,
+        index: esker_base::RaftIndex,
+        term: esker_base::Term,
+    },
+}
+
+/// A node's logic over one store.
+pub struct Node {
+    pub(crate) config: NodeConfig,
+    pub(crate) engine: Engine,
+    pub(crate) engine_effects: Vec<engine_event::Effect>,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) phase: Phase,
+    pub(crate) now: Moment,
+    pub(crate) wall: WallClock,
+    pub(crate) volumes: BTreeMap<GroupId, Volume>,
+    pub(crate) by_name: BTreeMap<String, GroupId>,
+    /// Groups whose Raft may have something to do.
+    pub(crate) dirty: BTreeSet<GroupId>,
+    pub(crate) ops: BTreeMap<OpId, Op>,
+    pub(crate) next_op: OpId,
+    pub(crate) op_bytes: usize,
+    pub(crate) reads: BTreeMap<u64, ReadFor>,
+    pub(crate) next_read: u64,
+    pub(crate) conns: BTreeMap<ConnId, Conn>,
+    pub(crate) paused: BTreeSet<ConnId>,
+    /// Connections served in this step.
+    pub(crate) touched: BTreeSet<ConnId>,
+    /// Reads and flushes that go to the engine once the proposals before them are there.
+    pub(crate) reads_after_drive: Vec<OpId>,
+    pub(crate) flush_after_drive: BTreeSet<GroupId>,
+    /// Connections with something to parse or to send.
+    pub(crate) conns_dirty: BTreeSet<ConnId>,
+    pub(crate) others: BTreeMap<usize, Vec<ExportInfo>>,
+    pub(crate) admin: BTreeMap<u64, AdminPending>,
+    pub(crate) next_admin: u64,
+    pub(crate) next_tick: Moment,
+    pub(crate) timer: Option<Moment>,
+    pub(crate) report: ReadyReport,
+    pub(crate) fenced: Option<String>,
+}
+
+impl Node {
+    /// Begins to open the store; the first effects are reads.
+    #[must_use]
+    pub fn new(
+        config: NodeConfig,
+        now: Moment,
+        wall: WallClock,
+        effects: &mut Vec<Effect>,
+    ) -> Self {
+        let mut rng = ChaCha8Rng::from_seed(config.seed);
+        let mut engine_config = config.engine.clone();
+        let high = u128::from(rng.next_u64());
+        engine_config.store_entropy = high << 64 | u128::from(rng.next_u64());
+        engine_config.node = config.node;
+        engine_config.cluster = config.cluster;
+        let mut engine_effects = Vec::new();
+        let engine = Engine::open(engine_config, &mut engine_effects);
+        let next_tick = now + config.tick;
+        let mut node = Self {
+            config,
+            engine,
+            engine_effects,
+            rng,
+            phase: Phase::Opening,
+            now,
+            wall,
+            volumes: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            ops: BTreeMap::new(),
+            next_op: 1,
+            op_bytes: 0,
+            reads: BTreeMap::new(),
+            next_read: 1,
+            conns: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            reads_after_drive: Vec::new(),
+            flush_after_drive: BTreeSet::new(),
+            conns_dirty: BTreeSet::new(),
+            others: BTreeMap::new(),
+            admin: BTreeMap::new(),
+            next_admin: 1,
+            next_tick,
+            timer: None,
+            report: ReadyReport::default(),
+            fenced: None,
+        };
+        node.settle(effects);
+        node
+    }
+
+    /// The engine, for tests and tools.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Whether this node leads the volume and serves it.
+    #[must_use]
+    pub fn serves(&self, name: &str) -> bool {
+        let volume = self.by_name.get(name).and_then(|id| self.volumes.get(id));
+        self.phase == Phase::Serving && volume.is_some_and(Volume::is_serving)
+    }
+
+    /// The volume's group in this store, by name.
+    #[must_use]
+    pub fn group_of(&self, name: &str) -> Option<GroupId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Requests of clients on their way.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Gives an event to the engine; what follows is handled in `settle`.
+    pub(crate) fn tell_engine(&mut self, event: engine_event::Event) {
+        self.engine
+            .step(self.now, self.wall, event, &mut self.engine_effects);
+    }
+
+    fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Disk { io, result } => {
+                self.tell_engine(engine_event::Event::Disk { io, result })
+            }
+            Event::Timer => self.timer = None,
+            Event::Connected { conn, transport } => self.connected(conn, transport),
+            Event::Adopted {
+                conn,
+                transport,
+                session,
+            } => self.adopted(conn, transport, *session),
+            Event::Received { conn, data } => self.received(conn, data),
+            Event::Sent { conn } => self.sent(conn),
+            Event::Disconnected { conn, reason } => self.disconnected(conn, &reason),
+            Event::Exports { store, exports } => {
+                self.others.insert(store, exports);
+            }
+            Event::Admin { token, request } => self.admin_request(token, request, effects),
+            Event::Peer { from, frame } => self.peer_frame(from, frame),
+            Event::Stop => self.stop(effects),
+        }
+    }
+
+    fn stop(&mut self, effects: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Opening => {
+                self.phase = Phase::Ended;
+                effects.push(Effect::Stopped);
+            }
+            Phase::Serving => {
+                self.phase = Phase::Draining(self.now + STOP_TIME_MAX);
+                for (id, conn) in &mut self.conns {
+                    conn.session.shutdown();
+                    self.conns_dirty.insert(*id);
+                }
+            }
+            Phase::Draining(_) | Phase::Closing | Phase::Ended => {}
+        }
+    }
+
+    fn passage_of_time(&mut self) {
+        if self.now >= self.next_tick {
+            self.next_tick = self.now + self.config.tick;
+            for (id, volume) in &mut self.volumes {
+                if let Some(group) = volume.group.as_mut().filter(|g| g.needs_tick()) {
+                    group.tick();
+                    self.dirty.insert(*id);
+                }
+            }
+        }
+        if self.engine.deadline().is_some_and(|at| at <= self.now) {
+            self.tell_engine(engine_event::Event::Timer);
+        }
+    }
+
+    /// Handles everything that follows from an event, until nothing does.
+    fn settle(&mut self, effects: &mut Vec<Effect>) {
+        loop {
+            let follow = std::mem::take(&mut self.engine_effects);
+            if !follow.is_empty() {
+                for effect in follow {
+                    self.engine_effect(effect, effects);
+                }
+                continue;
+            }
+            if let Some(id) = self.dirty.pop_first() {
+                self.drive(id, effects);
+                continue;
+            }
+            if !self.reads_after_drive.is_empty() || !self.flush_after_drive.is_empty() {
+                self.release_after_drive();
+                continue;
+            }
+            if let Some(conn) = self.conns_dirty.pop_first() {
+                self.serve_conn(conn, effects);
+                continue;
+            }
+            if !self.resume_paused() {
+                break;
+            }
+        }
+        self.pace(effects);
+        self.end_if_drained(effects);
+        self.set_timer(effects);
+    }
+
+    fn end_if_drained(&mut self, effects: &mut Vec<Effect>) {
+        let Phase::Draining(until) = self.phase else {
+            return;
+        };
+        let sessions_done = self.conns.values().all(|c| c.closing);
+        if !(self.ops.is_empty() && sessions_done) && self.now < until && self.fenced.is_none() {
+            // Sessions still in their handshake have nothing to lose.
+            let idle: Vec<ConnId> = self
+                .conns
+                .iter()
+                .filter(|(_, c)| !c.closing && c.volume.is_none())
+                .map(|(id, _)| *id)
+                .collect();
+            for conn in idle {
+                self.close(conn, "the node stops".into(), effects);
+            }
+            if !self.ops.is_empty() || self.conns.values().any(|c| !c.closing) {
+                return;
+            }
+        }
+        let open: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, c)| !c.closing)
+            .map(|(id, _)| *id)
+            .collect();
+        for conn in open {
+            self.close(conn, "the node stops".into(), effects);
+        }
+        self.phase = Phase::Closing;
+        self.tell_engine(engine_event::Event::Stop);
+        let follow = std::mem::take(&mut self.engine_effects);
+        for effect in follow {
+            self.engine_effect(effect, effects);
+        }
+    }
+
+    fn set_timer(&mut self, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        let ticks = self.volumes.values().any(|v| {
+            v.group
+                .as_ref()
+                .is_some_and(esker_replication::Group::needs_tick)
+        });
+        let drain = match self.phase {
+            Phase::Draining(until) => Some(until),
+            _ => None,
+        };
+        let due = self
+            .engine
+            .deadline()
+            .into_iter()
+            .chain(ticks.then_some(self.next_tick))
+            .chain(drain)
+            .min()
+            .map(|at| at.max(self.now));
+        // An earlier timer that is still set only wakes the loop once too often.
+        if let Some(at) = due.filter(|at| self.timer.is_none_or(|set| set > *at)) {
+            self.timer = Some(at);
+            effects.push(Effect::SetTimer { at });
+        }
+    }
+
+    /// Random bits.
+    pub(crate) fn random(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+
+    /// A new token for the admin table.
+    pub(crate) fn admin_token(&mut self, pending: AdminPending) -> u64 {
+        let token = self.next_admin;
+        self.next_admin += 1;
+        self.admin.insert(token, pending);
+        token
+    }
+
+    /// Answers an operator.
+    pub(crate) fn answer(
+        token: AdminToken,
+        result: Result<crate::admin::AdminReply, crate::admin::AdminError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.push(Effect::AdminReply { token, result });
+    }
+}
+
+impl Machine for Node {
+    fn step(&mut self, now: Moment, wall: WallClock, event: Event, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        self.now = self.now.max(now);
+        self.wall = wall;
+        self.take(event, effects);
+        self.passage_of_time();
+        self.settle(effects);
+    }
+}

@@ -1,0 +1,183 @@
+//! A volume on this node: its Raft group, its open epoch, and the requests on their way.
+
+use bytes::Bytes;
+use esker_base::{BlockRange, ConnId, Epoch, GroupId, RaftIndex, Stamp, Term, VolumeId};
+use esker_engine::format::record::HardState;
+use esker_nbd::RequestId;
+use esker_replication::Group;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::admin::VolumeState;
+use crate::event::AdminToken;
+
+/// Identifies a client request on this node.
+pub(crate) type OpId = u64;
+
+/// Whether stamps can be given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EpochState {
+    /// None is open; the first write opens one.
+    None,
+    /// Proposed under this nonce, in this term.
+    Opening { nonce: u64, term: Term },
+    /// Open; the next counter. A counter is never resumed: a new leadership opens a new epoch.
+    Open { epoch: Epoch, counter: u32 },
+}
+
+/// What a request does.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Read,
+    Write(Bytes),
+    Flush,
+    Trim,
+    Zeroes { no_hole: bool },
+}
+
+/// A client request on its way.
+#[derive(Debug)]
+pub(crate) struct Op {
+    pub conn: ConnId,
+    pub request: RequestId,
+    pub group: GroupId,
+    pub action: Action,
+    pub offset: u64,
+    pub length: u64,
+    /// Answered once written instead of once durable.
+    pub early: bool,
+    /// Entries proposed and not answered yet.
+    pub outstanding: usize,
+    /// All its entries are proposed.
+    pub proposed: bool,
+    /// Old contents of the first and the last block of a request that covers them in part.
+    pub head: Option<Bytes>,
+    pub tail: Option<Bytes>,
+    /// Parts of a read of its edges that are still on their way.
+    pub edges_awaited: usize,
+    pub failed: bool,
+    /// Bytes it counts against the node's limit.
+    pub bytes_counted: usize,
+}
+
+impl Op {
+    /// The blocks it touches, partly touched ones included.
+    pub fn range(&self) -> BlockRange {
+        BlockRange::covering(self.offset, self.length).unwrap_or(BlockRange::new(0, 0))
+    }
+
+    /// Whether it changes only a part of its first block.
+    pub fn head_is_partial(&self) -> bool {
+        !self.offset.is_multiple_of(4096) || (self.length < 4096 && self.length > 0)
+    }
+
+    /// Whether it changes only a part of its last block, and that is not its first.
+    pub fn tail_is_partial(&self) -> bool {
+        let range = self.range();
+        range.count > 1 && !(self.offset + self.length).is_multiple_of(4096)
+    }
+
+    /// It changes blocks.
+    pub fn mutates(&self) -> bool {
+        !matches!(self.action, Action::Read | Action::Flush)
+    }
+}
+
+/// An entry proposed here.
+#[derive(Clone, Debug)]
+pub(crate) enum Proposal {
+    /// A part of a request.
+    Op(OpId),
+    /// A new size, for an operator.
+    Resize(AdminToken),
+}
+
+/// A volume.
+pub(crate) struct Volume {
+    pub id: VolumeId,
+    pub name: String,
+    pub size_bytes: u64,
+    pub labels: BTreeMap<String, String>,
+    /// None while the volume is suspended and alone: there is nobody to catch up with.
+    pub group: Option<Group>,
+    pub epoch: EpochState,
+    /// Proposed here and not applied, with the term they were proposed in.
+    pub proposals: BTreeMap<RaftIndex, (Term, Proposal)>,
+    /// Entries through this index are on the device.
+    pub written: RaftIndex,
+    pub applied: RaftIndex,
+    /// Entries through this index were handed to the store.
+    pub driven: RaftIndex,
+    /// Requests that wait for an epoch, for room among the proposals, or for a block.
+    pub waiting: VecDeque<OpId>,
+    /// Requests whose edges are being read: no other may change their blocks meanwhile.
+    pub locked: BTreeMap<OpId, BlockRange>,
+    /// Flushes, with the index they wait for.
+    pub flushes: Vec<(OpId, RaftIndex)>,
+    /// Reads that wait for the group's word that this is still the leader.
+    pub read_checks: BTreeMap<u64, OpId>,
+    /// Reads that wait for an index to be applied.
+    pub read_waits: Vec<(OpId, RaftIndex)>,
+    /// A hard state in which only the commit index moved; goes with the next append.
+    pub lazy_hard_state: Option<HardState>,
+    /// Somebody waits for durability of what is proposed next.
+    pub urgent: bool,
+    pub sessions: BTreeSet<ConnId>,
+    /// Attachments that wait for the volume to start.
+    pub attaching: Vec<(ConnId, bool)>,
+    /// Being deleted.
+    pub deleting: bool,
+    /// Why it does not serve, when its state says so.
+    pub trouble: Option<String>,
+}
+
+impl Volume {
+    /// Whether it can serve I/O here and now.
+    pub fn is_serving(&self) -> bool {
+        !self.deleting && self.group.as_ref().is_some_and(|g| serves(g, self.applied))
+    }
+
+    /// Its group has this replica as the only member.
+    pub fn is_single(&self) -> bool {
+        self.group.as_ref().is_none_or(Group::is_single_voter)
+    }
+
+    /// Its state, for reports.
+    pub fn state(&self, fenced: bool) -> VolumeState {
+        match &self.group {
+            _ if fenced => VolumeState::Fenced,
+            None => VolumeState::Suspended,
+            Some(group) if group.is_suspended() => VolumeState::Suspended,
+            Some(_) if self.is_serving() => VolumeState::Ready,
+            Some(_) => VolumeState::Starting,
+        }
+    }
+
+    /// Takes `count` stamps. None when no epoch is open or its counter is used up; then a new
+    /// epoch has to be opened.
+    pub fn take_stamps(&mut self, count: u64) -> Option<Stamp> {
+        let EpochState::Open { epoch, counter } = &mut self.epoch else {
+            return None;
+        };
+        let first = *counter;
+        let next = u32::try_from(count)
+            .ok()
+            .and_then(|count| first.checked_add(count));
+        match next {
+            Some(next) => {
+                *counter = next;
+                Some(Stamp::new(*epoch, first))
+            }
+            None => {
+                self.epoch = EpochState::None;
+                None
+            }
+        }
+    }
+}
+
+/// A leader serves once everything that was in its log when it was elected is applied: its own
+/// first entry shows that.
+fn serves(group: &Group, applied: RaftIndex) -> bool {
+    let leads = matches!(group.role(), esker_replication::Role::Leader);
+    leads && group.commit_index() <= applied && group.has_committed_in_term()
+}
