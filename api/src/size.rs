@@ -82,8 +82,8 @@ pub fn format(bytes: u64) -> String {
     };
     let mut text = (bytes / unit).to_string();
     if !bytes.is_multiple_of(*unit) {
-        let tenths = (bytes % unit) / (unit / 10 + 1);
-        let _ = write!(text, ".{}", tenths.min(9)); // writing to a String cannot fail
+        let tenths = (bytes % unit) * 10 / unit; // the rest is below 2^40
+        let _ = write!(text, ".{tenths}"); // writing to a String cannot fail
     }
     text.push(' ');
     text.push_str(name);

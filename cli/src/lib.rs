@@ -1,1 +1,59 @@
-//! The command line of Esker.
+//! The command line of Esker: one module per noun. What it asks of a running daemon goes over the
+//! admin API (`esker_api`); [`offline`] reads a store that no daemon holds.
+
+pub mod args;
+pub mod completions;
+pub mod error;
+pub mod model;
+pub mod offline;
+pub mod output;
+pub mod space;
+pub mod status;
+pub mod table;
+pub mod volume;
+
+use args::{Args, Noun};
+use error::CliError;
+use output::Output;
+
+/// Does what the arguments say and writes the result to stdout.
+///
+/// # Errors
+/// When it is refused or fails; one line that names the thing and the remedy.
+pub fn run(args: Args) -> Result<(), CliError> {
+    let mut output = Output::stdout(args.output);
+    match args.noun {
+        Noun::Completions { shell } => completions::write(shell, &mut output),
+        Noun::Verify { store } => offline::verify(&store, &mut output),
+        Noun::Inspect { store, part } => {
+            offline::inspect(&store, part.unwrap_or_default(), &mut output)
+        }
+        Noun::Volume(verb) => {
+            let verb = verb.confirmed()?;
+            with_daemon(&args.admin, async |client| {
+                volume::run(verb, client, &mut output).await
+            })
+        }
+        Noun::Space { volume } => with_daemon(&args.admin, async |client| {
+            space::run(volume, client, &mut output).await
+        }),
+        Noun::Status { why } => with_daemon(&args.admin, async |client| {
+            status::run(why, client, &mut output).await
+        }),
+    }
+}
+
+/// Connects to the daemon and runs `action` on this thread.
+fn with_daemon(
+    admin: &args::AdminAddress,
+    action: impl AsyncFnOnce(&mut error::Client) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        let mut client = esker_api::client::connect(&admin.path()).await?;
+        action(&mut client).await
+    })
+}

@@ -142,7 +142,7 @@ fn refusal(error: RequestError) -> Status {
 fn require_supported(request: &v1::CreateVolumeRequest) -> Result<(), Status> {
     if request.replicas > 1 {
         return Err(Status::failed_precondition(format!(
-            "{} replicas need a cluster; this version serves one copy",
+            "{} copies: that needs a cluster; this version serves one copy",
             request.replicas
         )));
     }

@@ -1,23 +1,26 @@
 //! The machine that runs on a store's loop: the node's logic.
 
 use crate::loops::StoreSetup;
+use esker_base::num::to_usize;
 use esker_base::{Moment, WallClock};
-use esker_node::{Effect, Event, Machine};
-
-/// Stands where the node's logic goes.
-pub struct Absent;
-
-impl Machine for Absent {
-    fn step(&mut self, _: Moment, _: WallClock, _: Event, _: &mut Vec<Effect>) {}
-}
+use esker_node::{Effect, Node, NodeConfig};
 
 /// Makes the machine of a store.
 pub fn node(
     setup: StoreSetup,
-) -> impl FnOnce(Moment, WallClock, &mut Vec<Effect>) -> Absent + Send + 'static {
-    move |_, _, effects| {
-        let message = format!("store {}: this build has no storage engine", setup.index);
-        effects.push(Effect::OpenFailed { message });
-        Absent
+) -> impl FnOnce(Moment, WallClock, &mut Vec<Effect>) -> Node + Send + 'static {
+    move |now, wall, effects| {
+        let mut config = NodeConfig {
+            store_index: setup.index,
+            node: setup.identity.node,
+            cluster: setup.identity.cluster,
+            seed: setup.seed,
+            ..NodeConfig::default()
+        };
+        config.engine.device_bytes = setup.size_bytes;
+        if let Some(bytes) = setup.cache_bytes {
+            config.engine.cache_bytes = to_usize(bytes);
+        }
+        Node::new(config, now, wall, effects)
     }
 }

@@ -1,0 +1,262 @@
+//! The words of the command line.
+
+use crate::error::CliError;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+/// Manages the volumes of an Esker node.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "esker", version, about, propagate_version = true)]
+pub struct Args {
+    /// Which daemon to talk to
+    #[command(flatten)]
+    pub admin: AdminAddress,
+    /// How to show the result
+    #[arg(
+        short,
+        long,
+        value_enum,
+        global = true,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub output: Format,
+    /// What to do
+    #[command(subcommand)]
+    pub noun: Noun,
+}
+
+/// Which daemon to talk to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AdminAddress {
+    /// The daemon's folder
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ESKER_DATA",
+        default_value = "./esker-data"
+    )]
+    pub data: PathBuf,
+    /// The daemon's admin socket, as PATH or unix:PATH [default: DIR/admin.sock]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub admin: Option<String>,
+}
+
+impl AdminAddress {
+    /// The path of the admin socket.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        match &self.admin {
+            Some(address) => {
+                let path = address
+                    .strip_prefix("unix://")
+                    .or(address.strip_prefix("unix:"));
+                PathBuf::from(path.unwrap_or(address))
+            }
+            None => self.data.join("admin.sock"),
+        }
+    }
+}
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For scripts; fields are only ever added
+    Json,
+}
+
+/// What a command is about.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Noun {
+    /// Create, list and change volumes
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// Show where the space is, of the node or of one volume
+    Space {
+        /// Volume
+        #[arg(value_name = "VOLUME")]
+        volume: Option<String>,
+    },
+    /// Show the health of the node
+    Status {
+        /// Say what is wrong, and the next safe step
+        #[arg(long)]
+        why: bool,
+    },
+    /// Check every invariant of a store that no daemon has open
+    Verify {
+        /// Device or file
+        store: PathBuf,
+    },
+    /// Dump a part of a store that no daemon has open
+    Inspect {
+        /// Device or file
+        store: PathBuf,
+        /// Which part; the superblock when none is named
+        #[command(subcommand)]
+        part: Option<Part>,
+    },
+    /// Write completions for a shell to stdout
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A part of a store.
+#[derive(Clone, Copy, Debug, Default, Subcommand)]
+pub enum Part {
+    /// All copies of the superblock
+    #[default]
+    Superblock,
+    /// The newest checkpoint
+    Checkpoint,
+    /// What a segment holds
+    Segment {
+        /// Number of the segment
+        segment: u32,
+    },
+    /// A record of the log
+    Record {
+        /// Number of the segment
+        segment: u32,
+        /// Its first slot
+        slot: u32,
+    },
+    /// A node of a map
+    Node {
+        /// Number of the segment
+        segment: u32,
+        /// Its slot
+        slot: u32,
+    },
+}
+
+/// What to do with volumes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum VolumeVerb {
+    /// Create a volume
+    Create {
+        /// 1 to 128 of A-Z a-z 0-9 . _ -
+        name: String,
+        /// Size, like 10GiB
+        #[arg(long, value_parser = esker_api::size::parse)]
+        size: u64,
+        /// Number of copies
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        replicas: u32,
+        /// Encrypt its blocks
+        #[arg(long)]
+        encrypt: bool,
+        /// Label; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+    },
+    /// List all volumes
+    List,
+    /// Show a volume
+    Show {
+        /// Volume
+        name: String,
+    },
+    /// Grow a volume
+    Resize {
+        /// Volume
+        name: String,
+        /// New size, like 20GiB
+        #[arg(long, value_parser = esker_api::size::parse)]
+        size: u64,
+    },
+    /// Rename a volume
+    Rename {
+        /// Volume
+        name: String,
+        /// Its new name
+        new_name: String,
+    },
+    /// Delete a volume and all its data
+    Delete {
+        /// Volume
+        name: String,
+        /// Do not ask; only asked at a terminal
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Accept that a suspended volume lost a record of its log, and serve what is left
+    AcceptLoss {
+        /// Volume
+        name: String,
+        /// Needed: what was lost does not come back
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+impl VolumeVerb {
+    /// The verb, once the user has confirmed it if it destroys something.
+    ///
+    /// # Errors
+    /// When the user has not.
+    pub fn confirmed(self) -> Result<Self, CliError> {
+        match &self {
+            Self::AcceptLoss { name, yes: false } => Err(CliError::NotConfirmed(format!(
+                "accept-loss gives up what the damaged record of {name} held; look at \
+                 `esker status --why` first, then repeat it with --yes"
+            ))),
+            Self::Delete { name, yes: false } if std::io::stdin().is_terminal() => {
+                let answer = ask(&format!("Delete volume {name} and all its data? [y/N] "))?;
+                if matches!(answer.trim(), "y" | "Y" | "yes") {
+                    return Ok(self);
+                }
+                Err(CliError::NotConfirmed(format!("volume {name} is kept")))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// Asks at the terminal.
+fn ask(question: &str) -> Result<String, CliError> {
+    let mut err = std::io::stderr().lock();
+    write!(err, "{question}").and_then(|()| err.flush())?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer)
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err(format!("`{text}` is not KEY=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_of_daemons() {
+        for (words, path) in [
+            (&["--data", "/d"][..], "/d/admin.sock"),
+            (&["--admin", "/s"], "/s"),
+            (&["--admin", "unix:/s"], "/s"),
+            (&["--admin", "unix:///s"], "/s"),
+        ] {
+            let words = ["esker"].iter().chain(words).chain(&["volume", "list"]);
+            let args = Args::try_parse_from(words).unwrap();
+            assert_eq!(args.admin.path(), PathBuf::from(path));
+        }
+    }
+}

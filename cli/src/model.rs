@@ -1,0 +1,276 @@
+//! What JSON output holds. Scripts rely on these fields: they are added to, never changed.
+
+use crate::error::CliError;
+use esker_api::v1;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct Volume {
+    /// Name, also of its NBD export.
+    pub name: String,
+    /// UUID.
+    pub uuid: String,
+    /// Size in bytes, as clients see it.
+    pub size_bytes: u64,
+    /// Bytes of live data that it references.
+    pub used_bytes: u64,
+    /// Bytes that would return if it were deleted.
+    pub unique_bytes: u64,
+    /// Number of copies.
+    pub replicas: u32,
+    /// Whether its blocks are encrypted.
+    pub encrypted: bool,
+    /// Number of its snapshots.
+    pub snapshots: u64,
+    /// NBD URI on the node's unix socket.
+    pub uri: String,
+    /// NBD URI over TCP; none when the node does not listen there.
+    pub tcp_uri: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// `ready`, `starting`, `suspended` or `fenced`.
+    pub state: &'static str,
+    /// Attached sessions.
+    pub sessions: u32,
+    /// Which store of the node holds it.
+    pub store: u32,
+}
+
+impl From<v1::Volume> for Volume {
+    fn from(volume: v1::Volume) -> Self {
+        Self {
+            state: state_text(volume.state()),
+            name: volume.name,
+            uuid: volume.uuid,
+            size_bytes: volume.size_bytes,
+            used_bytes: volume.used_bytes,
+            unique_bytes: volume.unique_bytes,
+            replicas: volume.replicas,
+            encrypted: volume.encrypted,
+            snapshots: volume.snapshots,
+            uri: volume.uri,
+            tcp_uri: text(volume.tcp_uri),
+            labels: volume.labels,
+            sessions: volume.sessions,
+            store: volume.store,
+        }
+    }
+}
+
+/// A deleted volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct Deleted {
+    /// Its name.
+    pub name: String,
+    /// Always true.
+    pub deleted: bool,
+}
+
+/// Space, in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SpaceFigures {
+    /// Live data and map pages.
+    pub live_bytes: u64,
+    /// Held only by snapshots.
+    pub snapshot_bytes: u64,
+    /// Dead, but in segments that cannot be reused yet.
+    pub garbage_bytes: u64,
+    /// Can be written.
+    pub free_bytes: u64,
+    /// Size of the store.
+    pub total_bytes: u64,
+    /// Kept back for the map and for deletion when the store is full.
+    pub reserve_bytes: u64,
+    /// Written to the device since the store was created.
+    pub device_bytes_written: u64,
+    /// Written by clients since the store was created.
+    pub client_bytes_written: u64,
+}
+
+impl From<v1::Space> for SpaceFigures {
+    fn from(space: v1::Space) -> Self {
+        Self {
+            live_bytes: space.live_bytes,
+            snapshot_bytes: space.snapshot_bytes,
+            garbage_bytes: space.garbage_bytes,
+            free_bytes: space.free_bytes,
+            total_bytes: space.total_bytes,
+            reserve_bytes: space.reserve_bytes,
+            device_bytes_written: space.device_bytes_written,
+            client_bytes_written: space.client_bytes_written,
+        }
+    }
+}
+
+/// Space of the node or of one volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct Space {
+    /// The volume; absent for the whole node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// Its figures, or the sum over the stores.
+    #[serde(flatten)]
+    pub figures: SpaceFigures,
+    /// The stores one by one; empty for a volume.
+    pub stores: Vec<StoreSpace>,
+}
+
+/// Space of one store.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoreSpace {
+    /// Which store of the node.
+    pub store: u32,
+    /// Its device or file.
+    pub path: String,
+    /// Its figures.
+    #[serde(flatten)]
+    pub figures: SpaceFigures,
+}
+
+/// Health.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// False when a problem needs an operator.
+    pub healthy: bool,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// The volumes.
+    pub volumes: Vec<VolumeStatus>,
+    /// What is wrong, since when, and the next safe step.
+    pub problems: Vec<String>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Node {
+    /// Id.
+    pub id: String,
+    /// `up` or `degraded`.
+    pub state: String,
+    /// Version of its software.
+    pub version: String,
+    /// Its stores.
+    pub stores: Vec<Store>,
+}
+
+/// A store.
+#[derive(Clone, Debug, Serialize)]
+pub struct Store {
+    /// Which store of the node.
+    pub store: u32,
+    /// Its device or file.
+    pub path: String,
+    /// `ready`, `fenced` or `failed`.
+    pub state: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Attached sessions.
+    pub sessions: u32,
+    /// Blocks found damaged since the start.
+    pub damaged_blocks: u64,
+    /// Records replayed at the last start.
+    pub recovered_records: u64,
+}
+
+/// The health of a volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct VolumeStatus {
+    /// Name.
+    pub name: String,
+    /// State.
+    pub state: &'static str,
+    /// The node that leads it; none when none does.
+    pub leader: Option<String>,
+    /// Its copies.
+    pub replicas: Vec<Replica>,
+    /// Attached sessions.
+    pub sessions: u32,
+}
+
+/// A copy of a volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct Replica {
+    /// The node that holds it.
+    pub node: String,
+    /// `voter` or `learner`.
+    pub role: String,
+    /// State.
+    pub state: &'static str,
+    /// Bytes it still has to receive.
+    pub lag_bytes: u64,
+}
+
+impl From<v1::StatusResponse> for Status {
+    fn from(status: v1::StatusResponse) -> Self {
+        Self {
+            healthy: status.healthy,
+            problems: status.problems,
+            nodes: status.nodes.into_iter().map(Node::from).collect(),
+            volumes: status.volumes.into_iter().map(VolumeStatus::from).collect(),
+        }
+    }
+}
+
+impl From<v1::Node> for Node {
+    fn from(node: v1::Node) -> Self {
+        let stores = node.stores.into_iter().map(|store| Store {
+            store: store.index,
+            path: store.path,
+            state: store.state,
+            size_bytes: store.size_bytes,
+            sessions: store.sessions,
+            damaged_blocks: store.damaged_blocks,
+            recovered_records: store.recovered_records,
+        });
+        Self {
+            stores: stores.collect(),
+            id: node.id,
+            state: node.state,
+            version: node.version,
+        }
+    }
+}
+
+impl From<v1::VolumeStatus> for VolumeStatus {
+    fn from(volume: v1::VolumeStatus) -> Self {
+        let state = state_text(volume.state());
+        let replicas = volume.replicas.into_iter().map(|replica| Replica {
+            state: state_text(replica.state()),
+            node: replica.node,
+            role: replica.role,
+            lag_bytes: replica.lag_bytes,
+        });
+        Self {
+            replicas: replicas.collect(),
+            name: volume.name,
+            state,
+            leader: text(volume.leader),
+            sessions: volume.sessions,
+        }
+    }
+}
+
+/// What an answer must hold.
+///
+/// # Errors
+/// When it does not.
+pub fn required<T>(part: Option<T>, what: &'static str) -> Result<T, CliError> {
+    part.ok_or(CliError::Answer(what))
+}
+
+fn state_text(state: v1::VolumeState) -> &'static str {
+    match state {
+        v1::VolumeState::Unspecified => "unknown",
+        v1::VolumeState::Ready => "ready",
+        v1::VolumeState::Starting => "starting",
+        v1::VolumeState::Suspended => "suspended",
+        v1::VolumeState::Fenced => "fenced",
+    }
+}
+
+/// The protocol's empty text is an absent one.
+fn text(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}

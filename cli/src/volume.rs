@@ -1,0 +1,145 @@
+//! `esker volume`.
+
+use crate::args::VolumeVerb;
+use crate::error::{CliError, Client};
+use crate::model::{required, Deleted, Volume};
+use crate::output::Output;
+use crate::table::{fields, Align, Table};
+use esker_api::{size, v1};
+
+/// Does what the verb says.
+///
+/// # Errors
+/// When the daemon refuses.
+pub async fn run(
+    verb: VolumeVerb,
+    client: &mut Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let volume = match verb {
+        VolumeVerb::List => return list(client, output).await,
+        VolumeVerb::Delete { name, .. } => return delete(name, client, output).await,
+        VolumeVerb::Create {
+            name,
+            size,
+            replicas,
+            encrypt,
+            labels,
+        } => {
+            let labels = labels.into_iter().collect();
+            let (size_bytes, encrypted) = (size, encrypt);
+            let request = v1::CreateVolumeRequest {
+                name,
+                size_bytes,
+                replicas,
+                encrypted,
+                labels,
+            };
+            client.create_volume(request).await?.into_inner().volume
+        }
+        VolumeVerb::Show { name } => {
+            client
+                .show_volume(v1::ShowVolumeRequest { name })
+                .await?
+                .into_inner()
+                .volume
+        }
+        VolumeVerb::Resize { name, size } => {
+            let request = v1::ResizeVolumeRequest {
+                name,
+                size_bytes: size,
+            };
+            client.resize_volume(request).await?.into_inner().volume
+        }
+        VolumeVerb::Rename { name, new_name } => {
+            let request = v1::RenameVolumeRequest { name, new_name };
+            client.rename_volume(request).await?.into_inner().volume
+        }
+        VolumeVerb::AcceptLoss { name, .. } => {
+            client
+                .accept_loss(v1::AcceptLossRequest { name })
+                .await?
+                .into_inner()
+                .volume
+        }
+    };
+    output.show(&Volume::from(required(volume, "volume")?), one)
+}
+
+async fn list(client: &mut Client, output: &mut Output) -> Result<(), CliError> {
+    let answer = client
+        .list_volumes(v1::ListVolumesRequest {})
+        .await?
+        .into_inner();
+    let volumes: Vec<Volume> = answer.volumes.into_iter().map(Volume::from).collect();
+    output.show(volumes.as_slice(), many)
+}
+
+async fn delete(name: String, client: &mut Client, output: &mut Output) -> Result<(), CliError> {
+    client
+        .delete_volume(v1::DeleteVolumeRequest { name: name.clone() })
+        .await?;
+    output.show(
+        &Deleted {
+            name,
+            deleted: true,
+        },
+        |gone| format!("deleted {}", gone.name),
+    )
+}
+
+fn one(volume: &Volume) -> String {
+    let labels: Vec<_> = volume
+        .labels
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    let mut pairs = vec![
+        ("name", volume.name.clone()),
+        ("uuid", volume.uuid.clone()),
+        ("state", volume.state.to_string()),
+        ("size", size::format(volume.size_bytes)),
+        ("used", size::format(volume.used_bytes)),
+        ("unique", size::format(volume.unique_bytes)),
+        ("replicas", volume.replicas.to_string()),
+        (
+            "encrypted",
+            if volume.encrypted { "yes" } else { "no" }.to_string(),
+        ),
+        ("snapshots", volume.snapshots.to_string()),
+        ("sessions", volume.sessions.to_string()),
+        ("store", volume.store.to_string()),
+        ("uri", volume.uri.clone()),
+    ];
+    pairs.extend(volume.tcp_uri.clone().map(|uri| ("tcp uri", uri)));
+    if !labels.is_empty() {
+        pairs.push(("labels", labels.join(" ")));
+    }
+    fields(&pairs)
+}
+
+fn many(volumes: &[Volume]) -> String {
+    let mut table = Table::new([
+        ("NAME", Align::Left),
+        ("SIZE", Align::Right),
+        ("USED", Align::Right),
+        ("UNIQUE", Align::Right),
+        ("REPLICAS", Align::Right),
+        ("SNAPSHOTS", Align::Right),
+        ("SESSIONS", Align::Right),
+        ("STATE", Align::Left),
+    ]);
+    for volume in volumes {
+        table.row([
+            volume.name.clone(),
+            size::format(volume.size_bytes),
+            size::format(volume.used_bytes),
+            size::format(volume.unique_bytes),
+            volume.replicas.to_string(),
+            volume.snapshots.to_string(),
+            volume.sessions.to_string(),
+            volume.state.to_string(),
+        ]);
+    }
+    table.render()
+}

@@ -1,0 +1,44 @@
+//! `esker verify` and `esker inspect` on files that are no good store.
+
+#![allow(clippy::unwrap_used)] // helpers of tests may panic, like tests
+
+use rustix::fs::{flock, FlockOperation};
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+fn refusal(words: &[&str], store: &Path) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_esker"));
+    let output = command.args(words).arg(store).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains(store.to_str().unwrap()), "{text}");
+    text
+}
+
+#[test]
+fn what_is_no_store_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    assert!(refusal(&["verify"], &missing).contains("cannot open"));
+    assert!(refusal(&["verify"], folder.path()).contains("neither a regular file"));
+    let blank = folder.path().join("blank");
+    File::create(&blank).unwrap().set_len(64 << 20).unwrap();
+    assert!(refusal(&["verify"], &blank).contains("blank"));
+    std::fs::write(&blank, vec![7; 4 << 20]).unwrap();
+    assert!(refusal(&["verify"], &blank).contains("not an Esker store"));
+    std::fs::write(&blank, "short").unwrap();
+    refusal(&["verify"], &blank);
+    refusal(&["inspect"], &blank);
+}
+
+#[test]
+fn a_store_that_a_daemon_has_open_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let held = File::create(&path).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    assert!(refusal(&["verify"], &path).contains("a daemon has it open"));
+    assert!(refusal(&["inspect"], &path).contains("a daemon has it open"));
+}
