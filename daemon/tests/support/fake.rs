@@ -70,6 +70,10 @@ impl FakeStore {
                 volumes.insert(name, report.clone());
                 Ok(AdminReply::Volume(report))
             }
+            AdminRequest::ReplicaCreate(spec) => Err(AdminError::Refused(format!(
+                "no replica of {} here",
+                spec.name
+            ))),
             AdminRequest::VolumeList => {
                 Ok(AdminReply::Volumes(volumes.values().cloned().collect()))
             }
