@@ -160,6 +160,11 @@ impl Engine {
                     group.meta.membership = membership;
                 }
             }
+            Event::NoteHardState { group, hard_state } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.hard_state = hard_state;
+                }
+            }
             Event::SyncSoon => self.log.urge(),
             Event::Checkpoint { token } => {
                 self.checkpoint_tokens.push(token);
@@ -543,6 +548,12 @@ impl Engine {
             .get(&group)
             .filter(|g| !g.deleting)
             .map(Group::view)
+    }
+
+    /// A group as opening would give it, for a group that goes on after an accepted loss.
+    #[must_use]
+    pub fn recovered_group(&self, group: GroupId) -> Option<crate::event::RecoveredGroup> {
+        self.groups.get(&group).filter(|g| !g.deleting).map(Group::recovered)
     }
 
     /// Why the store takes no more writes, if so.

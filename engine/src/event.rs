@@ -136,6 +136,13 @@ pub enum Event {
         /// The membership after it.
         membership: Membership,
     },
+    /// Only the commit index moved: kept for the next checkpoint, not worth a record.
+    NoteHardState {
+        /// The group.
+        group: GroupId,
+        /// Its hard state.
+        hard_state: HardState,
+    },
     /// Somebody waits for what is written to become durable.
     SyncSoon,
     /// Write a checkpoint.
