@@ -14,6 +14,7 @@ pub mod logging;
 pub mod loops;
 pub mod machine;
 pub mod metrics;
+pub mod predecessor;
 pub mod report;
 pub mod run;
 pub mod store;

@@ -44,14 +44,15 @@ pub struct Loops {
     pub threads: Vec<JoinHandle<()>>,
 }
 
-/// Opens the stores and starts their loops, each with the machine that `make` gives. The loop of
+/// Starts the loops of the stores, given in the order of the settings, each with the machine that `make` gives. The loop of
 /// store 0 accepts the clients.
 ///
 /// # Errors
-/// When a store cannot be opened or a loop cannot be started; the loops that run are ended.
+/// When a loop cannot be started; the loops that run are ended.
 pub fn start<M, F>(
     config: &Config,
     identity: &Identity,
+    files: Vec<StoreFile>,
     listeners: Vec<Listener>,
     make: &impl Fn(StoreSetup) -> F,
 ) -> Result<Loops, DaemonError>
@@ -59,11 +60,6 @@ where
     M: Machine + 'static,
     F: FnOnce(Moment, WallClock, &mut Vec<Effect>) -> M + Send + 'static,
 {
-    // All files first: a wrong path or a locked store is found before any loop runs.
-    let mut files = Vec::with_capacity(config.stores.len());
-    for path in &config.stores {
-        files.push(open(path, config.store_size_bytes)?);
-    }
     let (states, watched) = watch::channel(vec![StoreState::default(); files.len()]);
     let shared = Arc::new(Shared {
         states,
@@ -88,7 +84,7 @@ where
         let told = Arc::clone(&shared);
         let named = path.clone();
         let spawned = esker_runtime::spawn(
-            LoopConfig::new(index),
+            loop_config(index),
             file,
             listeners.take().unwrap_or_default(),
             make(setup),
@@ -121,6 +117,22 @@ where
     Ok(loops)
 }
 
+/// The settings of a loop. For tests of power cuts, ESKER_RECORD names a file that gets everything
+/// store 0 asks of its disk and its clients; the other stores' have their index appended.
+fn loop_config(index: usize) -> LoopConfig {
+    let mut config = LoopConfig::new(index);
+    config.record = std::env::var_os("ESKER_RECORD").map(|mut path| {
+        if index > 0 {
+            path.push(format!(".{index}"));
+        }
+        path.into()
+    });
+    if let Some(path) = &config.record {
+        tracing::warn!(path = %path.display(), "records all disk writes and client bytes; slow");
+    }
+    config
+}
+
 /// Ends the loops that run when one could not be started.
 fn end_all(handles: &[LoopHandle], threads: Vec<JoinHandle<()>>) {
     for handle in handles {
@@ -132,7 +144,10 @@ fn end_all(handles: &[LoopHandle], threads: Vec<JoinHandle<()>>) {
 }
 
 /// Opens a store, or creates its file when there is none.
-fn open(path: &Path, size_bytes: Option<u64>) -> Result<StoreFile, RuntimeError> {
+///
+/// # Errors
+/// When it cannot be a store, or somebody else has it open.
+pub fn open(path: &Path, size_bytes: Option<u64>) -> Result<StoreFile, RuntimeError> {
     let is_missing =
         std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
     if is_missing {

@@ -8,6 +8,7 @@ use crate::error::DaemonError;
 use crate::identity::Identity;
 use crate::loops::{self, StoreSetup};
 use crate::metrics;
+use crate::predecessor::Predecessor;
 use crate::store::{Ended, StoreHandle, StoreStates};
 use crate::stores::Stores;
 use crate::uri::Endpoints;
@@ -66,10 +67,17 @@ where
         Some(address) => Some(bind_metrics(address).await?),
         None => None,
     };
+    let predecessor = Predecessor::look(config);
     let admin_path = config.admin_socket();
     let admin = AdminSocket::bind(&admin_path, &config.admin_socket_while_binding())?;
-    let (listeners, endpoints) = listen_nbd(config)?;
-    let loops = loops::start(config, &identity, listeners, make)?;
+    let (listeners, endpoints) = listen_nbd(config, predecessor).await?;
+    // All files before any loop: a wrong path or a locked store is found before anything runs.
+    let mut files = Vec::with_capacity(config.stores.len());
+    for path in &config.stores {
+        let open = || loops::open(path, config.store_size_bytes);
+        files.push(predecessor.outlast(open).await?);
+    }
+    let loops = loops::start(config, &identity, files, listeners, make)?;
     let mut supervisor = Supervisor {
         stores: Arc::new(Stores::new(loops.stores)),
         states: loops.states,
@@ -285,14 +293,21 @@ async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, DaemonError> {
         })
 }
 
-fn listen_nbd(config: &Config) -> Result<(Vec<Listener>, Endpoints), DaemonError> {
-    let mut listeners = vec![Listener::unix(config.nbd_socket())?];
+async fn listen_nbd(
+    config: &Config,
+    predecessor: Predecessor,
+) -> Result<(Vec<Listener>, Endpoints), DaemonError> {
+    let mut listeners = vec![
+        predecessor
+            .outlast(|| Listener::unix(config.nbd_socket()))
+            .await?,
+    ];
     let mut tcp = None;
     if let Some(address) = resolve(&config.nbd, "NBD")? {
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "NBD without TLS: whoever reaches this address has the volumes");
         }
-        let listener = Listener::tcp(address)?;
+        let listener = predecessor.outlast(|| Listener::tcp(address)).await?;
         tcp = Some(listener.local_addr().to_string());
         listeners.push(listener);
     }

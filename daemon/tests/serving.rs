@@ -7,6 +7,7 @@ use esker_api::v1;
 use rustix::process::{kill_process, Pid, Signal};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -32,7 +33,10 @@ struct Daemon {
 
 impl Daemon {
     fn start(data: &Path, more: &[&str]) -> Self {
-        let mut command = command(data, more);
+        Self::spawn(command(data, more))
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -156,6 +160,27 @@ fn a_volume_outlives_a_clean_stop_and_a_kill() {
         log.contains("WARN") && log.contains("has 1 GiB and keeps it"),
         "{log}"
     );
+}
+
+/// The kernel frees an io_uring's sockets and its store's lock some milliseconds after a killed
+/// process has been reaped. A supervisor that restarts at once was told that the socket is "in use
+/// by another process", and the node stayed down.
+#[test]
+fn a_killed_daemon_can_be_followed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    for _ in 0..8 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eskerd"));
+        command
+            .arg("--data")
+            .arg(folder.path())
+            .args(["--metrics", "none", "--nbd", &free, SMALL]);
+        Daemon::spawn(command).end(Signal::KILL);
+    }
 }
 
 #[test]
