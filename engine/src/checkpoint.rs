@@ -21,7 +21,7 @@ use crate::group::{kill, liveness};
 use crate::map::cache::NodeCache;
 use crate::map::delta::Delta;
 use crate::map::merge::{Merge, MergeStore, Stop};
-use crate::map::tree::{lookup, Lookup, Missing};
+use crate::map::tree::{lookup, Lookup, Missing, ANYWHERE};
 use crate::readpath::NodeWaiter;
 use crate::space::Segments;
 use bytes::Bytes;
@@ -40,7 +40,7 @@ const PREFETCH_LEAVES: usize = 64;
 /// Pages gathered into one write of map nodes.
 const MAP_WRITE_PAGES: usize = 64;
 /// How often a map node that cannot be read is tried again before the store is fenced.
-const NODE_READ_ATTEMPTS_MAX: u32 = 4;
+pub(crate) const NODE_READ_ATTEMPTS_MAX: u32 = 4;
 
 /// Where map nodes and checkpoints are written.
 #[derive(Debug, Default)]
@@ -51,6 +51,8 @@ pub(crate) struct MapWriter {
     gathered: Vec<(VAddr, Arc<NodePage>)>,
     /// Writes to be issued: segment, slot, nodes, bytes.
     ready: Vec<(u32, u32, Vec<VAddr>, Bytes)>,
+    /// How often in a row a node of a discarded subtree could not be read.
+    pub discard_failures: u32,
     /// Nodes being read, with what they must be.
     expected: BTreeMap<VAddr, (Missing, GroupId)>,
 }
@@ -230,7 +232,7 @@ impl Engine {
         wall: WallClock,
         effects: &mut Vec<Effect>,
     ) {
-        let _ = wall;
+        self.note_creation(wall);
         let Some(c) = &mut self.checkpoint else {
             return;
         };
@@ -250,6 +252,13 @@ impl Engine {
             Phase::Second if enter => self.write_superblocks([2, 3], effects),
             Phase::Done => self.checkpoint_finish(now, effects),
             Phase::Body | Phase::First | Phase::Second => {}
+        }
+    }
+
+    /// The first superblock of a store says when it was created.
+    fn note_creation(&mut self, wall: WallClock) {
+        if let Some(c) = self.checkpoint.as_mut().filter(|c| c.superblock.created.0 == 0) {
+            c.superblock.created = wall;
         }
     }
 
@@ -573,7 +582,7 @@ impl Engine {
                     let missing = Missing {
                         pointer: entry.node,
                         level: entry.level,
-                        first_lba: 0,
+                        first_lba: ANYWHERE,
                     };
                     self.fetch_discard(missing, effects);
                 }

@@ -146,7 +146,7 @@ pub struct SpaceReport {
     pub snapshot_bytes: u64,
     /// Dead, but in segments that cannot be reused yet.
     pub garbage_bytes: u64,
-    /// Can be written.
+    /// In free segments and in the unwritten part of open ones; the reserve is a part of it.
     pub free_bytes: u64,
     /// Size of the store.
     pub total_bytes: u64,

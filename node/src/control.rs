@@ -355,16 +355,17 @@ impl Node {
             return;
         }
         let id = match pending {
-            AdminPending::Create(_, id) => {
+            AdminPending::Create(_, id) | AdminPending::AcceptLoss(_, id) => {
+                self.volumes.remove(&id);
                 if let Some(group) = self.engine.recovered_group(id) {
                     self.add_volume(group);
                 }
-                id
-            }
-            AdminPending::AcceptLoss(_, id) => {
-                if let Some(group) = self.engine.recovered_group(id) {
-                    self.volumes.remove(&id);
-                    self.add_volume(group);
+                self.exports_changed(effects);
+                // A volume with one copy answers when it serves, so that a script can attach at
+                // once; one whose group spans nodes cannot wait for the others.
+                if self.volumes.get(&id).is_some_and(Volume::is_single) {
+                    self.starting.insert(id, answer);
+                    return;
                 }
                 id
             }
@@ -385,6 +386,18 @@ impl Node {
         Self::answer(answer, Ok(report), effects);
     }
 
+    /// A volume that an operator waits for serves, or shows that it will not.
+    pub(crate) fn started(&mut self, id: GroupId, effects: &mut Vec<Effect>) {
+        let settled = |v: &Volume| v.is_serving() || v.trouble.is_some();
+        if !self.starting.contains_key(&id) || !self.volumes.get(&id).is_some_and(settled) {
+            return;
+        }
+        if let Some(token) = self.starting.remove(&id) {
+            let report = self.report_of(id).map_or(AdminReply::Done, AdminReply::Volume);
+            Self::answer(token, Ok(report), effects);
+        }
+    }
+
     /// A checkpoint is durable.
     pub(crate) fn checkpoint_done(&mut self, token: u64, effects: &mut Vec<Effect>) {
         if let Some(pending) = self.admin.remove(&token) {
@@ -397,6 +410,9 @@ impl Node {
         let refused = || AdminError::Refused(format!("the store takes no more writes ({why})"));
         for (_, pending) in std::mem::take(&mut self.admin) {
             Self::answer(pending.token(), Err(refused()), effects);
+        }
+        for (_, token) in std::mem::take(&mut self.starting) {
+            Self::answer(token, Err(refused()), effects);
         }
         let mut resizes = Vec::new();
         for volume in self.volumes.values_mut() {

@@ -170,6 +170,7 @@ impl Node {
                 return;
             };
             let Some(group) = volume.group.as_mut() else {
+                self.started(id, effects);
                 return;
             };
             group.take_ready(&mut outputs);
@@ -190,6 +191,7 @@ impl Node {
             }
         }
         self.volume_progress(id);
+        self.started(id, effects);
     }
 
     fn group_output(&mut self, id: GroupId, output: Output, effects: &mut Vec<Effect>) {

@@ -114,6 +114,8 @@ pub struct Node {
     pub(crate) others: BTreeMap<usize, Vec<ExportInfo>>,
     pub(crate) admin: BTreeMap<u64, AdminPending>,
     pub(crate) next_admin: u64,
+    /// Volumes being created, with the operator who waits for them to serve.
+    pub(crate) starting: BTreeMap<GroupId, AdminToken>,
     pub(crate) next_tick: Moment,
     pub(crate) timer: Option<Moment>,
     pub(crate) report: ReadyReport,
@@ -163,6 +165,7 @@ impl Node {
             others: BTreeMap::new(),
             admin: BTreeMap::new(),
             next_admin: 1,
+            starting: BTreeMap::new(),
             next_tick,
             timer: None,
             report: ReadyReport::default(),
