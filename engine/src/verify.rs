@@ -6,8 +6,8 @@
 
 use crate::config::EngineConfig;
 use crate::engine::Engine;
-use crate::error::OpenError;
-use crate::event::{Effect, Event, Opened};
+use crate::error::{OpenError, ReadError};
+use crate::event::{Effect, Event, Opened, ReadPiece, ReadRequest};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
 use crate::format::operation::plain_crc;
 use crate::format::vaddr::VAddr;
@@ -18,7 +18,8 @@ use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{
-    AlignedBuf, DiskError, DiskErrorKind, DiskOp, GroupId, IoId, Moment, RaftIndex, WallClock,
+    AlignedBuf, BlockRange, DiskError, DiskErrorKind, DiskOp, GroupId, IoId, Moment, RaftIndex,
+    WallClock,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -176,6 +177,39 @@ impl<'a> Offline<'a> {
         self.engine
             .step(Moment(1), WallClock(0), event, &mut effects);
         self.run(effects, &mut |_| {});
+    }
+
+    /// Reads blocks of a volume as the next start would serve them; zeros where nothing was
+    /// written.
+    ///
+    /// # Errors
+    /// As reads of the engine; [`ReadError::UnknownGroup`] also when nothing answers.
+    pub fn read_blocks(&mut self, group: GroupId, range: BlockRange) -> Result<Vec<u8>, ReadError> {
+        let mut effects = Vec::new();
+        let request = ReadRequest {
+            token: 0,
+            group,
+            range,
+            latest: true,
+        };
+        self.engine
+            .step(Moment(1), WallClock(0), Event::Read(request), &mut effects);
+        let mut answer = Err(ReadError::UnknownGroup);
+        self.run(effects, &mut |effect| {
+            if let Effect::ReadDone { result, .. } = effect {
+                answer = result;
+            }
+        });
+        let mut bytes = Vec::new();
+        for piece in answer? {
+            match piece {
+                ReadPiece::Data(data) => bytes.extend_from_slice(&data),
+                ReadPiece::Zeros(blocks) => {
+                    bytes.resize(bytes.len() + to_usize(blocks) * PAGE, 0);
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     /// Applies what is committed and merges it into the maps, in memory.
