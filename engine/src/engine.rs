@@ -440,6 +440,9 @@ impl Engine {
     }
 
     fn record_written(&mut self, now: Moment, seq: Seq, effects: &mut Vec<Effect>) {
+        if self.fenced.is_some() {
+            return;
+        }
         let moved = self.log.record_written(seq, now);
         let from = self.log.unsynced.len() - moved;
         let mut through = BTreeMap::new();
@@ -464,7 +467,7 @@ impl Engine {
 
     /// Begins a sync when somebody waits for one, or too much or too old data is unsynced.
     fn sync_if_due(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        if self.sync.is_some() {
+        if self.sync.is_some() || self.fenced.is_some() {
             return;
         }
         let checkpoint = self
@@ -492,6 +495,9 @@ impl Engine {
 
     fn synced(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let Some(sync) = self.sync.take() else { return };
+        if self.fenced.is_some() {
+            return; // durable all the same, but nothing is acknowledged after the fence
+        }
         self.make_durable(now, sync.covers, effects);
         if sync.checkpoint {
             self.checkpoint_synced();
@@ -553,7 +559,10 @@ impl Engine {
     /// A group as opening would give it, for a group that goes on after an accepted loss.
     #[must_use]
     pub fn recovered_group(&self, group: GroupId) -> Option<crate::event::RecoveredGroup> {
-        self.groups.get(&group).filter(|g| !g.deleting).map(Group::recovered)
+        self.groups
+            .get(&group)
+            .filter(|g| !g.deleting)
+            .map(Group::recovered)
     }
 
     /// Why the store takes no more writes, if so.

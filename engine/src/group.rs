@@ -361,7 +361,9 @@ impl Group {
             entries.push((e.term, e.index, e.kind, e.data.clone(), length));
         }
         let mut hard_state = self.hard_state;
-        hard_state.commit = hard_state.commit.min(expected);
+        // What is applied was committed, whatever the last hard state in the log says: the commit
+        // index moves without a record.
+        hard_state.commit = hard_state.commit.max(self.applied).min(expected);
         RecoveredGroup {
             meta: self.meta.clone(),
             hard_state,

@@ -1,6 +1,7 @@
 //! Reads: what is appended and not applied, then the delta, then the delta a checkpoint is merging,
 //! then the tree; then the blocks themselves, each checked against its authenticator.
 
+use crate::checkpoint::NODE_READ_ATTEMPTS_MAX;
 use crate::engine::{Engine, Purpose};
 use crate::error::{ReadError, StoreError};
 use crate::event::{Effect, ReadPiece, ReadRequest};
@@ -10,7 +11,7 @@ use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::group::Group;
 use crate::map::delta::Delta;
-use crate::map::tree::{lookup, Held, Lookup, Missing, TreeRun};
+use crate::map::tree::{lookup, Held, Lookup, Missing, TreeRun, ANYWHERE};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
@@ -285,7 +286,8 @@ impl Engine {
         let page = result.ok().filter(|bytes| {
             crc32(bytes) == expected.pointer.crc
                 && NodePage::check(bytes).is_ok_and(|head| {
-                    head.level == expected.level && head.first_lba == expected.first_lba
+                    head.level == expected.level
+                        && [head.first_lba, ANYWHERE].contains(&expected.first_lba)
                 })
         });
         let page = page.map(|bytes| {
@@ -306,9 +308,13 @@ impl Engine {
                     self.read_failed(token, error, effects);
                 }
                 (NodeWaiter::Merge, page) => self.node_for_merge(vaddr, page.clone()),
-                (NodeWaiter::Discard, Some(_)) => {}
+                (NodeWaiter::Discard, Some(_)) => self.map.discard_failures = 0,
                 (NodeWaiter::Discard, None) => {
-                    self.fence(StoreError::Map { group, vaddr }, effects);
+                    // The discard asks for it again in this very step.
+                    self.map.discard_failures += 1;
+                    if self.map.discard_failures >= NODE_READ_ATTEMPTS_MAX {
+                        self.fence(StoreError::Map { group, vaddr }, effects);
+                    }
                 }
             }
         }

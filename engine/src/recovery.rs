@@ -557,6 +557,7 @@ impl Engine {
             .map_err(|e| StoreError::Invariant(format!("entry {index}: {e}")))?;
         let gap = index.0 > group.last_index().0 + 1;
         if gap && !group.suspended {
+            eprintln!("GAP group {} replica {} entry {index} term {term} seq {seq} last {} trunc {:?} applied {}", item.group, group.meta.replica, group.last_index(), group.truncated, group.applied);
             group.suspended = true;
             self.probes.insert(Probe::GroupSuspended);
         }

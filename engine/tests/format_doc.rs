@@ -31,7 +31,9 @@ fn tables() -> Rows {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         if let [_, offset, size, field, ..] = cells.as_slice() {
             if let (Ok(offset), Ok(size)) = (offset.parse(), size.parse()) {
-                rows.entry(section.clone()).or_default().push((offset, size, (*field).to_owned()));
+                rows.entry(section.clone())
+                    .or_default()
+                    .push((offset, size, (*field).to_owned()));
             }
         }
     }
@@ -41,12 +43,18 @@ fn tables() -> Rows {
 /// Checks the rows of `section` whose field is in `fields` or begins with one of `prefixes`.
 fn check(section: &str, bytes: &[u8], fields: &[(&str, Vec<u8>)]) {
     let rows = tables();
-    let rows = rows.get(section).unwrap_or_else(|| panic!("no table for {section}"));
+    let rows = rows
+        .get(section)
+        .unwrap_or_else(|| panic!("no table for {section}"));
     for (field, expected) in fields {
         let row = rows.iter().find(|(_, _, f)| f == field);
         let (offset, size, _) = row.unwrap_or_else(|| panic!("{section}: no row for {field}"));
         assert_eq!(*size, expected.len(), "{section}: size of {field}");
-        assert_eq!(&bytes[*offset..offset + size], &expected[..], "{section}: place of {field}");
+        assert_eq!(
+            &bytes[*offset..offset + size],
+            &expected[..],
+            "{section}: place of {field}"
+        );
     }
 }
 
@@ -88,10 +96,18 @@ fn superblock() {
             prev_hash: 0x1e,
         },
         checkpoint_bytes: 0x1f,
-        chunks: vec![Chunk { segment: 0x20, slot: 0x21, pages: 1, crc: 0x22 }],
+        chunks: vec![Chunk {
+            segment: 0x20,
+            slot: 0x21,
+            pages: 1,
+            crc: 0x22,
+        }],
     };
     let bytes = sb.encode(3);
-    let chunk = [0x20u32, 0x21, 1, 0x22].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let chunk = [0x20u32, 0x21, 1, 0x22]
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect();
     let fields = [
         ("magic", b"ESKERSTO".to_vec()),
         ("version", le(1u32.to_le_bytes())),
@@ -120,7 +136,10 @@ fn superblock() {
         ("chunks", chunk),
     ];
     check("superblock", &bytes, &fields);
-    all_named("superblock", &fields.iter().map(|f| f.0).collect::<Vec<_>>());
+    all_named(
+        "superblock",
+        &fields.iter().map(|f| f.0).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -141,7 +160,10 @@ fn record_and_item() {
     item.encode(&mut w);
     let fields = [
         ("tag", vec![1]),
-        ("length", le(u32::try_from(w.bytes.len()).expect("small").to_le_bytes())),
+        (
+            "length",
+            le(u32::try_from(w.bytes.len()).expect("small").to_le_bytes()),
+        ),
         ("group", le(0x31u64.to_le_bytes())),
         ("group_prev_seq", le(0x32u64.to_le_bytes())),
         ("entry.term", le(0x33u64.to_le_bytes())),
@@ -183,7 +205,10 @@ fn record_and_item() {
         ("durable_seq", le(0x48u64.to_le_bytes())),
         ("wall", le(0x49u64.to_le_bytes())),
         ("item_count", le(1u32.to_le_bytes())),
-        ("items_length", le(u32::try_from(w.bytes.len()).expect("small").to_le_bytes())),
+        (
+            "items_length",
+            le(u32::try_from(w.bytes.len()).expect("small").to_le_bytes()),
+        ),
         ("segment", le(0x44u32.to_le_bytes())),
         ("slot", le(0x45u32.to_le_bytes())),
         ("flags", le(1u32.to_le_bytes())),
@@ -192,15 +217,27 @@ fn record_and_item() {
     ];
     check("record", &bytes, &fields);
     all_named("record", &fields.iter().map(|f| f.0).collect::<Vec<_>>());
-    assert_eq!(&bytes[128..128 + w.bytes.len()], &w.bytes[..], "items begin at byte 128");
+    assert_eq!(
+        &bytes[128..128 + w.bytes.len()],
+        &w.bytes[..],
+        "items begin at byte 128"
+    );
 }
 
 #[test]
 fn operations() {
-    let request = RequestId { session: SessionId(0x51), sequence: 0x52 };
+    let request = RequestId {
+        session: SessionId(0x51),
+        sequence: 0x52,
+    };
     let (stamp, range) = (Stamp::new(Epoch(1), 0x53), BlockRange::new(0x54, 0x55));
     let plain = BlockInfo::plain(0x56);
-    let write = Operation::Write { lba: 0x57, stamp, key_id: 0x58, blocks: vec![plain] };
+    let write = Operation::Write {
+        lba: 0x57,
+        stamp,
+        key_id: 0x58,
+        blocks: vec![plain],
+    };
     let stamp_bytes = le(stamp.0.to_le_bytes());
     let common = [
         ("tag", vec![1]),
@@ -219,24 +256,53 @@ fn operations() {
         ("range.count", le(0x55u64.to_le_bytes())),
         ("range.stamp", stamp_bytes),
     ];
-    check("operation", &Operation::Discard { range, stamp }.encode(request), &hollow);
-    check("operation", &Operation::Zero { range, stamp }.encode(request), &hollow);
+    check(
+        "operation",
+        &Operation::Discard { range, stamp }.encode(request),
+        &hollow,
+    );
+    check(
+        "operation",
+        &Operation::Zero { range, stamp }.encode(request),
+        &hollow,
+    );
     let epoch = [
         ("epoch.salt", le(0x59u128.to_le_bytes())),
         ("epoch.nonce", le(0x5au64.to_le_bytes())),
         ("epoch.key_id", le(0x5bu32.to_le_bytes())),
     ];
-    let open = Operation::OpenEpoch { salt: 0x59, key_id: 0x5b, nonce: 0x5a };
+    let open = Operation::OpenEpoch {
+        salt: 0x59,
+        key_id: 0x5b,
+        nonce: 0x5a,
+    };
     check("operation", &open.encode(request), &epoch);
     let resize = [("resize.size_bytes", le(0x5cu64.to_le_bytes()))];
-    check("operation", &Operation::Resize { size_bytes: 0x5c }.encode(request), &resize);
+    check(
+        "operation",
+        &Operation::Resize { size_bytes: 0x5c }.encode(request),
+        &resize,
+    );
     let lists = [&common[..], &hollow[..], &epoch[..], &resize[..]];
-    let named: Vec<&str> = lists.iter().flat_map(|list| list.iter().map(|f| f.0)).collect();
+    let named: Vec<&str> = lists
+        .iter()
+        .flat_map(|list| list.iter().map(|f| f.0))
+        .collect();
     all_named("operation", &named);
 
-    let block =
-        BlockInfo { kind: BlockKind::Compressed, stored_length: 0x61, crc: 0x62, auth: [0x63; 16] };
-    let full = Operation::Write { lba: 0, stamp, key_id: 1, blocks: vec![block] }.encode(request);
+    let block = BlockInfo {
+        kind: BlockKind::Compressed,
+        stored_length: 0x61,
+        crc: 0x62,
+        auth: [0x63; 16],
+    };
+    let full = Operation::Write {
+        lba: 0,
+        stamp,
+        key_id: 1,
+        blocks: vec![block],
+    }
+    .encode(request);
     let fields = [
         ("kind", vec![2]),
         ("stored_length", le(0x61u16.to_le_bytes())),
@@ -249,7 +315,12 @@ fn operations() {
 
 #[test]
 fn nodes_and_their_entries() {
-    let head = NodeHead { level: 2, store: StoreId(0x71), group: GroupId(0x72), first_lba: 0x73 };
+    let head = NodeHead {
+        level: 2,
+        store: StoreId(0x71),
+        group: GroupId(0x72),
+        first_lba: 0x73,
+    };
     let mut inner = NodePage::empty(&head);
     let pointer = ChildPointer {
         vaddr: VAddr::new(0x74, 0x75),
@@ -280,7 +351,10 @@ fn nodes_and_their_entries() {
         ("live", le(0x79u32.to_le_bytes())),
     ];
     check("child pointer", &entry, &fields);
-    all_named("child pointer", &fields.iter().map(|f| f.0).collect::<Vec<_>>());
+    all_named(
+        "child pointer",
+        &fields.iter().map(|f| f.0).collect::<Vec<_>>(),
+    );
 
     let mut leaf = NodePage::empty(&NodeHead { level: 0, ..head });
     let block = LeafEntry {
@@ -296,7 +370,10 @@ fn nodes_and_their_entries() {
         ("auth", vec![0x7d; 16]),
     ];
     check("leaf entry", &leaf.bytes[HEAD_BYTES..], &fields);
-    all_named("leaf entry", &fields.iter().map(|f| f.0).collect::<Vec<_>>());
+    all_named(
+        "leaf entry",
+        &fields.iter().map(|f| f.0).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -308,5 +385,8 @@ fn checkpoint_head() {
         ("crc", bytes[12..16].to_vec()),
     ];
     check("checkpoint", &bytes, &fields);
-    all_named("checkpoint", &fields.iter().map(|f| f.0).collect::<Vec<_>>());
+    all_named(
+        "checkpoint",
+        &fields.iter().map(|f| f.0).collect::<Vec<_>>(),
+    );
 }

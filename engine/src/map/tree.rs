@@ -48,6 +48,9 @@ pub enum TreeRun {
     },
 }
 
+/// As `first_lba` of [`Missing`]: whoever needs the node knows it by its checksum alone.
+pub const ANYWHERE: u64 = u64::MAX;
+
 /// A node that is needed and not in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
@@ -55,7 +58,7 @@ pub struct Missing {
     pub pointer: ChildPointer,
     /// Its level.
     pub level: u8,
-    /// First block of its range.
+    /// First block of its range, or [`ANYWHERE`].
     pub first_lba: u64,
 }
 

@@ -1,0 +1,1 @@
+//! Media damage chosen by a test, and what must follow from it.

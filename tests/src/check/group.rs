@@ -1,0 +1,451 @@
+//! The oracle of one group: what its log and its blocks may be. Knows operations and nothing of how
+//! the engine keeps them.
+
+use super::Violation;
+use bytes::Bytes;
+use esker_base::{BlockRange, RaftIndex, Term, BLOCK_SIZE};
+use esker_engine::event::{Outcome, ReadPiece, RecoveredGroup};
+use esker_engine::format::checkpoint::GroupMeta;
+use esker_engine::format::operation::Operation;
+use esker_engine::format::record::{EntryKind, HardState};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// An entry as it was given to the engine.
+#[derive(Clone, Debug)]
+pub struct ModelEntry {
+    /// Raft's term.
+    pub term: Term,
+    /// The encoded operation, or nothing.
+    pub data: Bytes,
+    /// The operation.
+    pub operation: Option<Operation>,
+    /// One page per block.
+    pub pages: Vec<Bytes>,
+}
+
+/// A change of the log in the order of appending.
+#[derive(Clone, Debug)]
+enum Change {
+    Cut(usize),
+    Push(Arc<ModelEntry>),
+    Hard(HardState),
+}
+
+/// Blocks that are not zero.
+pub type Blocks = BTreeMap<u64, Bytes>;
+
+/// What applying has made of a group.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// Through which index.
+    pub index: u64,
+    /// Blocks that do not read as zeros.
+    pub blocks: Blocks,
+    /// Open epoch.
+    pub epoch: u32,
+    /// Highest stamp.
+    pub max_stamp: u64,
+    /// Size in bytes.
+    pub size_bytes: u64,
+}
+
+impl Applied {
+    /// The state before the first entry.
+    #[must_use]
+    pub fn new(size_bytes: u64) -> Self {
+        Self {
+            size_bytes,
+            ..Self::default()
+        }
+    }
+
+    /// Applies the next entry.
+    pub fn apply(&mut self, entry: &ModelEntry) -> Outcome {
+        self.index += 1;
+        let Some(operation) = &entry.operation else {
+            return Outcome::Done;
+        };
+        write_blocks(&mut self.blocks, operation, &entry.pages);
+        match operation {
+            Operation::Write { stamp, blocks, .. } => {
+                self.max_stamp = stamp.0 + blocks.len() as u64 - 1;
+            }
+            Operation::Discard { stamp, .. } | Operation::Zero { stamp, .. } => {
+                self.max_stamp = stamp.0;
+            }
+            Operation::OpenEpoch { nonce, .. } => {
+                let last = u32::try_from(self.max_stamp >> 32).unwrap_or(u32::MAX);
+                self.epoch = self.epoch.max(last) + 1;
+                return Outcome::EpochOpened {
+                    epoch: esker_base::Epoch(self.epoch),
+                    nonce: *nonce,
+                };
+            }
+            Operation::Resize { size_bytes } => {
+                self.size_bytes = self.size_bytes.max(*size_bytes);
+                return Outcome::Resized(self.size_bytes);
+            }
+        }
+        Outcome::Done
+    }
+}
+
+/// Brings an operation into blocks.
+pub fn write_blocks(blocks: &mut Blocks, operation: &Operation, pages: &[Bytes]) {
+    match operation {
+        Operation::Write { lba, .. } => {
+            for (at, page) in (*lba..).zip(pages) {
+                blocks.insert(at, page.clone());
+            }
+        }
+        Operation::Discard { range, .. } | Operation::Zero { range, .. } => {
+            let dead: Vec<u64> = blocks
+                .range(range.start.0..range.end())
+                .map(|(lba, _)| *lba)
+                .collect();
+            dead.iter().for_each(|lba| _ = blocks.remove(lba));
+        }
+        Operation::OpenEpoch { .. } | Operation::Resize { .. } => {}
+    }
+}
+
+/// The oracle of one group.
+#[derive(Clone, Debug)]
+pub struct GroupModel {
+    /// What it is, but for the size, which [`Applied`] has.
+    pub meta: GroupMeta,
+    /// Names the volume may have after a crash.
+    pub names: Vec<String>,
+    /// The log as appended, from index 1.
+    pub log: Vec<Arc<ModelEntry>>,
+    /// The log as it is durable for certain.
+    durable: Vec<Arc<ModelEntry>>,
+    changes: VecDeque<(u64, Change)>,
+    hard_durable: HardState,
+    /// Hard state as given last.
+    pub hard: HardState,
+    /// What is applied.
+    pub applied: Applied,
+    /// Highest index ever applied, also before a crash.
+    pub applied_max: u64,
+    /// Highest index that may be applied.
+    pub commit: u64,
+    /// Created, and that is durable.
+    pub created: bool,
+    /// To be deleted, and that is not durable.
+    pub deleting: bool,
+    /// Term of the next entries.
+    pub term: u64,
+    /// Nonce of the epoch that is awaited.
+    pub epoch_nonce: Option<u64>,
+    /// Open epoch and its next counter.
+    pub epoch: Option<(u32, u32)>,
+    /// The engine says it is suspended.
+    pub suspended: bool,
+}
+
+impl GroupModel {
+    /// A group that is about to be created.
+    #[must_use]
+    pub fn new(meta: GroupMeta) -> Self {
+        Self {
+            names: vec![meta.name.clone()],
+            applied: Applied::new(meta.size_bytes),
+            meta,
+            log: Vec::new(),
+            durable: Vec::new(),
+            changes: VecDeque::new(),
+            hard_durable: HardState::default(),
+            hard: HardState::default(),
+            applied_max: 0,
+            commit: 0,
+            created: false,
+            deleting: false,
+            term: 0,
+            epoch_nonce: None,
+            epoch: None,
+            suspended: false,
+        }
+    }
+
+    /// A group of one voter.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.meta.membership.voters.len() == 1
+    }
+
+    /// Index of the last entry.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.log.len() as u64
+    }
+
+    /// Index of the last entry that is durable for certain.
+    #[must_use]
+    pub fn durable_last(&self) -> u64 {
+        self.durable.len() as u64
+    }
+
+    /// Index of the last entry that is durable and not to be overwritten: what may be applied.
+    #[must_use]
+    pub fn durable_common(&self) -> u64 {
+        let cuts = self.changes.iter().filter_map(|(_, change)| match change {
+            Change::Cut(keep) => Some(*keep as u64),
+            _ => None,
+        });
+        cuts.fold(self.durable_last(), u64::min)
+    }
+
+    /// Entries and hard state were handed to the engine under `ticket`.
+    pub fn appended(
+        &mut self,
+        ticket: u64,
+        hard: Option<HardState>,
+        first: u64,
+        entries: &[Arc<ModelEntry>],
+    ) {
+        if let Some(hard) = hard {
+            self.hard = hard;
+            self.changes.push_back((ticket, Change::Hard(hard)));
+        }
+        let keep = index(first) - 1;
+        if keep < self.log.len() {
+            self.log.truncate(keep);
+            self.changes.push_back((ticket, Change::Cut(keep)));
+        }
+        for entry in entries {
+            self.log.push(entry.clone());
+            self.changes.push_back((ticket, Change::Push(entry.clone())));
+        }
+    }
+
+    /// The engine says that `ticket` is durable.
+    ///
+    /// # Errors
+    /// When tickets come out of order.
+    pub fn ticket_durable(&mut self, ticket: u64) -> Result<(), Violation> {
+        if self.changes.front().is_none_or(|(first, _)| *first != ticket) {
+            return Err(Violation::new(format!(
+                "group {}: ticket {ticket} is durable out of order",
+                self.meta.group
+            )));
+        }
+        while self.changes.front().is_some_and(|(first, _)| *first == ticket) {
+            let Some((_, change)) = self.changes.pop_front() else {
+                break;
+            };
+            if let Change::Hard(hard) = &change {
+                self.hard_durable = *hard;
+            }
+            change_log(&mut self.durable, &change);
+        }
+        Ok(())
+    }
+
+    /// Applies through `index`, as far as the log goes.
+    pub fn apply_through(&mut self, through: u64) {
+        while self.applied.index < through {
+            let Some(entry) = self.log.get(index(self.applied.index)).cloned() else {
+                return;
+            };
+            self.applied.apply(&entry);
+        }
+        self.applied_max = self.applied_max.max(self.applied.index);
+    }
+
+    /// Blocks of `range` as a read must give them; with entries not applied if `latest`.
+    #[must_use]
+    pub fn expected(&self, range: BlockRange, latest: bool) -> Blocks {
+        let mut blocks: Blocks = self
+            .applied
+            .blocks
+            .range(range.start.0..range.end())
+            .map(|(lba, page)| (*lba, page.clone()))
+            .collect();
+        if latest {
+            for entry in self.log.iter().skip(index(self.applied.index)) {
+                if let Some(operation) = &entry.operation {
+                    write_blocks(&mut blocks, operation, &entry.pages);
+                }
+            }
+            blocks = blocks.split_off(&range.start.0);
+            blocks.split_off(&range.end());
+        }
+        blocks
+    }
+
+    /// Takes over what recovery found, if the rules allow it: everything durable, and of the rest
+    /// a prefix in the order of appending.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn recovered(&mut self, found: &RecoveredGroup) -> Result<(), Violation> {
+        let id = self.meta.group;
+        let fail = |text: String| Err(Violation::new(format!("group {id}: {text}")));
+        if !self.names.contains(&found.meta.name) {
+            return fail(format!("has the name {:?}", found.meta.name));
+        }
+        let applied = found.applied.0;
+        if applied > self.applied_max {
+            return fail(format!("applied {applied} was never applied"));
+        }
+        if found.truncated.0 .0 > applied {
+            return fail("the log is cut past what is applied".into());
+        }
+        let mut candidate = self.durable.clone();
+        let mut changes = self.changes.iter();
+        let mut matched = matches(&candidate, found);
+        while matched.is_err() {
+            let Some((_, change)) = changes.next() else {
+                return fail(format!(
+                    "recovered log (cut at {:?}, {} entries) is not durable ({}) plus a prefix of \
+                     {} changes: {}",
+                    found.truncated,
+                    found.entries.len(),
+                    self.durable.len(),
+                    self.changes.len(),
+                    matched.err().unwrap_or_default()
+                ));
+            };
+            change_log(&mut candidate, change);
+            matched = matches(&candidate, found);
+        }
+        let hard = found.hard_state;
+        let later = self.changes.iter().filter_map(|(_, change)| match change {
+            Change::Hard(hard) => Some(*hard),
+            _ => None,
+        });
+        let known = std::iter::once(self.hard_durable)
+            .chain(later)
+            .any(|h| (h.term, h.vote) == (hard.term, hard.vote));
+        let last_term = candidate.last().map_or(Term(0), |e| e.term);
+        if !known || hard.term < last_term {
+            return fail(format!("hard state {hard:?} was never given or is older"));
+        }
+        if hard.commit.0 > candidate.len() as u64 || hard.commit.0 < applied {
+            return fail(format!("commit {} is not between applied and last", hard.commit));
+        }
+        self.meta.name = found.meta.name.clone();
+        self.names = vec![self.meta.name.clone()];
+        self.durable = candidate.clone();
+        self.log = candidate;
+        self.changes.clear();
+        (self.hard, self.hard_durable) = (hard, hard);
+        self.applied = Applied::new(self.meta.size_bytes);
+        self.apply_through(applied);
+        if found.meta.size_bytes != self.applied.size_bytes {
+            return fail(format!("has size {}", found.meta.size_bytes));
+        }
+        self.commit = match self.is_single() {
+            true => self.last(),
+            false => self.commit.max(applied).min(self.last()),
+        };
+        (self.epoch, self.epoch_nonce) = (None, None);
+        self.term = self.term.max(hard.term.0);
+        Ok(())
+    }
+
+    /// Entries that recovery found in a group that lost some: the log becomes what is left of it.
+    pub fn accept(&mut self, log: Vec<Arc<ModelEntry>>) {
+        self.durable = log.clone();
+        self.log = log;
+        self.changes.clear();
+    }
+}
+
+/// `value` as an index into memory.
+#[must_use]
+pub fn index(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+fn change_log(log: &mut Vec<Arc<ModelEntry>>, change: &Change) {
+    match change {
+        Change::Cut(keep) => log.truncate(*keep),
+        Change::Push(entry) => log.push(entry.clone()),
+        Change::Hard(_) => {}
+    }
+}
+
+fn matches(log: &[Arc<ModelEntry>], found: &RecoveredGroup) -> Result<(), String> {
+    let (cut, cut_term) = found.truncated;
+    let term_at = |index: RaftIndex| match index.0 {
+        0 => Some(Term(0)),
+        n => log.get(self::index(n) - 1).map(|e| e.term),
+    };
+    if term_at(cut) != Some(cut_term) {
+        return Err(format!("term at the cut point {cut} is not {cut_term}"));
+    }
+    let rest = &log[self::index(cut.0)..];
+    if rest.len() != found.entries.len() {
+        return Err(format!(
+            "{} entries instead of {}",
+            found.entries.len(),
+            rest.len()
+        ));
+    }
+    for ((n, want), (term, index, kind, data, payload)) in (1..).zip(rest).zip(&found.entries) {
+        let same = want.term == *term
+            && index.0 == cut.0 + n
+            && *kind == EntryKind::Normal
+            && want.data == *data
+            && want.pages.len() * BLOCK_SIZE == *payload as usize;
+        if !same {
+            return Err(format!("entry {index} is another one"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks what a read gave against what it may give, block by block. `allowed` has every state the
+/// range went through while the read was on its way.
+///
+/// # Errors
+/// When a block has a content of none of them, or the pieces do not cover the range.
+pub fn check_read(
+    range: BlockRange,
+    allowed: &[Blocks],
+    pieces: &[ReadPiece],
+) -> Result<(), String> {
+    let mut at = range.start.0;
+    let zero = |blocks: &Blocks, lba: u64| {
+        blocks
+            .get(&lba)
+            .is_none_or(|page| page.iter().all(|b| *b == 0))
+    };
+    for piece in pieces {
+        match piece {
+            ReadPiece::Zeros(count) => {
+                let end = at.saturating_add(*count);
+                let mut doubtful: Vec<u64> = Vec::new();
+                for blocks in allowed {
+                    doubtful.extend(blocks.range(at..end).map(|(lba, _)| *lba));
+                }
+                if let Some(lba) = doubtful
+                    .iter()
+                    .find(|lba| !allowed.iter().any(|blocks| zero(blocks, **lba)))
+                {
+                    return Err(format!("lba {lba} reads as zeros"));
+                }
+                at = end;
+            }
+            ReadPiece::Data(data) => {
+                for page in data.chunks(BLOCK_SIZE) {
+                    let known = allowed.iter().any(|blocks| match blocks.get(&at) {
+                        Some(want) => want.as_ref() == page,
+                        None => page.iter().all(|b| *b == 0),
+                    });
+                    if !known {
+                        return Err(format!("lba {at} has a content it must not have"));
+                    }
+                    at += 1;
+                }
+            }
+        }
+    }
+    if at != range.end() {
+        return Err(format!("the read ends at lba {at}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,325 @@
+//! What a read of a volume may return: one register per cell, with the writes that are on their
+//! way, answered, durable, or cut off by a crash.
+//!
+//! Times are numbers of events of the run, so that no two are equal. A write takes effect at one
+//! moment between its request and its answer. Two writes are *ordered* when one was answered before
+//! the other was asked for, or when a read showed it. A value is dead once a write ordered after it
+//! has taken effect. A power cut takes back every effect that is not durable, and with it the deaths
+//! it caused: that is why a death remembers its cause.
+
+use super::content::{is_from, is_zero, Grid};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+const NEVER: u64 = u64::MAX;
+
+/// A write that a cell may hold.
+#[derive(Clone, Debug)]
+struct Candidate {
+    id: u64,
+    zero: bool,
+    asked: u64,
+    /// Has taken effect by then.
+    effective: u64,
+    /// Takes effect by then or never: a crash cut it off.
+    expires: u64,
+    durable: bool,
+    /// Later writes that took its place, and by when.
+    deaths: Vec<(u64, u64)>,
+}
+
+impl Candidate {
+    fn settled_by(&self) -> u64 {
+        self.effective.min(self.expires)
+    }
+    fn dead_by(&self) -> u64 {
+        self.deaths.iter().map(|d| d.1).min().unwrap_or(NEVER)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    cells: Range<usize>,
+}
+
+/// The oracle of one volume.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    grid: Grid,
+    cells: Vec<Vec<Candidate>>,
+    pending: BTreeMap<u64, Pending>,
+    /// Answered and not durable: id, when answered, cells.
+    volatile: Vec<(u64, u64, Range<usize>)>,
+    /// Reads on their way, by when they were asked for.
+    reads: BTreeMap<u64, usize>,
+    last_ready: u64,
+    /// Groups of several: an unanswered write can take effect even after a crash.
+    replicated: bool,
+    /// Keep every value that ever was, for runs in which acknowledged data may be given up.
+    keep_all: bool,
+}
+
+impl Oracle {
+    /// A volume of zeros with room for `blocks` blocks.
+    #[must_use]
+    pub fn new(grid: Grid, blocks: usize, replicated: bool, keep_all: bool) -> Self {
+        let zero = Candidate {
+            id: 0,
+            zero: true,
+            asked: 0,
+            effective: 0,
+            expires: NEVER,
+            durable: true,
+            deaths: Vec::new(),
+        };
+        let cells = vec![vec![zero]; blocks * grid.per_block()];
+        Self {
+            grid,
+            cells,
+            pending: BTreeMap::new(),
+            volatile: Vec::new(),
+            reads: BTreeMap::new(),
+            last_ready: 0,
+            replicated,
+            keep_all,
+        }
+    }
+
+    /// How blocks are cut.
+    #[must_use]
+    pub fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    /// A write is asked for. `zero`: it leaves zeros.
+    pub fn write_asked(&mut self, id: u64, cells: Range<usize>, zero: bool, now: u64) {
+        for cell in &mut self.cells[cells.clone()] {
+            cell.push(Candidate {
+                id,
+                zero,
+                asked: now,
+                effective: NEVER,
+                expires: NEVER,
+                durable: false,
+                deaths: Vec::new(),
+            });
+        }
+        self.pending.insert(id, Pending { cells });
+    }
+
+    /// A write is answered with success.
+    pub fn write_answered(&mut self, id: u64, durable: bool, now: u64) {
+        let Some(Pending { cells }) = self.pending.remove(&id) else {
+            return;
+        };
+        for at in cells.clone() {
+            self.took_effect(at, id, now);
+        }
+        if durable {
+            self.make_durable(id, cells);
+        } else {
+            self.volatile.push((id, now, cells));
+        }
+    }
+
+    fn took_effect(&mut self, at: usize, id: u64, by: u64) {
+        let cell = &mut self.cells[at];
+        let Some(this) = cell.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        this.effective = this.effective.min(by).min(this.expires);
+        let (asked, effective) = (this.asked, this.effective);
+        for other in cell.iter_mut().filter(|c| c.id != id) {
+            if other.settled_by() < asked && other.deaths.iter().all(|d| d.0 != id) {
+                other.deaths.push((id, effective));
+            }
+        }
+    }
+
+    fn make_durable(&mut self, id: u64, cells: Range<usize>) {
+        let horizon = self.reads.keys().next().copied().unwrap_or(NEVER);
+        for cell in &mut self.cells[cells] {
+            if let Some(c) = cell.iter_mut().find(|c| c.id == id) {
+                c.durable = true;
+            }
+            prune(cell, horizon, self.keep_all);
+        }
+    }
+
+    /// A flush that was asked for at `asked` is answered: what was answered before is durable.
+    pub fn flushed(&mut self, asked: u64) {
+        let all = std::mem::take(&mut self.volatile);
+        let (covered, rest) = all.into_iter().partition(|v| v.1 < asked);
+        self.volatile = rest;
+        let covered: Vec<(u64, u64, Range<usize>)> = covered;
+        for (id, _, cells) in covered {
+            self.make_durable(id, cells);
+        }
+    }
+
+    /// A read is asked for.
+    pub fn read_asked(&mut self, now: u64) {
+        *self.reads.entry(now).or_default() += 1;
+    }
+
+    /// A read that was asked for at `asked` will not be checked.
+    pub fn read_dropped(&mut self, asked: u64) {
+        self.reads.remove(&asked);
+    }
+
+    /// A read ended: holds its bytes, which begin at the first of `cells`, against what may be.
+    ///
+    /// # Errors
+    /// A sentence that says what was read and what was allowed.
+    pub fn read_answered(
+        &mut self,
+        cells: Range<usize>,
+        data: &[u8],
+        asked: u64,
+        now: u64,
+    ) -> Result<(), String> {
+        self.reads.remove(&asked);
+        let base = self.grid.start(cells.start);
+        for at in cells {
+            let start = self.grid.start(at);
+            let end = self.grid.start(at + 1);
+            let offset = |byte: u64| usize::try_from(byte - base).unwrap_or(usize::MAX);
+            let bytes = &data[offset(start)..offset(end)];
+            self.check_cell(at, start, bytes, asked, now)?;
+        }
+        Ok(())
+    }
+
+    fn check_cell(
+        &mut self,
+        at: usize,
+        start: u64,
+        bytes: &[u8],
+        asked: u64,
+        now: u64,
+    ) -> Result<(), String> {
+        let zero = is_zero(bytes);
+        let same = |c: &Candidate| if c.zero { zero } else { is_from(c.id, start, bytes) };
+        let mut seen = self.cells[at].iter().filter(|c| c.dead_by() >= asked && same(c));
+        let first = seen.next().map(|c| c.id);
+        let several = seen.next().is_some();
+        let Some(id) = first else {
+            return Err(self.explain(at, start, bytes, asked, now));
+        };
+        if several {
+            return Ok(()); // zeros of more than one origin: nothing follows
+        }
+        self.took_effect(at, id, now);
+        let cell = &mut self.cells[at];
+        for other in cell.iter_mut().filter(|c| c.id != id) {
+            if other.settled_by() < asked && other.deaths.iter().all(|d| d.0 != id) {
+                other.deaths.push((id, now));
+            }
+        }
+        let ready = self.last_ready;
+        if let Some(this) = cell.iter_mut().find(|c| c.id == id) {
+            // What recovery found it has made durable.
+            this.durable |= !self.replicated && this.settled_by() < ready;
+        }
+        Ok(())
+    }
+
+    /// The power was cut at `now`: effects that are not durable may be gone.
+    pub fn power_cut(&mut self, now: u64) {
+        self.reads.clear();
+        self.pending.clear();
+        if self.replicated {
+            return;
+        }
+        self.volatile.clear();
+        for cell in &mut self.cells {
+            let durable: Vec<u64> = cell.iter().filter(|c| c.durable).map(|c| c.id).collect();
+            let here: Vec<u64> = cell.iter().map(|c| c.id).collect();
+            for c in cell.iter_mut() {
+                // A cause that was pruned was durable.
+                c.deaths
+                    .retain(|d| durable.contains(&d.0) || !here.contains(&d.0));
+                if !c.durable {
+                    (c.effective, c.expires) = (NEVER, c.expires.min(now));
+                }
+            }
+        }
+    }
+
+    /// The process was killed at `now`: what was answered stays, the rest is in or out by now.
+    pub fn killed(&mut self, now: u64) {
+        self.reads.clear();
+        self.pending.clear();
+        if self.replicated {
+            return;
+        }
+        for c in self.cells.iter_mut().flatten() {
+            c.expires = c.expires.min(now);
+        }
+    }
+
+    /// The store is open again: what it found is durable.
+    pub fn recovered(&mut self, now: u64) {
+        self.last_ready = now;
+        if self.replicated {
+            return;
+        }
+        self.volatile.clear();
+        for cell in &mut self.cells {
+            for c in cell.iter_mut().filter(|c| c.effective != NEVER) {
+                c.durable = true;
+            }
+            prune(cell, NEVER, self.keep_all);
+        }
+    }
+
+    /// An operator accepted a loss: every value that ever was may be back.
+    pub fn loss_accepted(&mut self, now: u64) {
+        self.volatile.clear();
+        for c in self.cells.iter_mut().flatten() {
+            (c.effective, c.expires) = (NEVER, now);
+            c.durable = false;
+            c.deaths.clear();
+        }
+    }
+
+    fn explain(&self, at: usize, start: u64, bytes: &[u8], asked: u64, now: u64) -> String {
+        let known = self.cells[at].iter().find(|c| match c.zero {
+            true => is_zero(bytes),
+            false => is_from(c.id, start, bytes),
+        });
+        let got = match known {
+            Some(c) => format!("the dead write {c:?}"),
+            None if is_zero(bytes) => "zeros".to_owned(),
+            None => match (0..1_000_000).find(|id| is_from(*id, start, bytes)) {
+                Some(id) => format!("write {id}, long dead"),
+                None => format!("bytes nobody wrote here: {:02x?}", &bytes[..bytes.len().min(16)]),
+            },
+        };
+        let allowed: Vec<&Candidate> = self.cells[at]
+            .iter()
+            .filter(|c| c.dead_by() >= asked)
+            .collect();
+        format!(
+            "byte {start} (block {}): a read asked at {asked} and answered at {now} returned {got}; \
+             allowed: {allowed:?}",
+            start / 4096
+        )
+    }
+}
+
+/// Drops values that no read can return any more, whatever crashes.
+fn prune(cell: &mut Vec<Candidate>, horizon: u64, keep_all: bool) {
+    if keep_all || cell.len() < 2 {
+        return;
+    }
+    let durable: Vec<u64> = cell.iter().filter(|c| c.durable).map(|c| c.id).collect();
+    let here: Vec<u64> = cell.iter().map(|c| c.id).collect();
+    cell.retain(|c| {
+        let gone = |d: &(u64, u64)| {
+            d.1 < horizon && (durable.contains(&d.0) || !here.contains(&d.0))
+        };
+        // Its own request may still be answered: only settled values go.
+        !(c.settled_by() != NEVER && c.deaths.iter().any(gone))
+    });
+}

@@ -1,0 +1,60 @@
+//! Random workloads, crashes at any step, disks that fail: every seed against the oracle.
+//!
+//! `ESKER_SIM_SEEDS` says how many seeds to run, `ESKER_SIM_FIRST` with which to begin.
+
+use esker_tests::check::settle::{run_seed, Options, Report};
+use std::collections::BTreeSet;
+
+fn env(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+/// Runs a seed; a panic counts as a violation and names its seed.
+fn run(seed: u64, options: Options) -> Result<Report, String> {
+    let result = std::panic::catch_unwind(|| run_seed(seed, options));
+    match result {
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err(violation)) => Err(format!("seed {seed}: {violation}")),
+        Err(_) => Err(format!("seed {seed}: panic")),
+    }
+}
+
+#[test]
+fn no_seed_breaks_a_rule() {
+    let first = env("ESKER_SIM_FIRST", 0);
+    let seeds = env("ESKER_SIM_SEEDS", 300);
+    let mut failures = Vec::new();
+    let mut probes = BTreeSet::new();
+    let mut faults = esker_tests::sim::FaultCounts::default();
+    let (mut openings, mut full) = (0, 0);
+    for seed in first..first + seeds {
+        match run(seed, Options::default()) {
+            Ok(report) => {
+                probes.extend(report.probes);
+                faults.add(&report.faults);
+                openings += report.openings;
+                full += report.full;
+            }
+            Err(text) => {
+                println!("{text}");
+                failures.push(text);
+            }
+        }
+        if failures.len() >= 10 {
+            break;
+        }
+    }
+    println!("{openings} openings, {full} full, {faults:?}\n{probes:?}");
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..10 {
+        let first = run(seed, Options::default());
+        assert_eq!(first, run(seed, Options::default()), "seed {seed}");
+    }
+}

@@ -1,0 +1,30 @@
+//! The daemon as it is built, with the programs people use with it: libnbd's tools, qemu-io, fio,
+//! a file system in the kernel; and with clients that lie, power that fails, and stores that are
+//! damaged.
+//!
+//! The programs under test are `target/release/eskerd` and `esker` (or those in ESKER_BIN_DIR);
+//! they are built when they are not there. A test that lacks a program or a right says so on stderr
+//! and in the file ESKER_SKIP_LOG names, and passes.
+
+// Helpers of tests may panic, like tests; sizes here are small and known.
+#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
+
+// mod bad_input;
+mod client;
+// mod damaged;
+// mod filesystem;
+// mod full;
+mod harness;
+mod kill;
+// mod liars;
+mod pattern;
+// mod power_cut;
+// mod readme;
+// mod stop;
+// mod stores;
+mod tools;
