@@ -1,1 +1,1 @@
-//! Benchmarks: micro-benchmarks and side-by-side runs.
+//! Benchmarks. `benches/README.md` says what each shows, and what it does not.

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""The fio table: eskerd beside the raw file and qemu-nbd, in one run on one disk.
+
+Every row is measured on every target in turn, for several rounds, so that a machine whose speed
+drifts treats them alike; what counts is the ratio within a round. fio uses its nbd engine over a
+unix socket (io_uring and O_DIRECT for the raw file), on a volume that was written full before.
+
+Needs fio, qemu-utils, and a release build of eskerd and esker. Everything happens in one scratch
+folder (--dir), on the disk that is to be measured; nothing else is touched.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+ROWS = [
+    ("random write, qd 32", ["--rw=randwrite", "--bs=4k", "--iodepth=32"]),
+    ("random write, qd 1", ["--rw=randwrite", "--bs=4k", "--iodepth=1"]),
+    ("random write, qd 16, flush every 8", ["--rw=randwrite", "--bs=4k", "--iodepth=16", "--fsync=8"]),
+    ("random read, qd 32", ["--rw=randread", "--bs=4k", "--iodepth=32"]),
+    ("random read, qd 1", ["--rw=randread", "--bs=4k", "--iodepth=1"]),
+    ("1 MiB sequential write, qd 8", ["--rw=write", "--bs=1m", "--iodepth=8"]),
+    ("1 MiB sequential read, qd 8", ["--rw=read", "--bs=1m", "--iodepth=8"]),
+]
+
+
+def fio(where, size, seconds, arguments, out):
+    command = ["fio", "--name=row", f"--size={size}", "--output-format=json", f"--output={out}"]
+    command += where + arguments
+    if seconds:
+        command += ["--time_based", f"--runtime={seconds}", "--ramp_time=1"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with open(out) as f:
+        job = json.load(f)["jobs"][0]
+    if job["error"]:
+        sys.exit(f"fio failed: {command}")
+    side = job["write"] if job["write"]["io_bytes"] else job["read"]
+    return {"iops": side["iops"], "mean_us": side["clat_ns"]["mean"] / 1000, "ios": side["total_ios"]}
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for(path, process):
+    for _ in range(500):
+        if os.path.exists(path):
+            return
+        if process.poll() is not None:
+            sys.exit(f"server ended before {path} appeared")
+        time.sleep(0.02)
+    sys.exit(f"{path} did not appear")
+
+
+def start_esker(directory, binaries, size):
+    data = f"{directory}/esker"
+    # Room for the volume several times over: there is no garbage collection yet, and the table
+    # overwrites the volume at random.
+    server = subprocess.Popen(
+        [f"{binaries}/eskerd", "--data", data, "--store-size", "28GiB", "--nbd", "none", "--metrics", "none"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    server.stdout.readline()
+    subprocess.run([f"{binaries}/esker", "--data", data, "volume", "create", "bench", "--size", size],
+                   check=True, stdout=subprocess.DEVNULL)
+    return server, ["--ioengine=nbd", f"--uri=nbd+unix:///bench?socket={data}/nbd.sock"]
+
+
+def start_qemu(directory, size):
+    image, socket = f"{directory}/qemu.raw", f"{directory}/qemu.sock"
+    subprocess.run(["qemu-img", "create", "-f", "raw", image, size.replace("iB", "")],
+                   check=True, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(["qemu-nbd", "--format=raw", "--cache=none", "--aio=io_uring", "--persistent",
+                               "--shared=8", f"--socket={socket}", image])
+    wait_for(socket, server)
+    return server, ["--ioengine=nbd", f"--uri=nbd+unix:///?socket={socket}"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", required=True, help="scratch folder on the disk to measure; is removed afterwards")
+    parser.add_argument("--bin", default="target/release", help="folder with eskerd and esker")
+    parser.add_argument("--size", default="4GiB", help="size of the volume")
+    parser.add_argument("--seconds", type=int, default=8, help="per measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", help="write all measurements here")
+    args = parser.parse_args()
+    if os.path.exists(args.dir):
+        sys.exit(f"{args.dir} exists; name a new folder")
+    os.makedirs(args.dir)
+    servers = []
+    try:
+        esker, esker_where = start_esker(args.dir, args.bin, args.size)
+        servers.append(esker)
+        qemu, qemu_where = start_qemu(args.dir, args.size)
+        servers.append(qemu)
+        raw = ["--ioengine=io_uring", "--direct=1", f"--filename={args.dir}/raw"]
+        targets = [("raw", raw, None), ("qemu-nbd", qemu_where, qemu.pid), ("esker", esker_where, esker.pid)]
+        size = args.size.replace("iB", "").lower()
+        for _, where, _ in targets:
+            fio(where, size, 0, ["--rw=write", "--bs=1m", "--iodepth=8"], f"{args.dir}/fio.json")
+        runs = {}
+        for number in range(args.rounds):
+            for row, arguments in ROWS:
+                for name, where, pid in targets:
+                    before = cpu_seconds(pid) if pid else 0
+                    result = fio(where, size, args.seconds, arguments, f"{args.dir}/fio.json")
+                    # The ramp is not in fio's count; scale the CPU time to what is.
+                    share = args.seconds / (args.seconds + 1)
+                    used = (cpu_seconds(pid) - before) * share if pid else 0
+                    result["cpu_us"] = used / result["ios"] * 1e6
+                    runs.setdefault(row, {}).setdefault(name, []).append(result)
+                print(f"round {number + 1}: {row}", file=sys.stderr)
+        report(args, runs)
+    finally:
+        for server in servers:
+            server.terminate()
+            server.wait()
+        shutil.rmtree(args.dir)
+
+
+def report(args, runs):
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
+          f"{time.strftime('%Y-%m-%d')}; {args.rounds} rounds of {args.seconds} s, {args.size} volume; "
+          "medians, and the range of the ratio over the rounds\n")
+    print("| row | raw | qemu-nbd | esker | esker / raw | esker / qemu | CPU per I/O: qemu, esker |")
+    print("|---|---|---|---|---|---|---|")
+    for row, by_name in runs.items():
+        def median(name, key):
+            return statistics.median(r[key] for r in by_name[name])
+
+        def ratio(other):
+            ratios = sorted(e["iops"] / o["iops"] for e, o in zip(by_name["esker"], by_name[other]))
+            return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+        cells = [f"{median(name, 'iops'):,.0f}" for name in ("raw", "qemu-nbd", "esker")]
+        cpu = f"{median('qemu-nbd', 'cpu_us'):.1f} µs, {median('esker', 'cpu_us'):.1f} µs"
+        print(f"| {row} | {' | '.join(cells)} | {ratio('raw')} | {ratio('qemu-nbd')} | {cpu} |")
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(runs, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()
