@@ -15,7 +15,9 @@ fn operation(blocks: usize) -> Operation {
         lba: 4096,
         stamp: Stamp::new(Epoch(3), 17),
         key_id: 0,
-        blocks: (0..blocks).map(|i| BlockInfo::plain(u32::try_from(i).expect("few"))).collect(),
+        blocks: (0..blocks)
+            .map(|i| BlockInfo::plain(u32::try_from(i).expect("few")))
+            .collect(),
     }
 }
 
@@ -29,20 +31,32 @@ fn items(count: u64) -> Vec<Item> {
         payload_pages: 1,
         data: data.clone(),
     };
-    let item = |i| Item { group: GroupId(7), group_prev_seq: Seq(1), body: body(i) };
+    let item = |i| Item {
+        group: GroupId(7),
+        group_prev_seq: Seq(1),
+        body: body(i),
+    };
     (1..=count).map(item).collect()
 }
 
 fn encode(items: &[Item]) -> Vec<u8> {
     let mut w = Writer::new();
     items.iter().for_each(|item| item.encode(&mut w));
-    let header = RecordHeader { header_pages: 1, payload_pages: 16, ..RecordHeader::default() };
-    header.encode(u32::try_from(items.len()).expect("few"), &w.bytes).0
+    let header = RecordHeader {
+        header_pages: 1,
+        payload_pages: 16,
+        ..RecordHeader::default()
+    };
+    header
+        .encode(u32::try_from(items.len()).expect("few"), &w.bytes)
+        .0
 }
 
 fn formats(c: &mut Criterion) {
     let sixteen = items(16);
-    c.bench_function("record header of 16 entries, encode", |b| b.iter(|| encode(black_box(&sixteen))));
+    c.bench_function("record header of 16 entries, encode", |b| {
+        b.iter(|| encode(black_box(&sixteen)))
+    });
     let bytes = encode(&sixteen);
     c.bench_function("record header of 16 entries, decode", |b| {
         b.iter(|| RecordHeader::decode(black_box(&bytes)).expect("valid"));

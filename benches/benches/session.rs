@@ -21,7 +21,10 @@ fn attached() -> Session {
     hello.extend_from_slice(b"v");
     hello.extend_from_slice(&0u16.to_be_bytes());
     session.receive(Bytes::from(hello));
-    assert!(matches!(session.poll(), Some(Action::Export { .. })), "GO is not understood");
+    assert!(
+        matches!(session.poll(), Some(Action::Export { .. })),
+        "GO is not understood"
+    );
     session.export(Ok(Export {
         name: "v".into(),
         size_bytes: 1 << 30,
@@ -51,7 +54,9 @@ fn request(command: u16, length: u32, payload: &[u8]) -> Bytes {
 fn serve(session: &mut Session, bytes: &Bytes, out: &mut Vec<Bytes>) {
     session.receive(bytes.clone());
     while let Some(action) = session.poll() {
-        let Action::Request(request) = action else { panic!("not a request: {action:?}") };
+        let Action::Request(request) = action else {
+            panic!("not a request: {action:?}")
+        };
         session.complete(request.id, Ok(Reply::Done));
     }
     session.take_output(out);
