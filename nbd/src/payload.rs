@@ -33,7 +33,7 @@ impl Payload {
             let (lead, length) = (self.lead, self.length);
             let buf = self
                 .buf
-                .get_or_insert_with(|| AlignedBuf::zeroed(lead + length));
+                .get_or_insert_with(|| AlignedBuf::to_overwrite(lead + length));
             self.filled += input.copy_to(&mut buf[lead + self.filled..lead + length]);
         }
         if self.filled < self.length {

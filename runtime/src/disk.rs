@@ -59,7 +59,7 @@ impl Disk {
                     Err(error) => return Some(ended(io, Err(error))),
                     Ok(()) if length == 0 => return Some(ended(io, Ok(Bytes::new()))),
                     Ok(()) => Op::Read {
-                        buf: AlignedBuf::zeroed(length),
+                        buf: AlignedBuf::to_overwrite(length),
                         done: 0,
                         offset,
                     },
@@ -231,7 +231,7 @@ fn release(ring: &mut Ring, op: Op) -> Bytes {
 }
 
 fn gathered(bufs: &[Bytes], length: usize) -> Bytes {
-    let mut whole = AlignedBuf::zeroed(length);
+    let mut whole = AlignedBuf::to_overwrite(length);
     let mut rest = &mut whole[..];
     for piece in bufs {
         let (here, after) = rest.split_at_mut(piece.len());
