@@ -32,8 +32,14 @@ impl Engine {
             if let Some(group) = self.groups.get_mut(&id) {
                 group.hard_state = hs;
             }
-            items.push((ItemBody::HardState(hs), Vec::new(), 0));
+            items.push((ItemBody::HardState(hs), Vec::new(), (0, 0)));
         }
+        // Entries that wait for a record and are overwritten are never written: a record that
+        // begins behind what is cut would leave a gap, if a checkpoint came between.
+        let mut orphans = match append.entries.first() {
+            Some(first) => self.log.take_back(id, first.index),
+            None => Vec::new(),
+        };
         for entry in append.entries {
             let payload = entry.payload.clone();
             let appended = Group::prepare(entry).and_then(|e| self.append_entry(id, e));
@@ -43,11 +49,14 @@ impl Engine {
             items.push((body, payload, pages));
         }
         let last = items.len();
-        for (n, (body, payload, payload_pages)) in items.into_iter().enumerate() {
-            let notify = (n + 1 == last).then_some(Notify::Append {
-                group: id,
-                ticket: append.ticket,
-            });
+        for (n, (body, payload, (payload_pages, nodes))) in items.into_iter().enumerate() {
+            let mut notify = std::mem::take(&mut orphans);
+            if n + 1 == last {
+                notify.push(Notify::Append {
+                    group: id,
+                    ticket: append.ticket,
+                });
+            }
             self.log.pending.push_back(PendingItem {
                 item: crate::format::record::Item {
                     group: id,
@@ -56,6 +65,7 @@ impl Engine {
                 },
                 payload,
                 payload_pages,
+                nodes,
                 notify,
                 urgent: append.urgent,
             });
@@ -72,7 +82,7 @@ impl Engine {
         &mut self,
         id: GroupId,
         entry: LogEntry,
-    ) -> Result<(ItemBody, u32), StoreError> {
+    ) -> Result<(ItemBody, (u32, u64)), StoreError> {
         let Some(group) = self.groups.get_mut(&id) else {
             return Err(StoreError::Invariant(format!("group {id} does not exist")));
         };
@@ -94,8 +104,9 @@ impl Engine {
             data: entry.data.clone(),
         };
         let pages = entry.payload_pages;
+        let nodes = group.footprint_most(entry.operation.as_deref());
         group.push(entry);
-        Ok((body, pages))
+        Ok((body, (pages, nodes)))
     }
 
     /// Applies entries through an index.

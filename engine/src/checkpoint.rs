@@ -5,7 +5,7 @@
 //! 2. *Merging*: frozen deltas go into the tree; nodes are written beside the old ones.
 //! 3. *Body*: the checkpoint itself is written; one sync covers it, the nodes and every record
 //!    before the log position.
-//! 4. *First*, *Second*: superblock copies 0 and 1, sync, copies 2 and 3, sync.
+//! 4. *First*, *Second*: two copies of the superblock, sync, the other two, sync.
 //! 5. What became empty is free.
 
 use crate::config::Sabotage;
@@ -47,6 +47,8 @@ pub(crate) const NODE_READ_ATTEMPTS_MAX: u32 = 4;
 pub(crate) struct MapWriter {
     segment: Option<(u32, u64)>,
     pub slot: u32,
+    /// Nodes that the checkpoint in progress may have to write, at most.
+    pub nodes_frozen: u64,
     /// Nodes gathered for the next write, at consecutive slots.
     gathered: Vec<(VAddr, Arc<NodePage>)>,
     /// Writes to be issued: segment, slot, nodes, bytes.
@@ -159,20 +161,12 @@ impl Engine {
             return;
         }
         let extents: usize = self.groups.values().map(|g| g.active.len()).sum();
-        let empty = || {
-            self.segs.iter().any(|s| {
-                s.sealed
-                    && s.kind != SegmentKind::Free
-                    && s.live_count() == 0
-                    && s.generation < self.log.position.generation
-            })
-        };
-        let short = to_u64(self.segs.free_count()) <= self.reserve_segments() && empty();
+        let short = || self.room_is_short() && self.checkpoint_helps();
         let due = self.checkpoint_wanted
             || self.log.bytes_since_checkpoint >= self.config.checkpoint_bytes
             || self.log.records_since_checkpoint >= self.config.checkpoint_records
             || extents >= self.config.delta_extents_max
-            || (short && self.log.records_since_checkpoint > 0);
+            || short();
         if due {
             self.checkpoint_wanted = false;
             self.checkpoint_begin(false);
@@ -186,11 +180,15 @@ impl Engine {
             return;
         }
         self.log.bytes_since_checkpoint = 0;
+        self.log.items_since_checkpoint = 0;
+        let mut nodes_frozen = 0;
         self.log.records_since_checkpoint = 0;
         let mut entries = BTreeMap::new();
         let mut to_merge = VecDeque::new();
         for (id, group) in &mut self.groups {
-            if !group.active.is_empty() && group.frozen.is_none() {
+            // A map that must grow is merged even with nothing: its hash depends on its height, and
+            // is to be the same on all replicas.
+            if !group.active.is_empty() || group.is_low() {
                 group.frozen = Some(Arc::new(std::mem::take(&mut group.active)));
                 to_merge.push_back(*id);
             }
@@ -202,8 +200,11 @@ impl Engine {
                 };
                 group.truncate(esker_base::RaftIndex(group.applied.0.saturating_sub(keep)));
             }
+            nodes_frozen += to_u64(group.footprint.len());
+            group.footprint_restart();
             entries.insert(*id, group.to_entry());
         }
+        self.map.nodes_frozen = nodes_frozen;
         self.segs.freeze();
         self.counters.checkpoints += 1;
         self.checkpoint = Some(Checkpointing {
@@ -248,8 +249,14 @@ impl Engine {
                 }
                 self.merge_step(effects);
             }
-            Phase::First if enter => self.write_superblocks([0, 1], effects),
-            Phase::Second if enter => self.write_superblocks([2, 3], effects),
+            Phase::First if enter => {
+                let [a, b, ..] = self.superblock_order;
+                self.write_superblocks([a, b], effects);
+            }
+            Phase::Second if enter => {
+                let [.., a, b] = self.superblock_order;
+                self.write_superblocks([a, b], effects);
+            }
             Phase::Done => self.checkpoint_finish(now, effects),
             Phase::Body | Phase::First | Phase::Second => {}
         }
@@ -257,7 +264,11 @@ impl Engine {
 
     /// The first superblock of a store says when it was created.
     fn note_creation(&mut self, wall: WallClock) {
-        if let Some(c) = self.checkpoint.as_mut().filter(|c| c.superblock.created.0 == 0) {
+        if let Some(c) = self
+            .checkpoint
+            .as_mut()
+            .filter(|c| c.superblock.created.0 == 0)
+        {
             c.superblock.created = wall;
         }
     }
@@ -327,7 +338,10 @@ impl Engine {
             let Some(delta) = group.frozen.clone() else {
                 continue;
             };
-            let blocks = group.meta.size_bytes.div_ceil(PAGE_U64);
+            // The size as of the freeze, and whatever lies behind it all the same.
+            let size = c.entries.get(&id).map_or(0, |e| e.meta.size_bytes);
+            let end = delta.end();
+            let blocks = size.div_ceil(PAGE_U64).max(end);
             let merge = Merge::new(self.sb.store, id, group.root, group.root_level, blocks);
             return Some((id, delta, merge));
         }
@@ -524,7 +538,6 @@ impl Engine {
         let Some(c) = &mut self.checkpoint else {
             return;
         };
-        c.superblock.next_generation = self.segs.next_generation.max(c.superblock.next_generation);
         let superblock = c.superblock.clone();
         c.writes_outstanding += copies.len();
         for copy in copies {
@@ -545,7 +558,7 @@ impl Engine {
         };
         c.phase = match c.phase {
             Phase::Body => {
-                // All four copies must say the same.
+                // Once, because all four copies must say the same.
                 c.superblock.next_generation = self.segs.next_generation;
                 Phase::First
             }
@@ -561,6 +574,8 @@ impl Engine {
             return;
         };
         self.sb = c.superblock;
+        self.map.nodes_frozen = 0;
+        self.superblock_order = [0, 1, 2, 3];
         self.segs.release(&c.freed);
         for token in c.tokens {
             effects.push(Effect::CheckpointDone { token });

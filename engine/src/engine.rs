@@ -5,19 +5,21 @@ use crate::config::{EngineConfig, Sabotage};
 use crate::error::StoreError;
 use crate::event::{Effect, Event};
 use crate::format::checkpoint::{Counters, DiscardEntry, SegmentKind};
+use crate::format::operation::Operation;
 use crate::format::record::{Item, ItemBody, RecordHeader, FLAG_CLOSING};
-use crate::format::superblock::Superblock;
-use crate::format::{VAddr, PAGE_U64};
+use crate::format::superblock::{Superblock, COPIES};
+use crate::format::VAddr;
 use crate::group::{liveness, Group, GroupView};
 use crate::log::writer::{LogWriter, Notify, PendingItem};
 use crate::map::cache::NodeCache;
-use crate::readpath::{NodeWaiter, ReadState};
+use crate::readpath::{checked_payload, NodeWaiter, ReadState};
 use crate::recovery::{Probe, Recovery};
 use crate::space::Segments;
 use bytes::Bytes;
-use esker_base::num::to_u64;
+use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{DiskError, DiskOp, GroupId, IoId, Moment, Seq, WallClock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// What an outstanding disk operation is for.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub(crate) enum Purpose {
     Payload {
         token: u64,
         segment: u32,
+        operation: Option<Arc<Operation>>,
     },
     MapWrite(Vec<VAddr>),
     Super,
@@ -87,12 +90,16 @@ pub struct Engine {
     pub(crate) checkpoint_tokens: Vec<u64>,
     pub(crate) checkpoint_wanted: bool,
     pub(crate) map: crate::checkpoint::MapWriter,
+    /// In which order the next checkpoint rewrites the superblock's copies.
+    pub(crate) superblock_order: [u32; COPIES],
     pub(crate) recovery: Option<Recovery>,
     pub(crate) fenced: Option<StoreError>,
     /// A violation met where no effect could be given; the next step fences.
     pub(crate) fence_pending: Option<StoreError>,
     pub(crate) stopping: bool,
     pub(crate) stopped: bool,
+    /// What waits for the log does not fit the store.
+    pub(crate) stalled: bool,
     pub(crate) damaged_blocks: u64,
     pub(crate) probes: BTreeSet<Probe>,
     /// More work waits for the next step.
@@ -122,11 +129,13 @@ impl Engine {
             checkpoint_tokens: Vec::new(),
             checkpoint_wanted: false,
             map: crate::checkpoint::MapWriter::default(),
+            superblock_order: [0, 1, 2, 3],
             recovery: None,
             fenced: None,
             fence_pending: None,
             stopping: false,
             stopped: false,
+            stalled: false,
             damaged_blocks: 0,
             probes: BTreeSet::new(),
             busy: false,
@@ -213,17 +222,21 @@ impl Engine {
     /// When to send [`Event::Timer`], if nothing happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
-        if self.fenced.is_some() || self.stopped || !self.is_open() {
+        if self.fenced.is_some() || self.stopped {
             return None;
         }
         if self.busy {
-            return Some(Moment(0));
+            return Some(Moment(0)); // also while opening: an accepted loss is merged then
+        }
+        if !self.is_open() {
+            return None;
         }
         let sync = match (&self.sync, self.log.unsynced.front()) {
             (None, Some(record)) => Some(record.since + self.config.unsynced_time_max),
             _ => None,
         };
-        let closing = (self.log.is_quiet() && !self.log.closed)
+        let closing = self
+            .closing_is_due()
             .then(|| self.log.quiet_since + self.config.idle_time);
         sync.into_iter().chain(closing).min()
     }
@@ -264,11 +277,16 @@ impl Engine {
                 self.segs.reader_ends(segment);
                 self.data_read(read, piece, result, effects);
             }
-            Purpose::Payload { token, segment } => {
+            Purpose::Payload {
+                token,
+                segment,
+                operation,
+            } => {
                 self.segs.reader_ends(segment);
+                let payload = result.ok();
                 effects.push(Effect::PayloadDone {
                     token,
-                    payload: result.ok(),
+                    payload: payload.and_then(|b| checked_payload(b, operation.as_deref())),
                 });
             }
             Purpose::Recovery(part) => self.recovery_read(part, result, effects),
@@ -303,7 +321,7 @@ impl Engine {
             )));
             return;
         }
-        let waiting = self.log.pending.iter().filter_map(|p| p.notify).chain(
+        let waiting = self.log.pending.iter().flat_map(|p| p.notify.clone()).chain(
             self.log
                 .in_flight
                 .iter()
@@ -345,22 +363,34 @@ impl Engine {
             && self.log.in_flight.len() < self.config.batches_in_flight_max
         {
             let quarter = self.sb.slots() / 4;
-            let (count, items_bytes, payload) = self.log.next_batch(quarter as usize);
-            let pages = payload
-                + u32::try_from(crate::format::record::header_pages_for(items_bytes))
-                    .unwrap_or(u32::MAX);
-            if !self.make_room(pages) {
-                // The log waits for a checkpoint to free segments.
-                self.checkpoint_wanted |= self.checkpoint.is_none();
+            let batch = self.log.next_batch(quarter as usize);
+            let header = crate::format::record::header_pages_for(batch.items_bytes);
+            let pages = batch.payload_pages + to_u32_saturating(header);
+            if pages > self.sb.slots() {
+                let text = format!("a record of {pages} pages does not fit a segment");
+                return self.fence(StoreError::Invariant(text), effects);
+            }
+            let fits = self.record_fits(pages, batch.nodes, batch.payload_pages > 0);
+            self.stalled = !fits || !self.make_room(pages);
+            if self.stalled {
+                // The log waits until a checkpoint has freed segments.
+                self.probes.insert(Probe::LogStalled);
+                self.checkpoint_wanted |= self.checkpoint.is_none() && self.checkpoint_helps();
                 return;
             }
-            self.write_record(count, items_bytes, 0, wall, effects);
+            self.write_record(batch.count, batch.items_bytes, 0, wall, effects);
         }
+        self.stalled = false;
         let idle = now >= self.log.quiet_since + self.config.idle_time;
-        if self.log.is_quiet() && !self.log.closed && idle && self.make_room(1) {
+        if idle && self.closing_is_due() && self.make_room(1) {
             self.probes.insert(Probe::ClosingRecordWritten);
             self.write_record(0, 0, FLAG_CLOSING, wall, effects);
         }
+    }
+
+    /// A closing record is missing and there is room for it.
+    fn closing_is_due(&self) -> bool {
+        self.log.is_quiet() && !self.log.closed && self.record_fits(1, 0, false)
     }
 
     /// Makes sure the open log segment has room for a record; opens the next one if not.
@@ -368,10 +398,6 @@ impl Engine {
         let p = &self.log.position;
         if p.slot + pages <= self.sb.slots() {
             return true;
-        }
-        // Two segments stay for the map, so that a checkpoint can always be written.
-        if self.segs.free_count() <= 2 {
-            return false;
         }
         let Some((next_segment, next_generation)) = self.segs.open(SegmentKind::Log) else {
             return false;
@@ -423,12 +449,16 @@ impl Engine {
             };
             entry.vaddr = vaddr;
             entry.seq = built.seq;
+            let operation = entry.operation.clone();
             if placed.payload_pages > 0 && !late {
                 entry.live = true;
                 let live = self.segs.set_live(vaddr, u64::from(placed.payload_pages));
                 if self.check(live.map_err(liveness), effects).is_none() {
                     return;
                 }
+            }
+            if let Some(group) = self.groups.get_mut(&placed.group) {
+                group.footprint_add(operation.as_deref());
             }
         }
         let offset = self.sb.offset_of(built.segment, built.slot);
@@ -533,14 +563,19 @@ impl Engine {
             },
             payload: Vec::new(),
             payload_pages: 0,
-            notify,
+            nodes: 0,
+            notify: notify.into_iter().collect(),
             urgent: true,
         });
     }
 
     fn stop_if_done(&mut self, effects: &mut Vec<Effect>) {
+        // A store too full for what waits stops without it: nobody was told it is durable.
+        let log_done = self.log.in_flight.is_empty()
+            && self.log.unsynced.is_empty()
+            && (self.log.pending.is_empty() || self.stalled);
         let done = self.fenced.is_some()
-            || (self.log.is_quiet() && self.checkpoint.is_none() && !self.checkpoint_wanted);
+            || (log_done && self.checkpoint.is_none() && !self.checkpoint_wanted);
         if self.stopping && !self.stopped && done && self.is_open() {
             self.stopped = true;
             effects.push(Effect::Stopped);
@@ -587,57 +622,5 @@ impl Engine {
     #[must_use]
     pub fn probes(&self) -> &BTreeSet<Probe> {
         &self.probes
-    }
-
-    /// Segments kept back from client writes.
-    pub(crate) fn reserve_segments(&self) -> u64 {
-        (self.sb.segment_count * self.config.reserve_percent / 100).max(6)
-    }
-
-    /// Whether `bytes` of client data still fit without touching the reserve.
-    #[must_use]
-    pub fn has_room_for(&self, bytes: u64) -> bool {
-        let pending: u64 = self
-            .log
-            .pending
-            .iter()
-            .map(|p| u64::from(p.payload_pages))
-            .sum();
-        let open = u64::from(self.sb.slots().saturating_sub(self.log.position.slot));
-        let free = to_u64(self.segs.free_count()).saturating_sub(self.reserve_segments());
-        let room = (free * u64::from(self.sb.slots()) + open).saturating_sub(pending) * PAGE_U64;
-        self.fenced.is_none() && free > 0 && room >= bytes
-    }
-
-    /// Whether operations without payload (trims, deletions) still fit: they may use half of the
-    /// reserve, because they make room.
-    #[must_use]
-    pub fn has_room_for_metadata(&self) -> bool {
-        self.fenced.is_none() && to_u64(self.segs.free_count()) > self.reserve_segments() / 2
-    }
-
-    /// Space of the store.
-    #[must_use]
-    pub fn space(&self) -> SpaceUse {
-        let slots = u64::from(self.sb.slots());
-        let total = self.sb.segment_count * slots;
-        let open = slots - u64::from(self.log.position.slot)
-            + if self.map.is_open() {
-                slots - u64::from(self.map.slot)
-            } else {
-                0
-            }
-            + slots;
-        let free = to_u64(self.segs.free_count()) * slots + open;
-        let live = self.segs.live_slots();
-        SpaceUse {
-            live_bytes: live * PAGE_U64,
-            free_bytes: free.min(total - live) * PAGE_U64,
-            garbage_bytes: total.saturating_sub(live + free) * PAGE_U64,
-            total_bytes: total * PAGE_U64,
-            reserve_bytes: self.reserve_segments() * slots * PAGE_U64,
-            device_bytes_written: self.counters.device_bytes_written,
-            client_bytes_written: self.counters.client_bytes_written,
-        }
     }
 }

@@ -8,8 +8,10 @@ use crate::format::node::ChildPointer;
 use crate::format::operation::{Operation, RequestId};
 use crate::format::record::{EntryKind, HardState};
 use crate::format::vaddr::VAddr;
-use crate::format::PAGE;
+use crate::format::{PAGE, PAGE_U64};
 use crate::map::delta::{Delta, Overlay, PendingExtent};
+use crate::map::footprint::Footprint;
+use crate::map::tree::level_for;
 use crate::space::Segments;
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
@@ -108,6 +110,9 @@ pub(crate) struct Group {
     pub active: Delta,
     /// The delta the checkpoint in progress merges.
     pub frozen: Option<Arc<Delta>>,
+    /// Map nodes that the next checkpoint, or one after it, writes for what is in records and not
+    /// frozen.
+    pub footprint: Footprint,
 }
 
 impl Group {
@@ -128,6 +133,7 @@ impl Group {
             overlay: Overlay::default(),
             active: Delta::default(),
             frozen: None,
+            footprint: Footprint::default(),
         }
     }
 
@@ -249,6 +255,47 @@ impl Group {
             memory: (bytes > 0).then_some(entry.payload),
             live: false,
         })
+    }
+
+    /// The level of the map's root once everything is merged.
+    fn top(&self) -> u8 {
+        level_for(self.meta.size_bytes.div_ceil(PAGE_U64)).max(self.root_level)
+    }
+
+    /// The map's root is lower than the volume's size asks for.
+    pub fn is_low(&self) -> bool {
+        !self.root.vaddr.is_none()
+            && self.root_level < level_for(self.meta.size_bytes.div_ceil(PAGE_U64))
+    }
+
+    /// Counts the map nodes that an entry will change.
+    pub fn footprint_add(&mut self, operation: Option<&Operation>) {
+        let top = self.top();
+        if let Some(range) = operation.and_then(Operation::range) {
+            let hollow = operation.is_some_and(|op| op.payload_blocks() == 0);
+            self.footprint.add(range, top, hollow);
+        }
+    }
+
+    /// The most that [`Group::footprint_add`] adds.
+    pub fn footprint_most(&self, operation: Option<&Operation>) -> u64 {
+        let Some(range) = operation.and_then(Operation::range) else {
+            return 0;
+        };
+        let hollow = operation.is_some_and(|op| op.payload_blocks() == 0);
+        Footprint::most(range, self.top(), hollow)
+    }
+
+    /// What is applied is frozen: only what is in records and not applied counts from now on.
+    pub fn footprint_restart(&mut self) {
+        self.footprint.clear();
+        let waiting: Vec<Arc<Operation>> = self
+            .log
+            .iter()
+            .filter(|e| e.index > self.applied && e.seq.0 != 0)
+            .filter_map(|e| e.operation.clone())
+            .collect();
+        waiting.iter().for_each(|op| self.footprint_add(Some(op)));
     }
 
     fn overlay_add(&mut self, entry: &LogEntry) {

@@ -359,6 +359,7 @@ impl Engine {
             return;
         }
         let (vaddr, length) = (entry.vaddr, entry.payload_pages as usize * PAGE);
+        let operation = entry.operation.clone();
         let Some(segment) = self.segs.segment_of(vaddr) else {
             effects.push(Effect::PayloadDone {
                 token,
@@ -370,10 +371,26 @@ impl Engine {
         let offset = self.sb.offset_of(segment, vaddr.slot());
         self.disk(
             DiskOp::Read { offset, length },
-            Purpose::Payload { token, segment },
+            Purpose::Payload {
+                token,
+                segment,
+                operation,
+            },
             effects,
         );
     }
+}
+
+/// The payload of `operation`, if the bytes are the ones that were written: damage is not passed on
+/// to other replicas.
+pub(crate) fn checked_payload(bytes: Bytes, operation: Option<&Operation>) -> Option<Bytes> {
+    let Some(Operation::Write { blocks, .. }) = operation else {
+        return None;
+    };
+    let mut pages = bytes.chunks(PAGE).zip(blocks);
+    pages
+        .all(|(page, block)| crc32(page) == block.crc)
+        .then_some(bytes)
 }
 
 struct Resolver<'a> {

@@ -28,8 +28,9 @@ use std::collections::BTreeSet;
 
 /// Bytes read at a time while the log is scanned.
 const SCAN_BYTES: usize = 4 << 20;
-/// Seqs skipped after a crash: more than records can have been in flight unseen.
-const SEQ_SKIP: u64 = 64;
+/// Seqs skipped after a crash: more than records can have been written and not synced, whatever
+/// the configuration, because each takes at least a page of the device's cache.
+const SEQ_SKIP: u64 = 1 << 20;
 
 /// A branch that tests must be seen to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +67,8 @@ pub enum Probe {
     ClosingRecordRead,
     /// An accepted loss was replayed.
     AcceptLossReplayed,
+    /// The log waited for a checkpoint to make room.
+    LogStalled,
 }
 
 /// What opening found.
@@ -210,10 +213,13 @@ impl Engine {
         match choose(&pages, blank)? {
             Choice::Blank if self.config.format_if_blank => self.format(effects),
             Choice::Blank => Err(OpenError::Blank),
-            Choice::Store(sb, agree) => {
-                if agree < COPIES {
+            Choice::Store(sb, order) => {
+                if pages.iter().any(|page| {
+                    Superblock::decode(page).map_or(true, |(other, _)| other != *sb)
+                }) {
                     self.probes.insert(Probe::SuperblockMixed);
                 }
+                self.superblock_order = order;
                 let needed = SEGMENTS_OFFSET + sb.segment_count * sb.segment_bytes;
                 let actual = self.config.device_bytes;
                 if actual < needed {
@@ -508,6 +514,12 @@ impl Engine {
             ItemBody::GroupCreate(bytes) => {
                 let meta = GroupMeta::decode(bytes)
                     .map_err(|e| StoreError::Invariant(format!("group {id}: {e}")))?;
+                // A replica that left and came back, with its end in a record that was lost: the
+                // old one is none of the new one's business.
+                let old = self.groups.get(&id);
+                if old.is_some_and(|g| g.meta.replica != meta.replica) {
+                    self.remove_group(id)?;
+                }
                 self.groups.entry(id).or_insert_with(|| Group::new(meta));
             }
             ItemBody::GroupDelete => {
@@ -557,7 +569,6 @@ impl Engine {
             .map_err(|e| StoreError::Invariant(format!("entry {index}: {e}")))?;
         let gap = index.0 > group.last_index().0 + 1;
         if gap && !group.suspended {
-            eprintln!("GAP group {} replica {} entry {index} term {term} seq {seq} last {} trunc {:?} applied {}", item.group, group.meta.replica, group.last_index(), group.truncated, group.applied);
             group.suspended = true;
             self.probes.insert(Probe::GroupSuspended);
         }
@@ -571,6 +582,7 @@ impl Engine {
                 .map_err(liveness)?;
         }
         self.probes.insert(Probe::UnappliedReplayed);
+        group.footprint_add(operation.as_deref());
         group.push(LogEntry {
             term: *term,
             index: *index,

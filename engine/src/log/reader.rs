@@ -188,6 +188,9 @@ pub fn judge(records: &[Found], first: Seq, prev_hash: u64, ignore_durable: bool
         expected = Seq(seq.0 + 1);
         hash = Some(found.hash);
     }
+    if expected <= durable {
+        verdict.lost.push((records.len(), expected, durable));
+    }
     verdict
 }
 

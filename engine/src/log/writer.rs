@@ -24,8 +24,21 @@ pub(crate) struct PendingItem {
     pub item: Item,
     pub payload: Vec<Bytes>,
     pub payload_pages: u32,
-    pub notify: Option<Notify>,
+    /// Map nodes that applying it can make a checkpoint write.
+    pub nodes: u64,
+    /// Several when items before it were taken back.
+    pub notify: Vec<Notify>,
     pub urgent: bool,
+}
+
+/// What of the waiting items goes into the next record.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Batch {
+    pub count: usize,
+    pub items_bytes: usize,
+    pub payload_pages: u32,
+    /// Map nodes that applying them can make a checkpoint write.
+    pub nodes: u64,
 }
 
 /// An entry that is in a record.
@@ -81,6 +94,8 @@ pub(crate) struct LogWriter {
     pub durable: Seq,
     /// Bytes of records since the last checkpoint began.
     pub bytes_since_checkpoint: u64,
+    /// Bytes of items since then.
+    pub items_since_checkpoint: u64,
     /// Records since then.
     pub records_since_checkpoint: u64,
     /// The last record was a closing one.
@@ -90,21 +105,26 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// How many of the waiting items go into one record of at most `payload_max` pages, with the
-    /// bytes of their items and their payload pages.
-    pub fn next_batch(&self, payload_max: usize) -> (usize, usize, u32) {
-        let (mut count, mut items_bytes, mut pages) = (0, 0, 0u32);
+    /// What of the waiting items goes into one record of at most `payload_max` pages; one item
+    /// always does.
+    pub fn next_batch(&self, payload_max: usize) -> Batch {
+        let mut batch = Batch::default();
         for p in &self.pending {
-            let bytes = items_bytes + p.item.encoded_len();
-            let total = pages + p.payload_pages;
+            let bytes = batch.items_bytes + p.item.encoded_len();
+            let total = batch.payload_pages + p.payload_pages;
             let fits = bytes <= ITEMS_BYTES_MAX
                 && total as usize <= payload_max.clamp(1, PAYLOAD_PAGES_MAX);
-            if !fits && count > 0 {
+            if !fits && batch.count > 0 {
                 break;
             }
-            (count, items_bytes, pages) = (count + 1, bytes, total);
+            batch = Batch {
+                count: batch.count + 1,
+                items_bytes: bytes,
+                payload_pages: total,
+                nodes: batch.nodes + p.nodes,
+            };
         }
-        (count, items_bytes, pages)
+        batch
     }
 
     /// Builds the record of the first `count` waiting items at the current position.
@@ -181,6 +201,7 @@ impl LogWriter {
             entries: record.entries.clone(),
         };
         self.bytes_since_checkpoint += record.bytes;
+        self.items_since_checkpoint += esker_base::num::to_u64(items_bytes);
         self.records_since_checkpoint += 1;
         self.closed = header.flags & crate::format::record::FLAG_CLOSING != 0;
         self.position.slot += header.pages();
@@ -206,6 +227,35 @@ impl LogWriter {
             moved += 1;
         }
         moved
+    }
+
+    /// Takes back the waiting entries of a group from `index` on: another leader's take their
+    /// place. Who waits for them is told with the group's next item; what is left over, because
+    /// none waits, is returned for the item that comes.
+    pub fn take_back(&mut self, group: GroupId, index: RaftIndex) -> Vec<Notify> {
+        let cut = |p: &PendingItem| {
+            let ItemBody::Entry { index: at, .. } = &p.item.body else {
+                return false;
+            };
+            p.item.group == group && *at >= index
+        };
+        let mut orphans = Vec::new();
+        if !self.pending.iter().any(cut) {
+            return orphans;
+        }
+        for mut p in std::mem::take(&mut self.pending) {
+            if cut(&p) {
+                orphans.append(&mut p.notify);
+                continue;
+            }
+            if p.item.group == group && !orphans.is_empty() {
+                orphans.append(&mut p.notify);
+                p.notify = std::mem::take(&mut orphans);
+                p.urgent = true;
+            }
+            self.pending.push_back(p);
+        }
+        orphans
     }
 
     /// Everything handed over so far is waited for.

@@ -105,6 +105,12 @@ impl<P: Piece> IntervalMap<P> {
         self.runs.iter().map(|(start, piece)| (*start, piece))
     }
 
+    /// One past the last block of any run.
+    pub fn end(&self) -> u64 {
+        let last = self.runs.iter().next_back();
+        last.map_or(0, |(start, piece)| start + piece.count())
+    }
+
     /// The first piece at or after block `from`, cut to begin there.
     pub fn next_from(&self, from: u64) -> Option<(u64, P)> {
         self.overlapping(BlockRange::new(from, u64::MAX - from))

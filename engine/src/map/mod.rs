@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod delta;
+pub mod footprint;
 pub mod interval;
 pub mod merge;
 pub mod tree;

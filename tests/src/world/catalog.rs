@@ -1,0 +1,133 @@
+//! The volumes as an operator knows them, and what is unsure about them after a crash.
+
+use super::oracle::Oracle;
+use esker_node::admin::{AdminRequest, VolumeReport};
+use std::collections::BTreeSet;
+
+/// A change that an operator asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Create { name: String, size_bytes: u64 },
+    Resize { size_bytes: u64 },
+    Rename { name: String },
+    Delete,
+}
+
+/// A volume that exists.
+pub(crate) struct Volume {
+    pub name: String,
+    /// Sizes it may have: more than one after an unanswered resize.
+    pub sizes: BTreeSet<u64>,
+    pub oracle: Oracle,
+}
+
+/// A place for a volume.
+#[derive(Default)]
+pub(crate) struct Slot {
+    pub volume: Option<Volume>,
+    /// Asked for and not answered; after a crash, unsure.
+    pub change: Option<(u64, Change)>,
+    /// To be asked for once no client is attached.
+    pub wanted: Option<Change>,
+    pub names: u64,
+}
+
+impl Slot {
+    /// A name that was never used.
+    pub fn fresh_name(&mut self, slot: usize) -> String {
+        self.names += 1;
+        format!("v{slot}-{}", self.names)
+    }
+
+    /// Clients may attach.
+    pub fn is_open(&self) -> bool {
+        let quiet = matches!(self.change, None | Some((_, Change::Resize { .. })));
+        self.volume.is_some() && quiet && self.wanted.is_none()
+    }
+
+    /// A change was made.
+    pub fn done(&mut self, change: Change, oracle: impl FnOnce() -> Oracle) {
+        match (change, &mut self.volume) {
+            (Change::Create { name, size_bytes }, none) => {
+                *none = Some(Volume {
+                    name,
+                    sizes: BTreeSet::from([size_bytes]),
+                    oracle: oracle(),
+                });
+            }
+            (Change::Delete, any) => *any = None,
+            (Change::Resize { size_bytes }, Some(volume)) => {
+                volume.sizes = BTreeSet::from([size_bytes]);
+            }
+            (Change::Rename { name }, Some(volume)) => volume.name = name,
+            (Change::Resize { .. } | Change::Rename { .. }, None) => {}
+        }
+    }
+
+    /// Holds what a restarted store lists against what it must have.
+    ///
+    /// # Errors
+    /// A sentence about what is missing, or should not be there.
+    pub fn reconcile(
+        &mut self,
+        slot: usize,
+        reports: &[VolumeReport],
+        oracle: impl FnOnce() -> Oracle,
+    ) -> Result<(), String> {
+        let prefix = format!("v{slot}-");
+        let mut here = reports.iter().filter(|r| r.name.starts_with(&prefix));
+        let report = here.next();
+        if let Some(second) = here.next() {
+            return Err(format!("{} is there beside another of its slot", second.name));
+        }
+        let unsure = self.change.take().map(|c| c.1);
+        self.wanted = None;
+        match (&mut self.volume, report, unsure) {
+            (None, None, _) => {}
+            (None, Some(r), Some(Change::Create { name, size_bytes })) if r.name == name => {
+                self.done(Change::Create { name, size_bytes }, oracle);
+            }
+            (None, Some(r), _) => return Err(format!("{} is back after its end", r.name)),
+            (Some(_), None, Some(Change::Delete)) => self.volume = None,
+            (Some(v), None, _) => return Err(format!("{} is gone", v.name)),
+            (Some(v), Some(r), unsure) => {
+                match unsure {
+                    Some(Change::Rename { name }) if name == r.name => v.name = name,
+                    Some(Change::Resize { size_bytes }) => {
+                        v.sizes.insert(size_bytes);
+                    }
+                    _ => {}
+                }
+                if v.name != r.name || !v.sizes.contains(&r.size_bytes) {
+                    return Err(format!(
+                        "{} of {:?} bytes is listed as {} of {}",
+                        v.name, v.sizes, r.name, r.size_bytes
+                    ));
+                }
+                v.sizes = BTreeSet::from([r.size_bytes]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The request that makes a change.
+pub(crate) fn request_of(change: &Change, name: &str) -> AdminRequest {
+    let name = name.to_owned();
+    match change {
+        Change::Create { name, size_bytes } => AdminRequest::VolumeCreate {
+            name: name.clone(),
+            size_bytes: *size_bytes,
+            labels: std::collections::BTreeMap::new(),
+        },
+        Change::Resize { size_bytes } => AdminRequest::VolumeResize {
+            name,
+            size_bytes: *size_bytes,
+        },
+        Change::Rename { name: new_name } => AdminRequest::VolumeRename {
+            name,
+            new_name: new_name.clone(),
+        },
+        Change::Delete => AdminRequest::VolumeDelete { name },
+    }
+}

@@ -1,0 +1,198 @@
+//! What a seed stands for: the shape of a world and the faults it will meet.
+
+use super::content::Grid;
+use crate::sim::{DiskFaults, SimRng};
+use esker_engine::{EngineConfig, Sabotage};
+use std::time::Duration;
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Decides everything else.
+    pub seed: u64,
+    /// 1 or 3 nodes; by seed when absent.
+    pub nodes: Option<usize>,
+    /// Events after which faults and new requests end.
+    pub steps: u64,
+    /// A fault built into the engine.
+    pub sabotage: Sabotage,
+    /// Print what happens.
+    pub verbose: bool,
+}
+
+impl Options {
+    /// The usual run of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            nodes: None,
+            steps: 12_000,
+            sabotage: Sabotage::None,
+            verbose: false,
+        }
+    }
+}
+
+/// How often each thing is done to the world, as weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weights {
+    /// Power cut of a node.
+    pub power_cut: u64,
+    /// Kill of a node's process.
+    pub kill: u64,
+    /// Orderly stop and start.
+    pub stop: u64,
+    /// A client goes away without a word.
+    pub disconnect: u64,
+    /// A node is cut off from the others, or one direction is.
+    pub partition: u64,
+    /// An operator's request.
+    pub admin: u64,
+    /// A stretch of failing disk operations.
+    pub disk_errors: u64,
+    /// Media damage.
+    pub damage: u64,
+}
+
+/// A world to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Configuration of every engine.
+    pub engine: EngineConfig,
+    /// Volumes at the start.
+    pub volumes: usize,
+    /// Most blocks of a volume.
+    pub blocks_max: u64,
+    /// Clients per volume.
+    pub clients: usize,
+    /// Requests a client has on their way.
+    pub depth: usize,
+    /// Blocks of the largest request.
+    pub request_blocks_max: u64,
+    /// How blocks are cut.
+    pub grid: Grid,
+    /// Per mille of requests that are no whole blocks.
+    pub odd: u64,
+    /// Per mille of clients on TCP.
+    pub tcp: u64,
+    /// Mean pause of a client between requests, in nanoseconds.
+    pub think_ns: u64,
+    /// Usual latency of a disk operation, in nanoseconds.
+    pub disk_ns: u64,
+    /// Usual latency of a message, in nanoseconds.
+    pub net_ns: u64,
+    /// Per mille of peer messages lost.
+    pub net_loss: u64,
+    /// Per mille of peer messages delivered twice.
+    pub net_duplicates: u64,
+    /// Mean time between faults, in nanoseconds.
+    pub fault_ns: u64,
+    /// What is done.
+    pub weights: Weights,
+    /// How operations fail in a stretch of failing ones.
+    pub disk_faults: DiskFaults,
+    /// The volumes do not fit the store.
+    pub overfull: bool,
+    /// Run options.
+    pub options: Options,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let mut rng = SimRng::new(options.seed, 1);
+        let r = &mut rng;
+        let nodes = options.nodes.unwrap_or(if r.chance(350) { 3 } else { 1 });
+        let overfull = nodes == 1 && r.chance(120);
+        let damage = nodes == 1 && !overfull && r.chance(120);
+        let volumes = usize::try_from(r.range(1, 3)).unwrap_or(1);
+        let segment_bytes = r.pick(&[128 << 10, 256 << 10, 256 << 10, 512 << 10]);
+        let segments = if overfull { r.range(14, 24) } else { r.range(40, 96) };
+        let engine = engine(r, segment_bytes, segments, options.sabotage);
+        let slots = segment_bytes / 4096;
+        let inner = (0..r.range(0, 3)).map(|_| r.below(4096)).collect();
+        let fits = segments * slots * 4 / 10 / volumes as u64;
+        let blocks_max = if overfull { segments * slots } else { fits.min(r.pick(&[16, 64, 256])) };
+        let faulty_disk = !damage && r.chance(if nodes == 1 { 150 } else { 250 });
+        let weight = |r: &mut SimRng, most: u64| if r.chance(300) { 0 } else { r.range(1, most) };
+        let weights = Weights {
+            power_cut: weight(r, 10),
+            kill: weight(r, 8),
+            stop: weight(r, 3),
+            disconnect: weight(r, 6),
+            partition: if nodes > 1 { weight(r, 12) } else { 0 },
+            admin: weight(r, 6),
+            disk_errors: if faulty_disk { r.range(1, 4) } else { 0 },
+            damage: if damage { r.range(2, 6) } else { 0 },
+        };
+        Self {
+            seed: options.seed,
+            nodes,
+            engine,
+            volumes,
+            blocks_max: blocks_max.max(8),
+            clients: usize::try_from(r.range(1, 3)).unwrap_or(1),
+            depth: usize::try_from(r.pick(&[1, 4, 16])).unwrap_or(1),
+            request_blocks_max: r.range(1, slots / 3),
+            grid: Grid::new(inner),
+            odd: r.pick(&[0, 200, 600]),
+            tcp: r.pick(&[0, 300, 500, 1000]),
+            think_ns: r.pick(&[5_000, 100_000, 2_000_000]),
+            disk_ns: r.pick(&[20_000, 80_000, 1_000_000]),
+            net_ns: r.pick(&[20_000, 200_000, 5_000_000]),
+            net_loss: r.pick(&[0, 0, 10, 100]),
+            net_duplicates: r.pick(&[0, 10, 100]),
+            fault_ns: r.pick(&[3_000_000, 30_000_000, 300_000_000]) * if nodes == 3 { 8 } else { 1 },
+            weights,
+            disk_faults: disk_faults(r),
+            overfull,
+            options,
+        }
+    }
+
+    /// Bytes of each disk.
+    #[must_use]
+    pub fn device_bytes(&self) -> u64 {
+        self.engine.device_bytes
+    }
+
+    /// Acknowledged data may turn out damaged.
+    #[must_use]
+    pub fn damages(&self) -> bool {
+        self.weights.damage > 0
+    }
+}
+
+fn engine(r: &mut SimRng, segment_bytes: u64, segments: u64, sabotage: Sabotage) -> EngineConfig {
+    EngineConfig {
+        device_bytes: esker_engine::format::SEGMENTS_OFFSET + segments * segment_bytes,
+        format_if_blank: true,
+        segment_bytes,
+        cache_bytes: usize::try_from(r.pick(&[16 << 10, 64 << 10, 1 << 20])).unwrap_or(0),
+        checkpoint_bytes: segment_bytes * r.range(1, 6),
+        checkpoint_records: r.pick(&[8, 64, 1024]),
+        delta_extents_max: usize::try_from(r.pick(&[16, 128, 4096])).unwrap_or(0),
+        batches_in_flight_max: usize::try_from(r.range(1, 4)).unwrap_or(1),
+        unsynced_bytes_max: r.pick(&[64 << 10, 1 << 20]),
+        unsynced_time_max: Duration::from_micros(r.pick(&[200, 5_000, 50_000])),
+        idle_time: Duration::from_micros(r.pick(&[100, 2_000, 20_000])),
+        retained_entries_max: r.pick(&[64, 512, 4096]),
+        sabotage,
+        ..EngineConfig::default()
+    }
+}
+
+fn disk_faults(r: &mut SimRng) -> DiskFaults {
+    DiskFaults {
+        read_error: r.pick(&[0, 20, 200]),
+        write_error: r.pick(&[0, 0, 5, 50]),
+        no_space: r.pick(&[0, 0, 0, 20]),
+        sync_error: r.pick(&[0, 0, 10, 100]),
+    }
+}

@@ -1,0 +1,68 @@
+//! No stamp twice: every record that a store writes is decoded, and each stamp in it must name one
+//! block of one entry, over the whole history of all stores, crashes included.
+
+use esker_base::{DiskOp, GroupId, RaftIndex, Term};
+use esker_engine::format::operation::Operation;
+use esker_engine::format::record::{ItemBody, RecordHeader};
+use std::collections::BTreeMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What a stamp was given to.
+type Named = (Term, RaftIndex, u64);
+
+/// All stamps seen.
+#[derive(Clone, Debug, Default)]
+pub struct StampWatch {
+    seen: BTreeMap<(GroupId, u64), Named>,
+}
+
+impl StampWatch {
+    /// Looks at a disk operation.
+    ///
+    /// # Errors
+    /// When a stamp names two things.
+    pub fn watch(&mut self, op: &DiskOp) -> Result<(), String> {
+        let DiskOp::Write { bufs, .. } = op else {
+            return Ok(());
+        };
+        // The header pages are one buffer.
+        let first = bufs.first().map_or(&[][..], |b| &b[..]);
+        let Ok((header, items, _)) = RecordHeader::decode(first) else {
+            return Ok(());
+        };
+        for item in items {
+            let ItemBody::Entry { term, index, data, .. } = &item.body else {
+                continue;
+            };
+            let Ok((operation, _)) = Operation::decode(data) else {
+                continue;
+            };
+            let named = (*term, *index, xxh3_64(data));
+            let (first, count) = match &operation {
+                Operation::Write { stamp, blocks, .. } => (stamp.0, blocks.len() as u64),
+                Operation::Discard { stamp, .. } | Operation::Zero { stamp, .. } => (stamp.0, 1),
+                Operation::OpenEpoch { .. } | Operation::Resize { .. } => continue,
+            };
+            for stamp in first..first + count {
+                let before = *self.seen.entry((item.group, stamp)).or_insert(named);
+                if before != named {
+                    return Err(format!(
+                        "stamp {}.{} of group {} names entry {before:?} and, in record {}, entry \
+                         {named:?}",
+                        stamp >> 32,
+                        stamp & 0xffff_ffff,
+                        item.group,
+                        header.seq
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stamps seen.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.seen.len()
+    }
+}
