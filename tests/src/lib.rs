@@ -4,3 +4,4 @@
 
 pub mod check;
 pub mod sim;
+pub mod world;

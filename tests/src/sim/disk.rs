@@ -185,10 +185,18 @@ struct VolatileWrite {
 
 #[derive(Clone, Debug)]
 enum Pending {
-    Read { offset: u64, length: usize },
-    Write { first_page: u64, pages: Vec<Bytes> },
+    Read {
+        offset: u64,
+        length: usize,
+    },
+    Write {
+        first_page: u64,
+        pages: Vec<Bytes>,
+    },
     /// Covers writes that completed before this place in the order of completions.
-    Sync { before: u64 },
+    Sync {
+        before: u64,
+    },
     /// Fails whatever the seed says: out of range.
     Short,
 }
@@ -357,6 +365,33 @@ impl SimDisk {
         self.visible = self.durable.clone();
         self.volatile.clear();
         self.in_flight.clear();
+    }
+
+    /// Kills the process above the disk: what was in flight is done, not done or torn, and the rest
+    /// goes on as it was, volatile writes included.
+    pub fn kill(&mut self) {
+        for (_, pending) in std::mem::take(&mut self.in_flight) {
+            let Pending::Write { first_page, pages } = pending else {
+                continue;
+            };
+            let mut write = VolatileWrite {
+                first_page,
+                pages,
+                completed: self.completions,
+            };
+            match self.rng.below(4) {
+                0 => continue,
+                1 => {
+                    tear(&mut self.visible, &write, &mut self.rng);
+                    for (number, page) in (first_page..).zip(&mut write.pages) {
+                        *page = Bytes::from(self.visible.page_bytes(number));
+                    }
+                }
+                _ => put(&mut self.visible, &write),
+            }
+            self.completions += 1;
+            self.volatile.push(write);
+        }
     }
 
     /// What a power cut now could leave, drawn from `rng`; the disk itself goes on.

@@ -78,7 +78,10 @@ impl Slot {
         let mut here = reports.iter().filter(|r| r.name.starts_with(&prefix));
         let report = here.next();
         if let Some(second) = here.next() {
-            return Err(format!("{} is there beside another of its slot", second.name));
+            return Err(format!(
+                "{} is there beside another of its slot",
+                second.name
+            ));
         }
         let unsure = self.change.take().map(|c| c.1);
         self.wanted = None;

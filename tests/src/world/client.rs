@@ -112,7 +112,12 @@ impl Client {
         };
         if command == Command::Flush {
             let (flags, offset, length) = (0, 0, 0);
-            return Wish { command, flags, offset, length };
+            return Wish {
+                command,
+                flags,
+                offset,
+                length,
+            };
         }
         let mut flags = 0;
         if rng.chance(200) && command != Command::Cache {
@@ -131,12 +136,18 @@ impl Client {
             false => rng.range(1, most),
         };
         // A few blocks are hot, so that requests meet.
-        let reach = if rng.chance(400) { blocks.min(8) } else { blocks };
+        let reach = if rng.chance(400) {
+            blocks.min(8)
+        } else {
+            blocks
+        };
         let first = rng.below(reach.saturating_sub(count) + 1);
         let (mut from, mut to) = (first * BLOCK_SIZE_U64, (first + count) * BLOCK_SIZE_U64);
         if rng.chance(plan.odd) {
             let per = plan.grid.per_block();
-            from = plan.grid.start(usize::try_from(first).unwrap_or(0) * per + rng.index(per));
+            from = plan
+                .grid
+                .start(usize::try_from(first).unwrap_or(0) * per + rng.index(per));
             let last = usize::try_from(first + count - 1).unwrap_or(0);
             to = plan.grid.start(last * per + 1 + rng.index(per));
             if to <= from {
@@ -144,7 +155,12 @@ impl Client {
             }
         }
         let (offset, length) = (from, to - from);
-        Wish { command, flags, offset, length }
+        Wish {
+            command,
+            flags,
+            offset,
+            length,
+        }
     }
 }
 

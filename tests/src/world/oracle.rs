@@ -85,12 +85,6 @@ impl Oracle {
         }
     }
 
-    /// How blocks are cut.
-    #[must_use]
-    pub fn grid(&self) -> &Grid {
-        &self.grid
-    }
-
     /// A write is asked for. `zero`: it leaves zeros.
     pub fn write_asked(&mut self, id: u64, cells: Range<usize>, zero: bool, now: u64) {
         for cell in &mut self.cells[cells.clone()] {
@@ -199,8 +193,16 @@ impl Oracle {
         now: u64,
     ) -> Result<(), String> {
         let zero = is_zero(bytes);
-        let same = |c: &Candidate| if c.zero { zero } else { is_from(c.id, start, bytes) };
-        let mut seen = self.cells[at].iter().filter(|c| c.dead_by() >= asked && same(c));
+        let same = |c: &Candidate| {
+            if c.zero {
+                zero
+            } else {
+                is_from(c.id, start, bytes)
+            }
+        };
+        let mut seen = self.cells[at]
+            .iter()
+            .filter(|c| c.dead_by() >= asked && same(c));
         let first = seen.next().map(|c| c.id);
         let several = seen.next().is_some();
         let Some(id) = first else {
@@ -293,7 +295,10 @@ impl Oracle {
             None if is_zero(bytes) => "zeros".to_owned(),
             None => match (0..1_000_000).find(|id| is_from(*id, start, bytes)) {
                 Some(id) => format!("write {id}, long dead"),
-                None => format!("bytes nobody wrote here: {:02x?}", &bytes[..bytes.len().min(16)]),
+                None => format!(
+                    "bytes nobody wrote here: {:02x?}",
+                    &bytes[..bytes.len().min(16)]
+                ),
             },
         };
         let allowed: Vec<&Candidate> = self.cells[at]
@@ -316,9 +321,8 @@ fn prune(cell: &mut Vec<Candidate>, horizon: u64, keep_all: bool) {
     let durable: Vec<u64> = cell.iter().filter(|c| c.durable).map(|c| c.id).collect();
     let here: Vec<u64> = cell.iter().map(|c| c.id).collect();
     cell.retain(|c| {
-        let gone = |d: &(u64, u64)| {
-            d.1 < horizon && (durable.contains(&d.0) || !here.contains(&d.0))
-        };
+        let gone =
+            |d: &(u64, u64)| d.1 < horizon && (durable.contains(&d.0) || !here.contains(&d.0));
         // Its own request may still be answered: only settled values go.
         !(c.settled_by() != NEVER && c.deaths.iter().any(gone))
     });

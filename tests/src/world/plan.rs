@@ -113,12 +113,20 @@ impl Plan {
         let damage = nodes == 1 && !overfull && r.chance(120);
         let volumes = usize::try_from(r.range(1, 3)).unwrap_or(1);
         let segment_bytes = r.pick(&[128 << 10, 256 << 10, 256 << 10, 512 << 10]);
-        let segments = if overfull { r.range(14, 24) } else { r.range(40, 96) };
+        let segments = if overfull {
+            r.range(14, 24)
+        } else {
+            r.range(40, 96)
+        };
         let engine = engine(r, segment_bytes, segments, options.sabotage);
         let slots = segment_bytes / 4096;
         let inner = (0..r.range(0, 3)).map(|_| r.below(4096)).collect();
         let fits = segments * slots * 4 / 10 / volumes as u64;
-        let blocks_max = if overfull { segments * slots } else { fits.min(r.pick(&[16, 64, 256])) };
+        let blocks_max = if overfull {
+            segments * slots
+        } else {
+            fits.min(r.pick(&[16, 64, 256]))
+        };
         let faulty_disk = !damage && r.chance(if nodes == 1 { 150 } else { 250 });
         let weight = |r: &mut SimRng, most: u64| if r.chance(300) { 0 } else { r.range(1, most) };
         let weights = Weights {
@@ -148,7 +156,8 @@ impl Plan {
             net_ns: r.pick(&[20_000, 200_000, 5_000_000]),
             net_loss: r.pick(&[0, 0, 10, 100]),
             net_duplicates: r.pick(&[0, 10, 100]),
-            fault_ns: r.pick(&[3_000_000, 30_000_000, 300_000_000]) * if nodes == 3 { 8 } else { 1 },
+            fault_ns: r.pick(&[3_000_000, 30_000_000, 300_000_000])
+                * if nodes == 3 { 8 } else { 1 },
             weights,
             disk_faults: disk_faults(r),
             overfull,

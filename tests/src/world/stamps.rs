@@ -31,7 +31,10 @@ impl StampWatch {
             return Ok(());
         };
         for item in items {
-            let ItemBody::Entry { term, index, data, .. } = &item.body else {
+            let ItemBody::Entry {
+                term, index, data, ..
+            } = &item.body
+            else {
                 continue;
             };
             let Ok((operation, _)) = Operation::decode(data) else {

@@ -139,7 +139,9 @@ impl World {
                 self.next_write += 1;
                 write = Some(id);
                 let zero = wish.command != Command::Write;
-                volume.oracle.write_asked(id, cells.clone(), zero, self.step);
+                volume
+                    .oracle
+                    .write_asked(id, cells.clone(), zero, self.step);
                 if !zero {
                     payload = fill(id, wish.offset, usize::try_from(wish.length).unwrap_or(0));
                 }
@@ -148,9 +150,20 @@ impl World {
             _ => {}
         }
         let length = u32::try_from(wish.length).unwrap_or(0);
-        let bytes = wire::request(wish.command, wish.flags, cookie, wish.offset, length, &payload);
+        let bytes = wire::request(
+            wish.command,
+            wish.flags,
+            cookie,
+            wish.offset,
+            length,
+            &payload,
+        );
         let is_read = wish.command == Command::Read;
-        let room = if is_read { usize::try_from(wish.length).unwrap_or(0) } else { 0 };
+        let room = if is_read {
+            usize::try_from(wish.length).unwrap_or(0)
+        } else {
+            0
+        };
         let asked = Asked {
             wish,
             write,
@@ -403,7 +416,9 @@ impl World {
         let Some(asked) = self.clients[client].asked.get_mut(&cookie) else {
             return self.violate(format!("content for {cookie}, which nobody asked"));
         };
-        let at = offset.checked_sub(asked.wish.offset).map(|at| usize::try_from(at).unwrap_or(0));
+        let at = offset
+            .checked_sub(asked.wish.offset)
+            .map(|at| usize::try_from(at).unwrap_or(0));
         let target = at.and_then(|at| asked.data.get_mut(at..at + length));
         let Some(target) = target else {
             return self.violate(format!("content at {offset} is outside of what was asked"));
@@ -455,7 +470,10 @@ impl World {
         };
         if let Err(text) = held {
             let name = volume.name.clone();
-            self.violate(format!("volume {name}, client {client}, {:?}: {text}", asked.wish));
+            self.violate(format!(
+                "volume {name}, client {client}, {:?}: {text}",
+                asked.wish
+            ));
         }
     }
 
@@ -480,7 +498,10 @@ impl World {
             _ => "other errors",
         });
         if !expected {
-            self.violate(format!("{:?} failed with {error} for no reason", asked.wish));
+            self.violate(format!(
+                "{:?} failed with {error} for no reason",
+                asked.wish
+            ));
         }
     }
 }

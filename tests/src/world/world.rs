@@ -23,9 +23,17 @@ const WATCH_NS: u64 = 5_000_000;
 #[derive(Debug)]
 pub(crate) enum Ev {
     /// A disk operation ends.
-    Disk { host: usize, incarnation: u64, io: IoId },
+    Disk {
+        host: usize,
+        incarnation: u64,
+        io: IoId,
+    },
     /// A node's timer.
-    Timer { host: usize, incarnation: u64, number: u64 },
+    Timer {
+        host: usize,
+        incarnation: u64,
+        number: u64,
+    },
     /// Bytes reach a node.
     ToNode(u64),
     /// Bytes reach a client.
@@ -37,11 +45,20 @@ pub(crate) enum Ev {
     /// A client looks for something to do.
     Think(usize),
     /// A frame reaches a node.
-    Peer { from: usize, to: usize, incarnation: u64, frame: PeerFrame },
+    Peer {
+        from: usize,
+        to: usize,
+        incarnation: u64,
+        frame: PeerFrame,
+    },
     /// A process starts.
     Start(usize),
     /// Something bad happens.
     Fault,
+    /// A process ends.
+    Crash(usize, Crash),
+    /// An operator restarts a node that is fenced.
+    Restart(usize),
     /// Disk operations of a node fail no more.
     DiskHeals(usize),
     /// A partition ends.
@@ -230,7 +247,11 @@ impl World {
         }
         self.trace.note(&[self.step, self.now]);
         match ev {
-            Ev::Disk { host, incarnation, io } => {
+            Ev::Disk {
+                host,
+                incarnation,
+                io,
+            } => {
                 if self.hosts[host].incarnation != incarnation {
                     return;
                 }
@@ -240,7 +261,11 @@ impl World {
                     self.step_node(host, Event::Disk { io, result });
                 }
             }
-            Ev::Timer { host, incarnation, number } => {
+            Ev::Timer {
+                host,
+                incarnation,
+                number,
+            } => {
                 let h = &self.hosts[host];
                 if h.incarnation == incarnation && h.timers == number {
                     self.step_node(host, Event::Timer);
@@ -251,7 +276,12 @@ impl World {
             Ev::Closed(conn) => self.connection_closed(conn),
             Ev::Gone(conn) => self.connection_gone(conn),
             Ev::Think(client) => self.think(client),
-            Ev::Peer { from, to, incarnation, frame } => {
+            Ev::Peer {
+                from,
+                to,
+                incarnation,
+                frame,
+            } => {
                 let from = super::host::node_id(from);
                 if self.hosts[to].incarnation == incarnation && self.hosts[to].node.is_some() {
                     self.step_node(to, Event::Peer { from, frame });
@@ -259,6 +289,9 @@ impl World {
             }
             Ev::Start(host) => self.start_host(host),
             Ev::Fault => self.fault(),
+            Ev::Crash(host, crash) if !self.is_calm() => self.crash(host, crash),
+            Ev::Crash(..) => {}
+            Ev::Restart(host) => self.restart(host),
             Ev::DiskHeals(host) => {
                 if self.hosts[host].faulty_until <= self.now {
                     self.hosts[host].disk.faults = crate::sim::DiskFaults::default();
@@ -341,12 +374,23 @@ impl World {
             Effect::Close { conn, reason } => self.close_effect(conn.0, &reason),
             Effect::HandOver { .. } => self.violate("a connection is handed over".into()),
             Effect::SetTimer { at } => {
-                let late = if self.rng.chance(100) { self.rng.below(1_000_000) } else { 0 };
+                let late = if self.rng.chance(100) {
+                    self.rng.below(1_000_000)
+                } else {
+                    0
+                };
                 let h = &mut self.hosts[host];
                 h.timers += 1;
                 let (number, incarnation) = (h.timers, h.incarnation);
                 let when = h.clock.when(at) + late;
-                self.at_time(when, Ev::Timer { host, incarnation, number });
+                self.at_time(
+                    when,
+                    Ev::Timer {
+                        host,
+                        incarnation,
+                        number,
+                    },
+                );
             }
             Effect::AdminReply { token, result } => self.admin_reply(host, token, result),
             Effect::Peer { to, frame } => self.peer_effect(host, super::host::index_of(to), frame),
@@ -376,7 +420,14 @@ impl World {
         self.hosts[host].disk.submit(io, op);
         let delay = self.latency(self.plan.disk_ns);
         let incarnation = self.hosts[host].incarnation;
-        self.at(delay, Ev::Disk { host, incarnation, io });
+        self.at(
+            delay,
+            Ev::Disk {
+                host,
+                incarnation,
+                io,
+            },
+        );
     }
 
     fn peer_effect(&mut self, from: usize, to: usize, frame: PeerFrame) {
@@ -401,7 +452,15 @@ impl World {
                 header: frame.header.clone(),
                 payloads: received(&frame.payloads),
             };
-            self.at(delay, Ev::Peer { from, to, incarnation, frame });
+            self.at(
+                delay,
+                Ev::Peer {
+                    from,
+                    to,
+                    incarnation,
+                    frame,
+                },
+            );
         }
     }
 

@@ -1,0 +1,335 @@
+//! How a run ends: faults stop, everybody finishes, everything is read, replicas are compared, and
+//! the stores are stopped and checked.
+
+use super::client::{Client, Mood, Wish};
+use super::host::State;
+use super::operator::group_of;
+use super::wire::Command;
+use super::world::{Crash, Purpose, World};
+use esker_node::admin::AdminRequest;
+use esker_node::Event;
+use std::collections::VecDeque;
+
+/// Error number of a full store.
+const ENOSPC: u32 = 28;
+/// Virtual time in which each stage must be over.
+const STAGE_NS_MAX: u64 = 120_000_000_000;
+/// Virtual time in which a healthy node of one copy must have answered.
+const ANSWER_NS_MAX: u64 = 60_000_000_000;
+/// A client of a group gives up on an answer and tries another node.
+const GROUP_ANSWER_NS_MAX: u64 = 5_000_000_000;
+
+/// What a run is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Clients and faults.
+    Storm,
+    /// No more faults and no new requests; nodes come back.
+    Calm,
+    /// Every volume is read, written and flushed.
+    Audit,
+    /// A full store is emptied and written again.
+    Refill,
+    /// Replicas reach the same index.
+    Converge,
+    /// Replicas write checkpoints and are compared.
+    Compare,
+    /// Nodes stop.
+    Stop,
+    /// Over.
+    Done,
+}
+
+impl World {
+    /// Faults and new requests are over.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.stage > Stage::Storm
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stage >= Stage::Stop
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Ends a run whose store was damaged beyond opening.
+    pub(crate) fn give_up(&mut self) {
+        self.stage = Stage::Done;
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        self.log(|| format!("stage {stage:?}"));
+        self.trace.text(&format!("{stage:?}"));
+        self.stage = stage;
+        self.stage_since = self.now;
+    }
+
+    /// Looks at what is overdue, and whether a stage is over.
+    pub(crate) fn watch(&mut self) {
+        self.pursue_changes();
+        self.look_for_stuck_requests();
+        if self.quiet_damage && self.now >= self.hush_until {
+            self.damage_now(0);
+        }
+        if self.stage > Stage::Storm && self.now > self.stage_since + STAGE_NS_MAX {
+            return self.stage_overdue();
+        }
+        match self.stage {
+            Stage::Storm if self.step >= self.plan.options.steps && !self.quiet_damage => {
+                self.calm_down();
+            }
+            Stage::Calm if self.all_serve() && self.attached() == 0 && self.admin.is_empty() => {
+                self.begin_audit();
+            }
+            Stage::Audit if self.scripts_done() => self.audited(),
+            Stage::Refill if self.scripts_done() => self.refilled(),
+            Stage::Converge => self.converge(),
+            Stage::Stop if self.hosts.iter().all(|h| h.state == State::Down) => {
+                self.enter(Stage::Done);
+            }
+            _ => {}
+        }
+    }
+
+    fn stage_overdue(&mut self) {
+        let states: Vec<String> = self
+            .hosts
+            .iter()
+            .map(|h| {
+                let volumes = self.slots.iter().enumerate().map(|(s, _)| {
+                    let node = h.node.as_ref();
+                    node.and_then(|n| n.engine().group(group_of(s)))
+                        .map(|g| (g.applied, g.last_index, g.hard_state))
+                });
+                format!(
+                    "{:?} fenced {} {:?}",
+                    h.state,
+                    h.fenced,
+                    volumes.collect::<Vec<_>>()
+                )
+            })
+            .collect();
+        let moods: Vec<(Mood, usize)> = self
+            .clients
+            .iter()
+            .map(|c| (c.mood, c.asked.len()))
+            .collect();
+        self.violate(format!(
+            "no progress although faults have ended: {:?}, nodes {states:?}, clients {moods:?}",
+            self.stage
+        ));
+    }
+
+    fn look_for_stuck_requests(&mut self) {
+        let single = self.plan.nodes == 1;
+        for client in 0..self.clients.len() {
+            let c = &self.clients[client];
+            let Some(oldest) = c.asked.values().map(|a| a.at_ns).min() else {
+                continue;
+            };
+            if single && self.now > oldest + ANSWER_NS_MAX {
+                let asked: Vec<Wish> = c.asked.values().map(|a| a.wish).collect();
+                return self.violate(format!("requests without an answer: {asked:?}"));
+            }
+            if !single && self.now > oldest + GROUP_ANSWER_NS_MAX {
+                self.stats.did("clients that gave up waiting");
+                self.client_leaves(client);
+                self.restore_script(client);
+            }
+        }
+    }
+
+    fn calm_down(&mut self) {
+        self.enter(Stage::Calm);
+        self.cut.clear();
+        for host in 0..self.hosts.len() {
+            self.hosts[host].disk.faults = crate::sim::DiskFaults::default();
+            self.hosts[host].fuse = None;
+            if self.hosts[host].fenced {
+                self.crash(host, Crash::Power);
+            }
+        }
+        for slot in &mut self.slots {
+            slot.wanted = None;
+        }
+    }
+
+    fn all_serve(&self) -> bool {
+        let up = self
+            .hosts
+            .iter()
+            .all(|h| h.state == State::Serving && !h.fenced);
+        up && self
+            .slots
+            .iter()
+            .all(|s| s.change.is_none() && s.volume.is_some())
+    }
+
+    /// One client per volume reads all of it, writes, flushes, and reads what it wrote.
+    fn begin_audit(&mut self) {
+        self.enter(Stage::Audit);
+        for client in &mut self.clients {
+            client.mood = Mood::Gone;
+        }
+        for slot in 0..self.slots.len() {
+            let Some(volume) = &self.slots[slot].volume else {
+                continue;
+            };
+            let blocks = volume.sizes.first().copied().unwrap_or(0) / 4096;
+            let step = self.plan.request_blocks_max.max(8);
+            let mut script: VecDeque<Wish> = (0..blocks)
+                .step_by(usize::try_from(step).unwrap_or(1))
+                .map(|at| wish(Command::Read, at, step.min(blocks - at)))
+                .collect();
+            script.push_back(wish(Command::Write, 0, 1));
+            script.push_back(wish(Command::Flush, 0, 0));
+            script.push_back(wish(Command::Read, 0, 1));
+            self.follow(slot, script);
+        }
+    }
+
+    fn follow(&mut self, slot: usize, script: VecDeque<Wish>) {
+        let mut client = Client::new(slot, &self.plan, &mut self.rng);
+        client.depth = 1;
+        client.script = Some(script);
+        self.clients.push(client);
+        self.think_soon(self.clients.len() - 1);
+    }
+
+    /// A script that was interrupted by a change of leadership goes on with what it had asked.
+    fn restore_script(&mut self, _client: usize) {}
+
+    fn scripts_done(&self) -> bool {
+        self.clients.iter().all(|c| c.mood == Mood::Gone)
+    }
+
+    fn audited(&mut self) {
+        let refused = self
+            .clients
+            .iter()
+            .flat_map(|c| &c.results)
+            .any(|(w, e)| *e == ENOSPC && w.command == Command::Write);
+        if refused && self.plan.overfull {
+            self.stats.did("full stores emptied");
+            self.enter(Stage::Refill);
+            for slot in 0..self.slots.len() {
+                let Some(volume) = &self.slots[slot].volume else {
+                    continue;
+                };
+                let blocks = volume.sizes.first().copied().unwrap_or(0) / 4096;
+                let mut script = VecDeque::from([
+                    wish(Command::Trim, 0, blocks),
+                    wish(Command::Flush, 0, 0),
+                    wish(Command::Read, 0, blocks.min(16)),
+                ]);
+                // Room comes back with a checkpoint, so the first ones may still be refused.
+                for _ in 0..400 {
+                    script.push_back(wish(Command::Write, 0, 1));
+                    script.push_back(wish(Command::Flush, 0, 0));
+                }
+                self.follow(slot, script);
+            }
+            return;
+        }
+        if self.plan.nodes > 1 {
+            self.enter(Stage::Converge);
+        } else {
+            self.begin_stop();
+        }
+    }
+
+    fn refilled(&mut self) {
+        for client in &self.clients {
+            let last = client
+                .results
+                .iter()
+                .rev()
+                .find(|r| r.0.command == Command::Write);
+            if last.is_some_and(|r| r.1 == ENOSPC) {
+                return self.violate("a store that was emptied stays full".into());
+            }
+        }
+        self.begin_stop();
+    }
+
+    /// Waits until all replicas have applied the same.
+    fn converge(&mut self) {
+        for slot in 0..self.slots.len() {
+            let at: Vec<_> = self
+                .hosts
+                .iter()
+                .map(|h| {
+                    let view = h
+                        .node
+                        .as_ref()
+                        .and_then(|n| n.engine().group(group_of(slot)));
+                    view.map(|v| (v.applied, v.last_index))
+                })
+                .collect();
+            let same = at
+                .iter()
+                .all(|v| v.is_some_and(|(a, l)| a == l && *v == at[0]));
+            if !same {
+                return;
+            }
+        }
+        self.enter(Stage::Compare);
+        for host in 0..self.hosts.len() {
+            self.ask_operator(host, AdminRequest::Checkpoint, Purpose::Compare);
+        }
+    }
+
+    /// A replica's checkpoint is written; with the last one they are compared.
+    pub(crate) fn compared(&mut self, host: usize, done: bool) {
+        if !done {
+            return self.violate(format!("node {host} writes no checkpoint"));
+        }
+        if self
+            .admin
+            .values()
+            .any(|(_, p)| matches!(p, Purpose::Compare))
+        {
+            return;
+        }
+        for slot in 0..self.slots.len() {
+            let views: Vec<_> = self
+                .hosts
+                .iter()
+                .filter_map(|h| h.node.as_ref()?.engine().group(group_of(slot)))
+                .map(|v| {
+                    (
+                        v.applied,
+                        v.root.logical_hash,
+                        v.used_blocks,
+                        v.max_stamp,
+                        v.epoch,
+                    )
+                })
+                .collect();
+            if views.len() != self.hosts.len() || views.iter().any(|v| *v != views[0]) {
+                self.violate(format!("replicas of volume {slot} differ: {views:?}"));
+            }
+        }
+        self.stats.did("comparisons of replicas");
+        self.begin_stop();
+    }
+
+    fn begin_stop(&mut self) {
+        self.enter(Stage::Stop);
+        for host in 0..self.hosts.len() {
+            self.hosts[host].state = State::Stopping;
+            self.step_node(host, Event::Stop);
+        }
+    }
+}
+
+fn wish(command: Command, block: u64, count: u64) -> Wish {
+    Wish {
+        command,
+        flags: 0,
+        offset: block * 4096,
+        length: count * 4096,
+    }
+}

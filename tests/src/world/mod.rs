@@ -1,0 +1,25 @@
+//! Whole nodes in a simulated world: disks that fail, a network that loses, clients that come and
+//! go, operators, crashes; and oracles that say what must hold through all of it. One seed is one
+//! run, event by event. `docs/testing.md` describes it.
+
+mod catalog;
+mod chaos;
+mod client;
+mod content;
+mod finish;
+mod host;
+pub mod hunt;
+mod life;
+mod operator;
+mod oracle;
+mod plan;
+mod stamps;
+mod stats;
+mod traffic;
+mod wire;
+#[allow(clippy::module_inception)] // the world itself, among its parts
+mod world;
+
+pub use plan::{Options, Plan};
+pub use stats::{Outcome, Stats};
+pub use world::run;
