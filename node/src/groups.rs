@@ -416,6 +416,8 @@ impl Node {
                     EpochState::Open { .. } => EpochState::None,
                     other => other,
                 };
+                // Writes wait for an epoch; nothing else may ever come to wake them.
+                self.dirty.insert(id);
             }
             Outcome::Resized(size_bytes) => {
                 volume.size_bytes = *size_bytes;
