@@ -577,6 +577,7 @@ impl Engine {
         self.map.nodes_frozen = 0;
         self.superblock_order = [0, 1, 2, 3];
         self.segs.release(&c.freed);
+        self.busy = true; // another one may be wanted, and the log may wait for the room
         for token in c.tokens {
             effects.push(Effect::CheckpointDone { token });
         }

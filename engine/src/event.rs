@@ -5,8 +5,9 @@
 //!    completed before it was taken from the effects.
 //! 2. Nothing but disk completions and timers is passed before [`Effect::Opened`].
 //! 3. Entries of a group are appended with indexes that continue its log or overwrite a suffix that
-//!    is not applied. [`Effect::Durable`] comes once per ticket, in order, when everything of the
-//!    append is durable.
+//!    is not applied. [`Effect::Durable`] comes once per ticket, in the order of the group's appends,
+//!    when everything of the append is durable, but for entries that a later append has overwritten
+//!    before they were written: in Raft those can never be committed.
 //! 4. [`Event::Apply`] names only entries that are durable here and committed.
 //! 5. After every step the caller asks [`crate::Engine::deadline`] and sends [`Event::Timer`] then.
 //! 6. After [`Effect::Fenced`] no append is acknowledged; reads go on.

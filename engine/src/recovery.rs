@@ -613,7 +613,10 @@ impl Engine {
         let (segment, generation) = self.segs.open(SegmentKind::Log).ok_or(OpenError::Full)?;
         let (next_segment, next_generation) =
             self.segs.open(SegmentKind::Log).ok_or(OpenError::Full)?;
-        let seq = Seq(highest.0 + 1 + if highest.0 == 0 { 0 } else { SEQ_SKIP });
+        // A store being formatted has used none. One that was opened may have, even if every record
+        // of it was lost.
+        let skip = if self.sb.sequence == 0 { 0 } else { SEQ_SKIP };
+        let seq = Seq(highest.0 + 1 + skip);
         self.log.position = LogStart {
             segment,
             slot: 0,

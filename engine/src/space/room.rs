@@ -107,6 +107,24 @@ impl Engine {
         self.fenced.is_none() && self.map_room() >= self.floor() + pending + self.slots()
     }
 
+    /// What is on its way, in words, for tests and logs.
+    #[must_use]
+    pub fn progress(&self) -> String {
+        format!(
+            "pending {} in flight {} unsynced {} stalled {} checkpoint {} wanted {} free {} room {} floor {} deadline {:?}",
+            self.log.pending.len(),
+            self.log.in_flight.len(),
+            self.log.unsynced.len(),
+            self.stalled,
+            self.checkpoint.is_some(),
+            self.checkpoint_wanted,
+            self.segs.free_count(),
+            self.map_room(),
+            self.floor(),
+            self.deadline(),
+        )
+    }
+
     /// Space of the store.
     #[must_use]
     pub fn space(&self) -> SpaceUse {

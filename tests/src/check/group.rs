@@ -216,7 +216,8 @@ impl GroupModel {
         }
         for entry in entries {
             self.log.push(entry.clone());
-            self.changes.push_back((ticket, Change::Push(entry.clone())));
+            self.changes
+                .push_back((ticket, Change::Push(entry.clone())));
         }
     }
 
@@ -225,13 +226,21 @@ impl GroupModel {
     /// # Errors
     /// When tickets come out of order.
     pub fn ticket_durable(&mut self, ticket: u64) -> Result<(), Violation> {
-        if self.changes.front().is_none_or(|(first, _)| *first != ticket) {
+        if self
+            .changes
+            .front()
+            .is_none_or(|(first, _)| *first != ticket)
+        {
             return Err(Violation::new(format!(
                 "group {}: ticket {ticket} is durable out of order",
                 self.meta.group
             )));
         }
-        while self.changes.front().is_some_and(|(first, _)| *first == ticket) {
+        while self
+            .changes
+            .front()
+            .is_some_and(|(first, _)| *first == ticket)
+        {
             let Some((_, change)) = self.changes.pop_front() else {
                 break;
             };
@@ -293,24 +302,16 @@ impl GroupModel {
         if found.truncated.0 .0 > applied {
             return fail("the log is cut past what is applied".into());
         }
-        let mut candidate = self.durable.clone();
-        let mut changes = self.changes.iter();
-        let mut matched = matches(&candidate, found);
-        while matched.is_err() {
-            let Some((_, change)) = changes.next() else {
-                return fail(format!(
-                    "recovered log (cut at {:?}, {} entries) is not durable ({}) plus a prefix of \
-                     {} changes: {}",
-                    found.truncated,
-                    found.entries.len(),
-                    self.durable.len(),
-                    self.changes.len(),
-                    matched.err().unwrap_or_default()
-                ));
-            };
-            change_log(&mut candidate, change);
-            matched = matches(&candidate, found);
-        }
+        let Some(candidate) = self.candidate(found) else {
+            return fail(format!(
+                "recovered log (cut at {:?}, {} entries) is not durable ({}) plus a prefix of {} \
+                 changes",
+                found.truncated,
+                found.entries.len(),
+                self.durable.len(),
+                self.changes.len(),
+            ));
+        };
         let hard = found.hard_state;
         let later = self.changes.iter().filter_map(|(_, change)| match change {
             Change::Hard(hard) => Some(*hard),
@@ -324,7 +325,10 @@ impl GroupModel {
             return fail(format!("hard state {hard:?} was never given or is older"));
         }
         if hard.commit.0 > candidate.len() as u64 || hard.commit.0 < applied {
-            return fail(format!("commit {} is not between applied and last", hard.commit));
+            return fail(format!(
+                "commit {} is not between applied and last",
+                hard.commit
+            ));
         }
         self.meta.name = found.meta.name.clone();
         self.names = vec![self.meta.name.clone()];
@@ -344,6 +348,30 @@ impl GroupModel {
         (self.epoch, self.epoch_nonce) = (None, None);
         self.term = self.term.max(hard.term.0);
         Ok(())
+    }
+
+    /// The log that recovery may have found: what is durable and a prefix of the changes after it.
+    /// Entries that a later change cuts may be missing already, because the engine need not write
+    /// what is overwritten before its turn came.
+    fn candidate(&self, found: &RecoveredGroup) -> Option<Vec<Arc<ModelEntry>>> {
+        let last = index(found.truncated.0 .0) + found.entries.len();
+        let mut log = self.durable.clone();
+        for done in 0..=self.changes.len() {
+            let later = self.changes.iter().skip(done);
+            let cuts = later.filter_map(|(_, change)| match change {
+                Change::Cut(keep) => Some(*keep),
+                _ => None,
+            });
+            let floor = cuts.fold(log.len(), usize::min);
+            if (floor..=log.len()).contains(&last) && matches(&log[..last], found).is_ok() {
+                log.truncate(last);
+                return Some(log);
+            }
+            if let Some((_, change)) = self.changes.get(done) {
+                change_log(&mut log, change);
+            }
+        }
+        None
     }
 
     /// Entries that recovery found in a group that lost some: the log becomes what is left of it.

@@ -44,7 +44,10 @@ impl Seen {
         let length: usize = bufs.iter().map(Bytes::len).sum();
         let end = u64::from(header.slot) + (length / BLOCK_SIZE) as u64;
         if sb.offset_of(header.segment, header.slot) != *offset || end > u64::from(sb.slots()) {
-            return Err(Violation::new(format!("record {} is misplaced", header.seq)));
+            return Err(Violation::new(format!(
+                "record {} is misplaced",
+                header.seq
+            )));
         }
         if header.seq.0 <= self.seq {
             return Err(Violation::new(format!("seq {} is used again", header.seq)));
@@ -67,18 +70,7 @@ impl Seen {
 }
 
 /// Sizes of volumes, in blocks: around the bounds of tree levels, and sparse ones.
-const VOLUME_BLOCKS: [u64; 10] = [
-    1,
-    16,
-    127,
-    128,
-    129,
-    1000,
-    16_384,
-    16_385,
-    1 << 22,
-    1 << 34,
-];
+const VOLUME_BLOCKS: [u64; 10] = [1, 16, 127, 128, 129, 1000, 16_384, 16_385, 1 << 22, 1 << 34];
 /// Blocks of the largest write.
 const WRITE_BLOCKS_MAX: u64 = 40;
 /// Groups alive at a time.
@@ -92,7 +84,8 @@ pub fn page_of(group: GroupId, stamp: u64) -> Bytes {
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .wrapping_add(group.0)
         .to_le_bytes();
-    buf.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&word));
+    buf.chunks_exact_mut(8)
+        .for_each(|chunk| chunk.copy_from_slice(&word));
     buf[..8].copy_from_slice(&group.0.to_le_bytes());
     buf[8..16].copy_from_slice(&stamp.to_le_bytes());
     buf.freeze()
@@ -101,9 +94,9 @@ pub fn page_of(group: GroupId, stamp: u64) -> Bytes {
 /// An entry that carries `operation`.
 #[must_use]
 pub fn entry_of(term: u64, operation: Option<Operation>, pages: Vec<Bytes>) -> Arc<ModelEntry> {
-    let data = operation
-        .as_ref()
-        .map_or_else(Bytes::new, |op| Bytes::from(op.encode(RequestId::default())));
+    let data = operation.as_ref().map_or_else(Bytes::new, |op| {
+        Bytes::from(op.encode(RequestId::default()))
+    });
     Arc::new(ModelEntry {
         term: Term(term),
         data,
@@ -226,7 +219,8 @@ impl World {
         if let Some(model) = self.groups.get_mut(&id) {
             model.names.push(name.clone());
         }
-        self.catalog.insert(token, Catalog::Rename(id, name.clone()));
+        self.catalog
+            .insert(token, Catalog::Rename(id, name.clone()));
         self.step(Event::Rename {
             token,
             group: id,

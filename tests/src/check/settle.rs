@@ -87,6 +87,15 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Report, Violation> {
         };
         world.live(&mut rng, options.steps_max)?;
         report.full += u64::from(!world.engine.has_room_for(1 << 16));
+        if std::env::var("SIMDBG").is_ok() {
+            println!(
+                "end of life {life} fenced {} now {:?} faults {:?} {:?}",
+                world.fenced,
+                world.engine.progress(),
+                world.disk.faults,
+                world.disk.counts
+            );
+        }
         world.end_life(&mut rng)?;
     }
     world.open(&mut rng, false)?;
@@ -142,7 +151,10 @@ impl World {
             self.step(Event::Stop)?;
             self.run(true)?;
             if !self.stopped {
-                return Err(Violation::new("the engine does not stop"));
+                return Err(Violation::new(format!(
+                    "the engine does not stop: {:?}",
+                    self.engine.progress()
+                )));
             }
             if !self.fenced && self.groups.values().any(|m| m.durable_last() < m.last()) {
                 let stuck = !self.engine.has_room_for(1 << 16);
@@ -196,6 +208,9 @@ impl World {
                     }
                     _ => false,
                 };
+                if std::env::var("SIMDBG").is_ok() {
+                    println!("refused {error}");
+                }
                 if !excused {
                     return Err(Violation::new(format!("refused to open: {error}")));
                 }
@@ -369,13 +384,18 @@ impl World {
             };
             let mut second = World::new(1, config);
             second.run(false)?;
-            second.groups.insert(id, GroupModel::new(model.meta.clone()));
+            second
+                .groups
+                .insert(id, GroupModel::new(model.meta.clone()));
             let token = second.token();
             let meta = Box::new(model.meta.clone());
             second.step(Event::Create { token, meta })?;
-            for (at, entry) in (1..).zip(model.log.iter().take(super::group::index(
-                model.applied.index,
-            ))) {
+            for (at, entry) in (1..).zip(
+                model
+                    .log
+                    .iter()
+                    .take(super::group::index(model.applied.index)),
+            ) {
                 let append = Append {
                     group: id,
                     ticket: at,
@@ -411,4 +431,3 @@ impl World {
         Ok(())
     }
 }
-

@@ -7,7 +7,9 @@ use crate::sim::{FaultCounts, Image, SimDisk, SimRng};
 use esker_base::{BlockRange, GroupId, Moment, RaftIndex, WallClock};
 use esker_engine::event::{Opened, ReadPiece, ReadRequest};
 use esker_engine::format::SEGMENTS_OFFSET;
-use esker_engine::{CatalogError, Effect, Engine, EngineConfig, Event, OpenError, Probe, ReadError, Sabotage};
+use esker_engine::{
+    CatalogError, Effect, Engine, EngineConfig, Event, OpenError, Probe, ReadError, Sabotage,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -263,10 +265,15 @@ impl World {
         let Some(model) = self.groups.get_mut(&id) else {
             return Ok(());
         };
-        let entry = model.log.get(super::group::index(model.applied.index)).cloned();
+        let entry = model
+            .log
+            .get(super::group::index(model.applied.index))
+            .cloned();
         let Some(entry) = entry.filter(|e| e.term == term && index.0 == model.applied.index + 1)
         else {
-            return Err(Violation::new(format!("group {id}: applied {index} wrongly")));
+            return Err(Violation::new(format!(
+                "group {id}: applied {index} wrongly"
+            )));
         };
         let expected = model.applied.apply(&entry);
         model.applied_max = model.applied_max.max(index.0);

@@ -361,6 +361,7 @@ fn fio_verifies_random_writes_of_many_sizes() {
             "--rw=randwrite".into(),
             "--verify=crc32c".into(),
             "--verify_fatal=1".into(),
+            "--verify_state_save=0".into(),
             "--verify_backlog=256".into(),
             "--time_based".into(),
             format!("--runtime={seconds}"),
