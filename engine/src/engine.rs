@@ -321,13 +321,18 @@ impl Engine {
             )));
             return;
         }
-        let waiting = self.log.pending.iter().flat_map(|p| p.notify.clone()).chain(
-            self.log
-                .in_flight
-                .iter()
-                .chain(&self.log.unsynced)
-                .flat_map(|r| r.notify.clone()),
-        );
+        let waiting = self
+            .log
+            .pending
+            .iter()
+            .flat_map(|p| p.notify.clone())
+            .chain(
+                self.log
+                    .in_flight
+                    .iter()
+                    .chain(&self.log.unsynced)
+                    .flat_map(|r| r.notify.clone()),
+            );
         let failed = crate::CatalogError::Fenced(error.to_string());
         for notify in waiting {
             if let Notify::Catalog { token } = notify {

@@ -214,9 +214,10 @@ impl Engine {
             Choice::Blank if self.config.format_if_blank => self.format(effects),
             Choice::Blank => Err(OpenError::Blank),
             Choice::Store(sb, order) => {
-                if pages.iter().any(|page| {
-                    Superblock::decode(page).map_or(true, |(other, _)| other != *sb)
-                }) {
+                if pages
+                    .iter()
+                    .any(|page| Superblock::decode(page).map_or(true, |(other, _)| other != *sb))
+                {
                     self.probes.insert(Probe::SuperblockMixed);
                 }
                 self.superblock_order = order;

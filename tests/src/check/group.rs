@@ -122,6 +122,8 @@ pub struct GroupModel {
     /// The log as it is durable for certain.
     durable: Vec<Arc<ModelEntry>>,
     changes: VecDeque<(u64, Change)>,
+    /// Tickets through this one are durable.
+    acknowledged: u64,
     hard_durable: HardState,
     /// Hard state as given last.
     pub hard: HardState,
@@ -156,6 +158,7 @@ impl GroupModel {
             log: Vec::new(),
             durable: Vec::new(),
             changes: VecDeque::new(),
+            acknowledged: 0,
             hard_durable: HardState::default(),
             hard: HardState::default(),
             applied_max: 0,
@@ -226,28 +229,31 @@ impl GroupModel {
     /// # Errors
     /// When tickets come out of order.
     pub fn ticket_durable(&mut self, ticket: u64) -> Result<(), Violation> {
-        if self
-            .changes
-            .front()
-            .is_none_or(|(first, _)| *first != ticket)
-        {
+        let next = self.changes.iter().find(|(at, _)| *at > self.acknowledged);
+        if next.is_none_or(|(at, _)| *at != ticket) {
             return Err(Violation::new(format!(
                 "group {}: ticket {ticket} is durable out of order",
                 self.meta.group
             )));
         }
-        while self
-            .changes
-            .front()
-            .is_some_and(|(first, _)| *first == ticket)
-        {
-            let Some((_, change)) = self.changes.pop_front() else {
-                break;
-            };
-            if let Change::Hard(hard) = &change {
-                self.hard_durable = *hard;
+        self.acknowledged = ticket;
+        let (mut log, mut hard) = (self.durable.clone(), self.hard_durable);
+        let acknowledged = self.changes.partition_point(|(at, _)| *at <= ticket);
+        for (_, change) in self.changes.iter().take(acknowledged) {
+            if let Change::Hard(given) = change {
+                hard = *given;
             }
-            change_log(&mut self.durable, &change);
+            change_log(&mut log, change);
+        }
+        self.hard_durable = hard;
+        // What a later append overwrites need not be there, whatever was said: the rest is known
+        // when that append is durable.
+        let mut later = self.changes.iter().skip(acknowledged);
+        let overwritten =
+            later.any(|(_, change)| matches!(change, Change::Cut(keep) if *keep < log.len()));
+        if !overwritten {
+            self.durable = log;
+            self.changes.drain(..acknowledged);
         }
         Ok(())
     }

@@ -1,0 +1,49 @@
+//! Each rule that can be broken on purpose is seen to be broken: the oracle is not blind.
+
+use esker_engine::Sabotage;
+use esker_tests::check::settle::{run_seed, Options};
+
+/// Seeds until which a sabotage must have been noticed.
+const SEEDS_MAX: u64 = 200;
+
+fn noticed(sabotage: Sabotage) {
+    let options = Options {
+        sabotage,
+        ..Options::default()
+    };
+    let seen = (0..SEEDS_MAX).find_map(|seed| {
+        let result = std::panic::catch_unwind(|| run_seed(seed, options));
+        match result {
+            Ok(Ok(_)) => None,
+            Ok(Err(violation)) => Some((seed, violation.to_string())),
+            Err(_) => Some((seed, "panic".into())),
+        }
+    });
+    println!("{sabotage:?}: {seen:?}");
+    assert!(seen.is_some(), "{sabotage:?} goes unnoticed");
+}
+
+#[test]
+fn taking_damage_for_a_torn_tail_is_noticed() {
+    esker_tests::check::damage::ignore_durable_seq_is_noticed();
+}
+
+#[test]
+fn building_on_a_cut_that_is_not_durable_is_noticed() {
+    noticed(Sabotage::CutNotDurable);
+}
+
+#[test]
+fn late_live_bits_are_noticed() {
+    noticed(Sabotage::LiveBitLate);
+}
+
+#[test]
+fn acknowledging_before_the_sync_is_noticed() {
+    noticed(Sabotage::AckBeforeSync);
+}
+
+#[test]
+fn reuse_before_the_checkpoint_is_durable_is_noticed() {
+    noticed(Sabotage::ReuseBeforeCheckpoint);
+}
