@@ -16,6 +16,11 @@ use std::fs::File;
 use std::io::{IsTerminal, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often a lock is tried, and the pause between.
+const LOCK_ATTEMPTS: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 /// Result of `esker verify`.
 #[derive(Clone, Debug, Serialize)]
@@ -147,18 +152,31 @@ impl StoreReader {
             ));
         }
         let mut file = File::open(path).map_err(failed)?;
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let reason = "a daemon has it open; stop that eskerd first".into();
-                return Err(store_error(path, reason));
-            }
-            Err(e) => return Err(failed(e.into())),
-        }
+        lock(&file, path)?;
         // Seeking to the end gives the size of files and of block devices alike.
         let size_bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self { file, size_bytes })
     }
+}
+
+/// Takes the lock that a daemon's excludes. The kernel gives up a killed daemon's only once it has
+/// ended its ring, so this waits a moment.
+fn lock(file: &File, path: &Path) -> Result<(), CliError> {
+    for attempt in 1..=LOCK_ATTEMPTS {
+        match flock(file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => break,
+            Err(e) => {
+                return Err(store_error(
+                    path,
+                    format!("cannot open it: {}", std::io::Error::from(e)),
+                ))
+            }
+        }
+    }
+    let reason = "a daemon has it open; stop that eskerd first".into();
+    Err(store_error(path, reason))
 }
 
 impl ReadAt for StoreReader {

@@ -11,10 +11,11 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often the lock of a block device is tried: udev holds it for a moment while it probes.
-const DEVICE_LOCK_TRIES: u32 = 10;
+/// How often the lock is tried: udev holds a device's for a moment while it probes, and the kernel
+/// gives up a killed daemon's only once it has ended its ring.
+const LOCK_TRIES: u32 = 20;
 /// The pause between two tries.
-const DEVICE_LOCK_PAUSE: Duration = Duration::from_millis(50);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// How often an interrupted preallocation is taken up again.
 const ALLOCATE_TRIES_MAX: u32 = 100;
 
@@ -71,7 +72,7 @@ impl StoreFile {
             }
             Err(e) => return Err(failed("open", e)),
         };
-        Self::lock(&file, path, if is_device { DEVICE_LOCK_TRIES } else { 1 })?;
+        Self::lock(&file, path, LOCK_TRIES)?;
         // Seeking to the end gives the size of files and of block devices alike.
         let end = (&file)
             .seek(SeekFrom::End(0))
@@ -209,7 +210,7 @@ impl StoreFile {
             match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(()),
                 Err(Errno::WOULDBLOCK) if tries < tries_max => {
-                    std::thread::sleep(DEVICE_LOCK_PAUSE);
+                    std::thread::sleep(LOCK_PAUSE);
                 }
                 Err(Errno::WOULDBLOCK) => {
                     return Err(RuntimeError::InUse {

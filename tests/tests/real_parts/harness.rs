@@ -4,6 +4,7 @@
 use crate::client::Client;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -194,6 +195,12 @@ impl Start {
 
     pub fn with(mut self, words: &[&str]) -> Self {
         self.words.extend(words.iter().map(ToString::to_string));
+        self
+    }
+
+    /// On this address for NBD instead.
+    pub fn nbd(mut self, address: &str) -> Self {
+        self.words[1] = address.into();
         self
     }
 
@@ -407,6 +414,20 @@ impl Drop for Daemon {
             for line in tail.iter().rev() {
                 eprintln!("eskerd: {line}");
             }
+        }
+    }
+}
+
+/// An address that was free a moment ago. Below the ports the system gives to clients, so that it
+/// stays free.
+pub fn free_address() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let count = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 12_000 + (std::process::id() * 16 + count) % 18_000;
+        let address = format!("127.0.0.1:{port}");
+        if TcpListener::bind(&address).is_ok() {
+            return address;
         }
     }
 }

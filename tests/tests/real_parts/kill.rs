@@ -2,7 +2,7 @@
 //! not answered is there or not, and nothing else ever.
 
 use crate::client::{Client, FLUSH, FUA, TRIM, WRITE, WRITE_ZEROES};
-use crate::harness::{setting, verify, Daemon, Folder, Start};
+use crate::harness::{free_address, setting, verify, Daemon, Folder, Start};
 use crate::pattern::{content, fill, Content, Dice, BLOCK};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,7 +149,11 @@ fn start(start: &Start) -> (Daemon, Duration) {
 fn kill_9_under_load_loses_nothing_that_was_answered() {
     let cycles = setting("ESKER_KILL_CYCLES", 40);
     let folder = Folder::new();
-    let how = Start::new(&folder.join("d")).with(&["--store-size", "8GiB"]);
+    // The same port every time: nothing of a killed daemon may keep it.
+    let address = free_address();
+    let how = Start::new(&folder.join("d"))
+        .with(&["--store-size", "8GiB"])
+        .nbd(&address);
     let daemon = how.ready();
     daemon.create("v", "32MiB");
     daemon.stop();

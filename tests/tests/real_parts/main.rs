@@ -23,7 +23,7 @@ mod harness;
 mod kill;
 mod liars;
 mod pattern;
-// mod power_cut;
+mod power_cut;
 // mod readme;
 mod stop;
 mod stores;

@@ -340,18 +340,6 @@ fn fio_verifies_random_writes_of_many_sizes() {
             daemon.uri("v"),
             &["--bs=512", "--iodepth=32", "--size=8m", "--offset=64m"],
         ),
-        (
-            "trims",
-            daemon.tcp_uri("v"),
-            &[
-                "--bs=8k",
-                "--iodepth=16",
-                "--size=64m",
-                "--trim_percentage=10",
-                "--trim_backlog=64",
-                "--trim_verify_zero=1",
-            ],
-        ),
     ] {
         let output = folder.join(&format!("{name}.json"));
         let mut words: Vec<String> = vec![
