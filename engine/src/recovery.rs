@@ -94,6 +94,7 @@ pub struct OpenReport {
 
 #[derive(Debug)]
 enum Stage {
+    Sync,
     Superblock,
     Checkpoint,
     Log {
@@ -121,9 +122,9 @@ impl Engine {
     /// Begins to open the store.
     pub(crate) fn recovery_begin(&mut self, effects: &mut Vec<Effect>) {
         self.recovery = Some(Recovery {
-            stage: Stage::Superblock,
-            parts: Vec::new(),
-            missing: 0,
+            stage: Stage::Sync,
+            parts: vec![None],
+            missing: 1,
             records: Vec::new(),
             chain: Vec::new(),
             broken_at_end: false,
@@ -134,7 +135,10 @@ impl Engine {
         if actual < SEGMENTS_OFFSET {
             return self.open_failed(OpenError::TooSmall { needed, actual }, effects);
         }
-        self.recovery_read_parts(vec![(0, to_usize(SEGMENTS_OFFSET))], effects);
+        // What a killed process wrote last is there to be read and may not be durable. What is
+        // built on it would outlive it: two superblock copies that a power cut takes back name a
+        // checkpoint whose place the next one has taken.
+        self.disk(DiskOp::Sync, Purpose::Recovery(0), effects);
     }
 
     fn open_failed(&mut self, error: OpenError, effects: &mut Vec<Effect>) {
@@ -173,6 +177,10 @@ impl Engine {
                 r.parts[part] = Some(bytes);
                 r.missing -= 1;
             }
+            Err(error) if matches!(r.stage, Stage::Sync) => {
+                let text = StoreError::Sync(error).to_string();
+                return self.open_failed(OpenError::Fenced(text), effects);
+            }
             Err(error) => {
                 return self.open_failed(OpenError::Read { offset: 0, error }, effects);
             }
@@ -182,6 +190,11 @@ impl Engine {
         }
         let parts: Vec<Bytes> = std::mem::take(&mut r.parts).into_iter().flatten().collect();
         let done = match r.stage {
+            Stage::Sync => {
+                r.stage = Stage::Superblock;
+                self.recovery_read_parts(vec![(0, to_usize(SEGMENTS_OFFSET))], effects);
+                Ok(())
+            }
             Stage::Superblock => self.superblock_read(&parts, effects),
             Stage::Checkpoint => self.checkpoint_read(&parts, effects),
             Stage::Log {
@@ -302,6 +315,12 @@ impl Engine {
         let slots = self.sb.slots();
         self.segs = Segments::from_entries(&checkpoint.segments, slots, next_generation, &keep)
             .ok_or_else(|| checkpoint_error("segment table contradicts itself"))?;
+        if let Some(last) = self.sb.chunks.last().copied() {
+            let slot = last.slot + last.pages;
+            if let Some(generation) = self.segs.resume_map(last.segment, slot) {
+                self.map.resume(last.segment, generation, slot);
+            }
+        }
         self.counters = checkpoint.counters;
         self.discards = checkpoint.discards;
         for entry in checkpoint.groups {

@@ -126,6 +126,7 @@ impl Node {
             written: applied,
             applied,
             driven: applied,
+            leads_from: applied,
             waiting: VecDeque::new(),
             locked: BTreeMap::new(),
             flushes: Vec::new(),
@@ -220,7 +221,6 @@ impl Node {
                     let through = last.index;
                     self.tell_engine(engine_event::Event::Apply { group: id, through });
                     if let Some(volume) = self.volumes.get_mut(&id) {
-                        volume.applied = through;
                         if let Some(group) = volume.group.as_mut() {
                             group.on_applied(through);
                         }
@@ -314,6 +314,8 @@ impl Node {
         // Every leadership writes under an epoch of its own.
         volume.epoch = EpochState::None;
         if matches!(role, repl::Role::Leader) {
+            let last = volume.group.as_ref().map(Group::last_index);
+            volume.leads_from = last.unwrap_or_default();
             return;
         }
         volume.read_checks.clear();
@@ -428,6 +430,9 @@ impl Node {
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
         };
+        // Only now: what an entry changed, a new size for instance, is known to whoever waits for it.
+        volume.applied = index;
+        self.dirty.insert(id);
         let mut done = Vec::new();
         while let Some(entry) = volume.proposals.first_entry() {
             if *entry.key() > index {

@@ -107,6 +107,8 @@ pub(crate) struct Volume {
     pub applied: RaftIndex,
     /// Entries through this index were handed to the store.
     pub driven: RaftIndex,
+    /// The last entry when this replica began to lead: its own first one, or one after it.
+    pub leads_from: RaftIndex,
     /// Requests that wait for an epoch, for room among the proposals, or for a block.
     pub waiting: VecDeque<OpId>,
     /// Requests whose edges are being read: no other may change their blocks meanwhile.
@@ -133,7 +135,8 @@ pub(crate) struct Volume {
 impl Volume {
     /// Whether it can serve I/O here and now.
     pub fn is_serving(&self) -> bool {
-        !self.deleting && self.group.as_ref().is_some_and(|g| serves(g, self.applied))
+        let caught_up = self.applied >= self.leads_from;
+        !self.deleting && caught_up && self.group.as_ref().is_some_and(serves)
     }
 
     /// Its group has this replica as the only member.
@@ -177,7 +180,7 @@ impl Volume {
 
 /// A leader serves once everything that was in its log when it was elected is applied: its own
 /// first entry shows that.
-fn serves(group: &Group, applied: RaftIndex) -> bool {
+fn serves(group: &Group) -> bool {
     let leads = matches!(group.role(), esker_replication::Role::Leader);
-    leads && group.commit_index() <= applied && group.has_committed_in_term()
+    leads && group.has_committed_in_term()
 }
