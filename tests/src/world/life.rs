@@ -173,6 +173,8 @@ impl World {
         for volume in self.slots.iter_mut().filter_map(|s| s.volume.as_mut()) {
             volume.oracle.killed(step);
         }
+        // Reads may still be on their way.
+        self.hosts[host].disk.kill();
         if !fenced && was_open {
             self.verify_image(host);
             if self.rng.chance(500) {

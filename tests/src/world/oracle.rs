@@ -24,6 +24,7 @@ struct Candidate {
     /// Takes effect by then or never: a crash cut it off.
     expires: u64,
     durable: bool,
+    answered: bool,
     /// Later writes that took its place, and by when.
     deaths: Vec<(u64, u64)>,
 }
@@ -70,6 +71,7 @@ impl Oracle {
             effective: 0,
             expires: NEVER,
             durable: true,
+            answered: true,
             deaths: Vec::new(),
         };
         let cells = vec![vec![zero]; blocks * grid.per_block()];
@@ -95,6 +97,7 @@ impl Oracle {
                 effective: NEVER,
                 expires: NEVER,
                 durable: false,
+                answered: false,
                 deaths: Vec::new(),
             });
         }
@@ -108,6 +111,9 @@ impl Oracle {
         };
         for at in cells.clone() {
             self.took_effect(at, id, now);
+            if let Some(c) = self.cells[at].iter_mut().find(|c| c.id == id) {
+                c.answered = true;
+            }
         }
         if durable {
             self.make_durable(id, cells);
@@ -235,28 +241,20 @@ impl Oracle {
         }
         self.volatile.clear();
         for cell in &mut self.cells {
-            let durable: Vec<u64> = cell.iter().filter(|c| c.durable).map(|c| c.id).collect();
-            let here: Vec<u64> = cell.iter().map(|c| c.id).collect();
-            for c in cell.iter_mut() {
-                // A cause that was pruned was durable.
-                c.deaths
-                    .retain(|d| durable.contains(&d.0) || !here.contains(&d.0));
-                if !c.durable {
-                    (c.effective, c.expires) = (NEVER, c.expires.min(now));
-                }
-            }
+            take_back(cell, now, |c| c.durable);
         }
     }
 
-    /// The process was killed at `now`: what was answered stays, the rest is in or out by now.
+    /// The process was killed at `now`: what was answered stays, the rest is in or out by now. That
+    /// includes what only a read has shown: reads see what is on its way to the device.
     pub fn killed(&mut self, now: u64) {
         self.reads.clear();
         self.pending.clear();
         if self.replicated {
             return;
         }
-        for c in self.cells.iter_mut().flatten() {
-            c.expires = c.expires.min(now);
+        for cell in &mut self.cells {
+            take_back(cell, now, |c| c.durable || c.answered);
         }
     }
 
@@ -310,6 +308,22 @@ impl Oracle {
              allowed: {allowed:?}",
             start / 4096
         )
+    }
+}
+
+/// A crash at `now`: effects are taken back, and the deaths they caused, unless `kept` says that
+/// they stay.
+fn take_back(cell: &mut [Candidate], now: u64, kept: impl Fn(&Candidate) -> bool) {
+    let stay: Vec<u64> = cell.iter().filter(|c| kept(c)).map(|c| c.id).collect();
+    let here: Vec<u64> = cell.iter().map(|c| c.id).collect();
+    for c in cell.iter_mut() {
+        c.expires = c.expires.min(now);
+        // A cause that was pruned was durable.
+        c.deaths
+            .retain(|d| stay.contains(&d.0) || !here.contains(&d.0));
+        if !stay.contains(&c.id) {
+            (c.effective, c.answered) = (NEVER, false);
+        }
     }
 }
 

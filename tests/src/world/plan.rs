@@ -118,7 +118,11 @@ impl Plan {
         } else {
             r.range(40, 96)
         };
-        let engine = engine(r, segment_bytes, segments, options.sabotage);
+        let mut engine = engine(r, segment_bytes, segments, options.sabotage);
+        if nodes > 1 {
+            // More than a run writes: a replica further behind would need catch-up by state.
+            engine.retained_entries_max = r.pick(&[1024, 4096]);
+        }
         let slots = segment_bytes / 4096;
         let inner = (0..r.range(0, 3)).map(|_| r.below(4096)).collect();
         let fits = segments * slots * 4 / 10 / volumes as u64;
