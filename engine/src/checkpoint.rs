@@ -63,6 +63,10 @@ impl MapWriter {
     pub fn is_open(&self) -> bool {
         self.segment.is_some()
     }
+    /// Goes on in a segment that an earlier process began.
+    pub fn resume(&mut self, segment: u32, generation: u64, slot: u32) {
+        (self.segment, self.slot) = (Some((segment, generation)), slot);
+    }
     pub fn expect(&mut self, vaddr: VAddr, node: Missing, group: GroupId) {
         self.expected.insert(vaddr, (node, group));
     }

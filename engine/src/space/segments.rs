@@ -189,6 +189,22 @@ impl Segments {
         Some((number, generation))
     }
 
+    /// Appending to a map segment goes on where the checkpoint ended: were each opening to begin a
+    /// new one, openings alone would fill a store whose old ones keep a few live nodes. None when
+    /// the segment was opened after the checkpoint's table was written; then it holds nothing else.
+    pub fn resume_map(&mut self, number: u32, slot: u32) -> Option<u64> {
+        let segment = self.all.get_mut(number as usize)?;
+        if segment.kind != SegmentKind::Map || segment.written > slot || slot >= self.slots {
+            return None;
+        }
+        if self.by_generation.get(&segment.generation) != Some(&number) {
+            return None;
+        }
+        segment.sealed = false;
+        segment.written = slot;
+        Some(segment.generation)
+    }
+
     /// Nothing more is appended to the segment.
     pub fn seal(&mut self, number: u32) {
         self.all[number as usize].sealed = true;

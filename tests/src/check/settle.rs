@@ -349,8 +349,10 @@ impl World {
     /// When it finds a problem and no damage was done.
     pub fn verify(&self, image: &Image) -> Result<(), Violation> {
         let mut image = image.clone();
-        let report = esker_engine::verify::verify(&mut image, &mut |_| {})
-            .map_err(|error| Violation::new(format!("verify cannot open: {error}")))?;
+        let report = esker_engine::verify::verify(&mut image, &mut |_| {}).map_err(|error| {
+            let progress = self.engine.progress();
+            Violation::new(format!("verify cannot open: {error} ({progress})"))
+        })?;
         if report.problem_count > 0 && !self.damaged {
             return Err(Violation::new(format!("verify: {:?}", report.problems)));
         }

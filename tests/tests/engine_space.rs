@@ -1,0 +1,204 @@
+//! Space: what died is used again for ever, and a full store finds its way back.
+
+use esker_base::checksum::crc32;
+use esker_base::{BlockRange, Epoch, GroupId, RaftIndex, Stamp};
+use esker_engine::format::operation::{BlockInfo, Operation};
+use esker_engine::format::SEGMENTS_OFFSET;
+use esker_engine::{EngineConfig, Event};
+use esker_tests::check::ops::{entry_of, page_of};
+use esker_tests::check::world::World;
+use esker_tests::sim::SimRng;
+
+const BLOCKS: u64 = 1000;
+
+/// An open store with one group of one voter whose epoch is open.
+fn world(segments: u64) -> (World, GroupId) {
+    let config = EngineConfig {
+        device_bytes: SEGMENTS_OFFSET + segments * (256 << 10),
+        format_if_blank: true,
+        segment_bytes: 256 << 10,
+        store_entropy: 9,
+        cache_bytes: 0,
+        checkpoint_bytes: 1 << 20,
+        ..EngineConfig::default()
+    };
+    let mut world = World::new(1, config);
+    world.run(false).unwrap();
+    // Groups have sizes and kinds of the seed's choice: take one that fits.
+    let id = loop {
+        world.create().unwrap();
+        world.run(false).unwrap();
+        let last = world.groups.values().max_by_key(|m| m.meta.replica);
+        let model = last.unwrap().clone();
+        if model.is_single() && model.meta.size_bytes == BLOCKS * 4096 {
+            break model.meta.group;
+        }
+        let (token, group) = (world.token(), model.meta.group);
+        world.groups.remove(&group);
+        world.step(Event::Delete { token, group }).unwrap();
+        world.run(false).unwrap();
+    };
+    world.begin_term(id, 1).unwrap();
+    apply(&mut world, id);
+    (world, id)
+}
+
+fn apply(world: &mut World, id: GroupId) {
+    world.run(false).unwrap();
+    let through = RaftIndex(world.groups[&id].durable_last());
+    world.step(Event::Apply { group: id, through }).unwrap();
+    world.run(false).unwrap();
+}
+
+fn stamp(world: &mut World, id: GroupId, count: u32) -> Stamp {
+    let model = world.groups.get_mut(&id).unwrap();
+    let (epoch, counter) = model.epoch.as_mut().unwrap();
+    let stamp = Stamp::new(Epoch(*epoch), *counter);
+    *counter += count;
+    stamp
+}
+
+/// Writes `count` blocks; false when there is no room.
+fn write(world: &mut World, id: GroupId, lba: u64, count: u32) -> bool {
+    if !world.engine.has_room_for(u64::from(count) * 4096) {
+        return false;
+    }
+    let stamp = stamp(world, id, count);
+    let pages: Vec<_> = (0..u64::from(count))
+        .map(|i| page_of(id, stamp.0 + i))
+        .collect();
+    let blocks = pages.iter().map(|p| BlockInfo::plain(crc32(p))).collect();
+    let key_id = 0;
+    let operation = Operation::Write {
+        lba,
+        stamp,
+        key_id,
+        blocks,
+    };
+    append(world, id, operation, pages);
+    true
+}
+
+fn append(world: &mut World, id: GroupId, operation: Operation, pages: Vec<bytes::Bytes>) {
+    let model = &world.groups[&id];
+    let (term, first) = (model.term, model.last() + 1);
+    let entry = entry_of(term, Some(operation), pages);
+    world.append(id, None, first, &[entry]).unwrap();
+    apply(world, id);
+}
+
+fn discard_all(world: &mut World, id: GroupId) {
+    assert!(world.engine.has_room_for_metadata());
+    let stamp = stamp(world, id, 1);
+    let range = BlockRange::new(0, BLOCKS);
+    append(world, id, Operation::Discard { range, stamp }, Vec::new());
+}
+
+fn reopen(world: &mut World, id: GroupId) {
+    world.disk.power_cut();
+    world.restart();
+    let mut rng = SimRng::new(world.next_token, 5);
+    world.open(&mut rng, false).unwrap();
+    world.check_opened().unwrap();
+    let first = world.groups[&id].last() + 1;
+    world.begin_term(id, first).unwrap();
+    apply(world, id);
+}
+
+#[test]
+fn overwriting_goes_on_for_many_times_the_size_of_the_store() {
+    let (mut world, id) = world(32);
+    let total = world.engine.space().total_bytes;
+    let mut written = 0;
+    while written < 20 * total {
+        for lba in (0..960).step_by(20) {
+            if !write(&mut world, id, lba, 20) {
+                // Room comes back by itself, without anybody asking for a checkpoint.
+                world.run(true).unwrap();
+                assert!(
+                    write(&mut world, id, lba, 20),
+                    "{}",
+                    world.engine.progress()
+                );
+            }
+            written += 20 * 4096;
+        }
+    }
+    world.settle().unwrap();
+}
+
+/// Fills the store, by many small writes or by few large ones.
+fn fill(world: &mut World, id: GroupId, count: u32) {
+    let mut refused = 0;
+    for i in 0..20_000u64 {
+        // A stride that leaves survivors in every segment: nothing is collected yet.
+        let lba = (i * 101) % (BLOCKS - u64::from(count));
+        if !write(world, id, lba, count) {
+            world.run(true).unwrap();
+            refused += 1;
+        }
+        if refused > 50 {
+            break;
+        }
+    }
+    assert!(
+        refused > 50,
+        "the store never fills: {}",
+        world.engine.progress()
+    );
+}
+
+#[test]
+fn a_full_store_reopens_checkpoints_and_discards_its_way_back() {
+    for count in [1, 7, 16] {
+        let (mut world, id) = world(20);
+        fill(&mut world, id, count);
+        assert!(!world.engine.has_room_for(4096 * u64::from(count)));
+        for _ in 0..20 {
+            reopen(&mut world, id);
+            let token = world.token();
+            world.step(Event::Checkpoint { token }).unwrap();
+            world.run(true).unwrap();
+            assert!(
+                world.checkpoints.contains(&token),
+                "{}",
+                world.engine.progress()
+            );
+        }
+        discard_all(&mut world, id);
+        world.run(true).unwrap();
+        assert!(
+            world.engine.has_room_for(64 * 4096),
+            "{count}: {}",
+            world.engine.progress()
+        );
+        assert!(write(&mut world, id, 5, 16));
+        world.settle().unwrap();
+    }
+}
+
+#[test]
+fn a_full_store_can_delete_the_volume() {
+    let (mut world, id) = world(20);
+    fill(&mut world, id, 3);
+    reopen(&mut world, id);
+    let token = world.token();
+    world.groups.get_mut(&id).unwrap().deleting = true;
+    world
+        .catalog
+        .insert(token, esker_tests::check::world::Catalog::Delete(id));
+    world.step(Event::Delete { token, group: id }).unwrap();
+    world.run(true).unwrap();
+    for _ in 0..2 {
+        let token = world.token();
+        world.step(Event::Checkpoint { token }).unwrap();
+        world.run(true).unwrap();
+    }
+    let space = world.engine.space();
+    assert_eq!(space.live_bytes, 0, "{}", world.engine.progress());
+    assert!(
+        world.engine.has_room_for(1 << 20),
+        "{}",
+        world.engine.progress()
+    );
+}
