@@ -152,7 +152,7 @@ fn kill_9_under_load_loses_nothing_that_was_answered() {
     // The same port every time: nothing of a killed daemon may keep it.
     let address = free_address();
     let how = Start::new(&folder.join("d"))
-        .with(&["--store-size", "8GiB"])
+        .with(&["--store-size", "2GiB"])
         .nbd(&address);
     let daemon = how.ready();
     daemon.create("v", "32MiB");

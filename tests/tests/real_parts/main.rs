@@ -24,7 +24,7 @@ mod kill;
 mod liars;
 mod pattern;
 mod power_cut;
-// mod readme;
+mod readme;
 mod stop;
 mod stores;
 mod tools;

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Installs what building and testing Esker needs on Debian 12 besides Rust: the programs that are
+# missing, and nothing that is there. Needs root (or sudo) only when something is missing.
+#   setup.sh build    only what the build needs
+#   setup.sh          also what the tests use
+set -eu
+
+# Program or file, and the package that brings it.
+build="protoc:protobuf-compiler cc:gcc"
+tests="nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin
+    /usr/lib/python3/dist-packages/nbd.py:python3-libnbd
+    fio:fio qemu-io:qemu-utils qemu-img:qemu-utils fusermount3:fuse3 jq:jq
+    losetup:mount mkfs.ext4:e2fsprogs e2fsck:e2fsprogs fstrim:util-linux cmp:diffutils"
+
+wanted=$build
+[ "${1:-all}" = build ] || wanted="$build $tests"
+PATH=$PATH:/usr/sbin:/sbin
+missing=""
+for pair in $wanted; do
+    thing=${pair%%:*}
+    package=${pair##*:}
+    case $thing in
+        /*) [ -e "$thing" ] && continue ;;
+        *) command -v "$thing" >/dev/null 2>&1 && continue ;;
+    esac
+    case " $missing " in *" $package "*) ;; *) missing="$missing $package" ;; esac
+done
+
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "setup: Rust is missing; install it from https://rustup.rs and try again" >&2
+    exit 1
+fi
+[ -n "$missing" ] || exit 0
+
+echo "setup: installing$missing"
+as_root=""
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null 2>&1 || { echo "setup: needs root to install:$missing" >&2; exit 1; }
+    as_root=sudo
+fi
+export DEBIAN_FRONTEND=noninteractive
+$as_root apt-get update -qq
+# shellcheck disable=SC2086 # one word per package
+$as_root apt-get install -y -qq --no-install-recommends $missing
