@@ -434,6 +434,13 @@ impl World {
 
     fn peer_effect(&mut self, from: usize, to: usize, frame: PeerFrame) {
         self.stats.did("peer frames");
+        self.log(|| {
+            let bytes: usize = frame.payloads.iter().map(Bytes::len).sum();
+            format!(
+                "frame {from} to {to}: {:?}, {bytes} bytes beside",
+                frame.header
+            )
+        });
         if self.cut.contains(&(from, to)) {
             return self.stats.fault("net: frame into a partition");
         }
@@ -522,9 +529,16 @@ fn item(item: &esker_engine::format::record::Item) -> String {
     use esker_engine::format::record::ItemBody;
     let group = item.group;
     match &item.body {
-        ItemBody::Entry { term, index, data, .. } => {
+        ItemBody::Entry {
+            term, index, data, ..
+        } => {
             let operation = match Operation::decode(data) {
-                Ok((Operation::Write { lba, stamp, blocks, .. }, _)) => {
+                Ok((
+                    Operation::Write {
+                        lba, stamp, blocks, ..
+                    },
+                    _,
+                )) => {
                     format!("write {lba}+{} {stamp}", blocks.len())
                 }
                 Ok((other, _)) => format!("{other:?}"),
