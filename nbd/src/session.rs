@@ -84,6 +84,8 @@ pub struct Session {
     phase: Phase,
     /// Kept after the end, for the owner's log.
     export_name: Option<String>,
+    /// The question asked last with [`Action::Export`], until it is answered.
+    asked: Option<(String, bool)>,
     shutting_down: bool,
 }
 
@@ -112,6 +114,7 @@ impl Session {
             output,
             phase,
             export_name: None,
+            asked: None,
             shutting_down: false,
         }
     }
@@ -139,7 +142,12 @@ impl Session {
             match step {
                 Step::Again => {}
                 Step::Wait => return None,
-                Step::Act(action) => return Some(action),
+                Step::Act(action) => {
+                    if let Action::Export { name, attach } = &action {
+                        self.asked = Some((name.clone(), *attach));
+                    }
+                    return Some(action);
+                }
                 Step::Close(closing) => self.phase = Phase::Closing(closing),
             }
         }
@@ -162,6 +170,7 @@ impl Session {
 
     /// Answers [`Action::Export`]. Ignored when none is due.
     pub fn export(&mut self, answer: Result<Export, ExportError>) {
+        self.asked = None;
         let Phase::Handshake(handshake) = &mut self.phase else {
             return;
         };
@@ -205,6 +214,15 @@ impl Session {
             }
     }
 
+    /// Holds the session back, or lets it go on: while held it admits no further request, but takes
+    /// the rest of a payload that has begun, for which there is room already. For limits above the
+    /// session's own.
+    pub fn hold(&mut self, held: bool) {
+        if let Phase::Transmission(transmission) = &mut self.phase {
+            transmission.hold(held);
+        }
+    }
+
     /// Requests that were handed out and not answered, and the write whose payload is arriving.
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
@@ -222,6 +240,14 @@ impl Session {
     #[must_use]
     pub fn export_name(&self) -> Option<&str> {
         self.export_name.as_deref()
+    }
+
+    /// The name and `attach` of the [`Action::Export`] that is not answered yet. For an owner that
+    /// takes a session over from another one before the answer.
+    #[must_use]
+    pub fn export_asked(&self) -> Option<(&str, bool)> {
+        let (name, attach) = self.asked.as_ref()?;
+        Some((name, *attach))
     }
 
     /// The server ends. In the handshake every further option but `NBD_OPT_ABORT` is refused with

@@ -31,6 +31,8 @@ pub(crate) struct Transmission {
     in_flight: BTreeMap<RequestId, InFlight>,
     /// Payload bytes of `in_flight` and of the write that is arriving.
     bytes_in_flight: usize,
+    /// The caller has no room for further requests.
+    held: bool,
     next_id: u64,
 }
 
@@ -72,8 +74,13 @@ impl Transmission {
             receiving: Receiving::Header,
             in_flight: BTreeMap::new(),
             bytes_in_flight: 0,
+            held: false,
             next_id: 0,
         }
+    }
+
+    pub(crate) fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     pub(crate) fn requests_in_flight(&self) -> usize {
@@ -90,9 +97,10 @@ impl Transmission {
             Receiving::Payload(..) | Receiving::Discard { .. } => true,
             Receiving::Stalled(..) | Receiving::Nothing => false,
             Receiving::Header => {
-                self.in_flight.is_empty()
+                let below_limits = self.in_flight.is_empty()
                     || (self.in_flight.len() < self.limits.requests_in_flight_max
-                        && self.bytes_in_flight < self.limits.bytes_in_flight_max)
+                        && self.bytes_in_flight < self.limits.bytes_in_flight_max);
+                below_limits && !self.held
             }
         }
     }
@@ -203,7 +211,7 @@ impl Transmission {
         let bytes_after = self.bytes_in_flight.saturating_add(bytes);
         let room = self.in_flight.len() < self.limits.requests_in_flight_max
             && bytes_after <= self.limits.bytes_in_flight_max;
-        if !room && !self.in_flight.is_empty() {
+        if self.held || (!room && !self.in_flight.is_empty()) {
             self.receiving = Receiving::Stalled(header, command);
             return Step::Wait;
         }

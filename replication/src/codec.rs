@@ -15,7 +15,7 @@
 //!     40      8  receiver's replica id
 //!     48      8  request id
 //!     56     16  trace id
-//!     72     16  P  payload list: raft index (8), length (4, not zero), reserved (4, zero)
+//!     72     16  P  payload list: raft index (8), length (4, not zero), CRC-32 (4)
 //!   72+16P    M  Raft message (eraftpb.Message), opaque to everything but raft-rs
 //! ```
 //!
@@ -47,6 +47,8 @@ pub struct PayloadRef {
     pub index: RaftIndex,
     /// Its length in bytes; not 0.
     pub length: u32,
+    /// CRC-32 of its bytes: the header's own checksum does not cover them.
+    pub crc: u32,
 }
 
 /// A decoded header: enough to route it and to read its payloads into buffers of the right sizes.
@@ -107,7 +109,7 @@ impl Frame<'_> {
         for payload in &self.payloads {
             out.put_u64_le(payload.index.0);
             out.put_u32_le(payload.length);
-            out.put_u32_le(0);
+            out.put_u32_le(payload.crc);
         }
         out.put_slice(self.message);
         let checksum = esker_base::checksum::crc32(&out);
@@ -184,11 +186,11 @@ pub fn decode_frame_header(header: &[u8]) -> Result<Frame<'_>, GroupError> {
     }
     let mut payloads = Vec::with_capacity(payload_count);
     for _ in 0..payload_count {
-        let (index, length, reserved) = (RaftIndex(reader.u64()?), reader.u32()?, reader.u32()?);
-        if length == 0 || reserved != 0 {
+        let (index, length, crc) = (RaftIndex(reader.u64()?), reader.u32()?, reader.u32()?);
+        if length == 0 {
             return Err(GroupError::Malformed("payload list"));
         }
-        payloads.push(PayloadRef { index, length });
+        payloads.push(PayloadRef { index, length, crc });
     }
     Ok(Frame {
         group: GroupId(group),
@@ -203,8 +205,15 @@ pub fn decode_frame_header(header: &[u8]) -> Result<Frame<'_>, GroupError> {
     })
 }
 
+/// CRC-32 of a payload in pieces.
+pub(crate) fn payload_crc(pieces: &[Bytes]) -> u32 {
+    let parts: Vec<&[u8]> = pieces.iter().map(AsRef::as_ref).collect();
+    crc32_of(&parts)
+}
+
 /// Cuts `pieces` (however they are chunked) into the payloads that `refs` announces, without
-/// copying.
+/// copying, and checks each: what is stored here will be acknowledged, so bytes that changed on the
+/// way must not be.
 pub(crate) fn split_payloads(
     refs: &[PayloadRef],
     pieces: Vec<Bytes>,
@@ -223,6 +232,9 @@ pub(crate) fn split_payloads(
             missing -= part.len();
             parts.push(part);
         }
+        if payload_crc(&parts) != payload.crc {
+            return Err(GroupError::Payload(payload.index));
+        }
         payloads.push(parts);
     }
     if !rest.is_empty() || pieces.next().is_some() {
@@ -235,6 +247,13 @@ pub(crate) fn split_payloads(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The bytes of both payloads of [`frame`].
+    fn all() -> Vec<u8> {
+        (0..4097u32)
+            .map(|i| u8::try_from(i % 251).unwrap())
+            .collect()
+    }
 
     fn frame() -> Frame<'static> {
         Frame {
@@ -249,10 +268,12 @@ mod tests {
                 PayloadRef {
                     index: RaftIndex(10),
                     length: 4096,
+                    crc: crc32_of(&[&all()[..4096]]),
                 },
                 PayloadRef {
                     index: RaftIndex(12),
                     length: 1,
+                    crc: crc32_of(&[&all()[4096..]]),
                 },
             ],
             message: b"opaque",
@@ -289,18 +310,14 @@ mod tests {
             [4, 0, 0, 0, 6, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]
         );
         assert_eq!(header[24..32], 7u64.to_le_bytes());
-        assert_eq!(
-            header[72..88],
-            [10, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(header[72..84], [10, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0]);
+        assert_eq!(header[84..88], crc32_of(&[&all()[..4096]]).to_le_bytes());
         assert_eq!(header[104..], *b"opaque");
     }
 
     #[test]
     fn payloads_are_cut_wherever_the_pieces_end() {
-        let all: Vec<u8> = (0..4097u32)
-            .map(|i| u8::try_from(i % 251).unwrap())
-            .collect();
+        let all = all();
         for chunk in [1, 7, 4096, 5000] {
             let pieces = all.chunks(chunk).map(Bytes::copy_from_slice).collect();
             let payloads = split_payloads(&frame().payloads, pieces).unwrap();
@@ -311,6 +328,13 @@ mod tests {
         assert_eq!(
             split_payloads(&frame().payloads, short),
             Err(GroupError::Payload(RaftIndex(12)))
+        );
+        let mut flipped = all.clone();
+        flipped[4000] ^= 1;
+        assert_eq!(
+            split_payloads(&frame().payloads, vec![Bytes::from(flipped)]),
+            Err(GroupError::Payload(RaftIndex(10))),
+            "a bit that changed on the way is noticed"
         );
         let long = vec![Bytes::copy_from_slice(&all), Bytes::from_static(b"x")];
         assert!(split_payloads(&frame().payloads, long).is_err());

@@ -1,6 +1,6 @@
 //! Draining raft-rs's readies into outputs, and feeding durability back.
 
-use crate::codec::{Frame, PayloadRef};
+use crate::codec::{payload_crc, Frame, PayloadRef};
 use crate::group::{Group, Pending};
 use crate::membership::Membership;
 use crate::output::{Output, Ticket};
@@ -215,15 +215,16 @@ impl Group {
 
     fn send(&self, sendable: Sendable, out: &mut Vec<Output>) {
         let Sendable { message, payloads } = sendable;
-        let refs: Vec<PayloadRef> = message
-            .entries
-            .iter()
-            .filter_map(|entry| {
-                let length = payload_length(entry).filter(|length| *length > 0)?;
-                Some(PayloadRef {
-                    index: RaftIndex(entry.index),
-                    length,
-                })
+        let carriers = message.entries.iter().filter_map(|entry| {
+            let length = payload_length(entry).filter(|length| *length > 0)?;
+            Some((RaftIndex(entry.index), length))
+        });
+        let refs: Vec<PayloadRef> = carriers
+            .zip(&payloads)
+            .map(|((index, length), pieces)| PayloadRef {
+                index,
+                length,
+                crc: payload_crc(pieces),
             })
             .collect();
         debug_assert_eq!(refs.len(), payloads.len());

@@ -319,11 +319,10 @@ fn check_entries(message: &Message, payloads: &[PayloadRef]) -> Result<(), Group
         if usize::try_from(length).map_or(true, |length| length > ENTRY_PAYLOAD_BYTES_MAX) {
             return fail("payload too long");
         }
-        let expected = PayloadRef {
-            index: RaftIndex(index),
-            length,
-        };
-        if payloads.next() != Some(&expected) {
+        let announced = payloads
+            .next()
+            .map(|payload| (payload.index, payload.length));
+        if announced != Some((RaftIndex(index), length)) {
             return Err(GroupError::Payload(RaftIndex(index)));
         }
     }

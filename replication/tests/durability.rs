@@ -92,14 +92,10 @@ fn append(
     let (mut refs, mut payload) = (Vec::new(), Vec::new());
     for entry in entries.iter().filter(|e| !e.context.is_empty()) {
         let length = u32::from_le_bytes(entry.context[..].try_into().unwrap());
-        refs.push(PayloadRef {
-            index: RaftIndex(entry.index),
-            length,
-        });
-        payload.resize(
-            payload.len() + usize::try_from(length).unwrap(),
-            entry.term.to_le_bytes()[0],
-        );
+        let bytes = vec![entry.term.to_le_bytes()[0]; usize::try_from(length).unwrap()];
+        let (index, crc) = (RaftIndex(entry.index), esker_base::checksum::crc32(&bytes));
+        refs.push(PayloadRef { index, length, crc });
+        payload.extend_from_slice(&bytes);
     }
     let message = Message {
         msg_type: MessageType::MsgAppend as i32,

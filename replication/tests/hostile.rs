@@ -12,13 +12,18 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 fn receive(group: &mut Group, message: &Message, payload: &[u8]) -> Result<(), GroupError> {
+    let mut rest = payload;
     let payloads = message
         .entries
         .iter()
         .filter(|e| e.context.len() == 4)
-        .map(|e| PayloadRef {
-            index: RaftIndex(e.index),
-            length: u32::from_le_bytes(e.context[..].try_into().unwrap()),
+        .map(|e| {
+            let length = u32::from_le_bytes(e.context[..].try_into().unwrap());
+            let own = rest.len().min(usize::try_from(length).unwrap());
+            let (bytes, after) = rest.split_at(own);
+            rest = after;
+            let (index, crc) = (RaftIndex(e.index), esker_base::checksum::crc32(bytes));
+            PayloadRef { index, length, crc }
         });
     let frame = Frame {
         group: GROUP,
