@@ -164,9 +164,20 @@ impl Engine {
             Event::Rename { token, group, name } => self.rename(token, group, name, effects),
             Event::AcceptLoss { token, group } => self.accept_loss(token, group, effects),
             Event::Resume { group } => self.resume(group),
-            Event::SetMembership { group, membership } => {
+            Event::ApplyMembership {
+                group,
+                through,
+                membership,
+            } => {
+                self.apply(group, through, effects);
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.meta.membership = membership;
+                }
+            }
+            Event::Suspend { group } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.suspended = true;
+                    self.checkpoint_wanted = true;
                 }
             }
             Event::NoteHardState { group, hard_state } => {

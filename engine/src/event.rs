@@ -130,12 +130,20 @@ pub enum Event {
         /// The group.
         group: GroupId,
     },
-    /// An applied entry changed a group's membership.
-    SetMembership {
+    /// As [`Event::Apply`], where a membership change is among the entries: a checkpoint never
+    /// holds one without the other.
+    ApplyMembership {
         /// The group.
         group: GroupId,
+        /// Last index to apply.
+        through: RaftIndex,
         /// The membership after it.
         membership: Membership,
+    },
+    /// A replica has lost entries that it acknowledged: it is suspended from its next start on.
+    Suspend {
+        /// The group.
+        group: GroupId,
     },
     /// Only the commit index moved: kept for the next checkpoint, not worth a record.
     NoteHardState {

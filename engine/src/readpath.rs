@@ -508,19 +508,19 @@ impl Resolver<'_> {
 
     fn device(&mut self, lba: u64, vaddr: VAddr, auth: Authenticator) {
         if let Some(Piece {
-            lba: first, source, ..
+            lba: first,
+            source:
+                Source::Device {
+                    vaddr: start,
+                    auths,
+                },
+            ..
         }) = self.pieces.last_mut()
         {
-            if let Source::Device {
-                vaddr: start,
-                auths,
-            } = source
-            {
-                let run = to_u64(auths.len());
-                if *first + run == lba && start.plus(run) == vaddr && run < DEVICE_READ_BLOCKS_MAX {
-                    auths.push(auth);
-                    return;
-                }
+            let run = to_u64(auths.len());
+            if *first + run == lba && start.plus(run) == vaddr && run < DEVICE_READ_BLOCKS_MAX {
+                auths.push(auth);
+                return;
             }
         }
         self.pieces.push(Piece {

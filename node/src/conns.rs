@@ -25,6 +25,8 @@ pub(crate) struct Conn {
     unsent: VecDeque<usize>,
     unsent_bytes: usize,
     paused: bool,
+    /// What its session has in flight, as counted in the node's sums.
+    counted: (usize, usize),
 }
 
 impl Node {
@@ -38,6 +40,7 @@ impl Node {
             unsent: VecDeque::new(),
             unsent_bytes: 0,
             paused: false,
+            counted: (0, 0),
         }
     }
 
@@ -54,17 +57,20 @@ impl Node {
 
     /// Another store's loop handed a connection over.
     pub(crate) fn adopted(&mut self, id: ConnId, transport: Transport, session: nbd::Session) {
-        let name = session.export_name().map(str::to_owned);
-        let mut conn = self.new_conn(session, transport);
-        let group = name.and_then(|name| self.by_name.get(&name).copied());
-        conn.volume = group;
-        if let Some(volume) = group.and_then(|g| self.volumes.get_mut(&g)) {
-            volume.sessions.insert(id);
-        }
-        if self.phase != Phase::Serving || group.is_none() {
-            conn.session.shutdown();
-        }
+        // The other loop found the export here and left the answer to this one.
+        let asked = session
+            .export_asked()
+            .map(|(name, attach)| (name.to_owned(), attach));
+        let conn = self.new_conn(session, transport);
         self.conns.insert(id, conn);
+        if let Some((name, attach)) = asked {
+            if self.phase == Phase::Serving && self.by_name.contains_key(&name) {
+                self.attach(id, &name, attach);
+            } else {
+                let gone = format!("no volume is named {name}");
+                self.answer_export(id, Err(nbd::ExportError::Unknown(gone)));
+            }
+        }
         self.conns_dirty.insert(id);
     }
 
@@ -88,7 +94,7 @@ impl Node {
     pub(crate) fn disconnected(&mut self, id: ConnId, reason: &str) {
         self.paused.remove(&id);
         self.conns_dirty.remove(&id);
-        let Some(conn) = self.conns.remove(&id) else {
+        let Some(conn) = self.forget(id) else {
             return;
         };
         if let Some(volume) = conn.volume.and_then(|g| self.volumes.get_mut(&g)) {
@@ -100,9 +106,35 @@ impl Node {
         }
     }
 
+    /// Takes a connection out, and what it has in flight out of the sums.
+    fn forget(&mut self, id: ConnId) -> Option<Conn> {
+        let conn = self.conns.remove(&id)?;
+        self.in_flight.0 -= conn.counted.0;
+        self.in_flight.1 -= conn.counted.1;
+        Some(conn)
+    }
+
     /// Whether the node takes further requests.
     fn has_room(&self) -> bool {
-        self.ops.len() < limits::NODE_REQUESTS_MAX && self.op_bytes < limits::NODE_BYTES_MAX
+        let (requests, bytes) = self.in_flight;
+        // Requests of clients that have gone are only among the operations.
+        requests.max(self.ops.len()) < limits::NODE_REQUESTS_MAX
+            && bytes.max(self.op_bytes) < limits::NODE_BYTES_MAX
+    }
+
+    /// Brings the node's sums up to date with what a session has in flight. A write counts from its
+    /// header on, when the memory for its payload is promised.
+    fn count(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let now = (
+            conn.session.requests_in_flight(),
+            conn.session.bytes_in_flight(),
+        );
+        let before = std::mem::replace(&mut conn.counted, now);
+        self.in_flight.0 = self.in_flight.0 + now.0 - before.0;
+        self.in_flight.1 = self.in_flight.1 + now.1 - before.1;
     }
 
     /// Parses what a session received, and sends what it has to say.
@@ -113,13 +145,17 @@ impl Node {
             let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
                 return;
             };
+            conn.session.hold(!room);
             if !room || conn.unsent_bytes >= UNSENT_BYTES_MAX {
                 self.paused.insert(id);
+            }
+            if conn.unsent_bytes >= UNSENT_BYTES_MAX {
                 break;
             }
             let Some(action) = conn.session.poll() else {
                 break;
             };
+            self.count(id);
             match action {
                 nbd::Action::ListExports => {
                     let exports = self.all_exports();
@@ -149,6 +185,7 @@ impl Node {
                 }
             }
         }
+        self.count(id);
         self.send_output(id, effects);
     }
 
@@ -184,7 +221,8 @@ impl Node {
             let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
                 continue;
             };
-            let wants = room && conn.unsent_bytes < UNSENT_BYTES_MAX && conn.session.wants_input();
+            conn.session.hold(!room);
+            let wants = conn.unsent_bytes < UNSENT_BYTES_MAX && conn.session.wants_input();
             if wants == conn.paused {
                 conn.paused = !wants;
                 effects.push(if wants {
@@ -288,12 +326,13 @@ impl Node {
             self.attach(id, &export.name, attach);
             return false;
         }
-        self.answer_export(id, Ok(export_of(&export)));
         if !attach {
+            self.answer_export(id, Ok(export_of(&export)));
             return false;
         }
+        // The other loop answers: it knows whether the volume serves.
         self.send_output(id, effects);
-        if let Some(conn) = self.conns.remove(&id) {
+        if let Some(conn) = self.forget(id) {
             self.paused.remove(&id);
             effects.push(Effect::HandOver {
                 conn: id,

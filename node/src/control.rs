@@ -327,6 +327,9 @@ impl Node {
             volume.deleting = true;
             volume.group = None;
         }
+        // Requests of clients that have gone may still be on their way.
+        self.fail_volume(id);
+        self.note_ticking(id);
         let pending = self.admin_token(AdminPending::Delete(token, id));
         self.tell_engine(engine_event::Event::Delete {
             token: pending,
@@ -393,7 +396,9 @@ impl Node {
             return;
         }
         if let Some(token) = self.starting.remove(&id) {
-            let report = self.report_of(id).map_or(AdminReply::Done, AdminReply::Volume);
+            let report = self
+                .report_of(id)
+                .map_or(AdminReply::Done, AdminReply::Volume);
             Self::answer(token, Ok(report), effects);
         }
     }

@@ -171,6 +171,7 @@ impl Node {
                 return;
             };
             let Some(group) = volume.group.as_mut() else {
+                self.note_ticking(id);
                 self.started(id, effects);
                 return;
             };
@@ -187,10 +188,24 @@ impl Node {
                 }
                 continue;
             }
-            for output in outputs.drain(..) {
-                self.group_output(id, output, effects);
+            let mut rest = outputs.drain(..).peekable();
+            while let Some(output) = rest.next() {
+                match output {
+                    Output::Committed { entries } => {
+                        // The membership that these entries led to is stored together with them.
+                        let mut membership = None;
+                        while let Some(Output::MembershipChanged { membership: m, .. }) =
+                            rest.next_if(|o| matches!(o, Output::MembershipChanged { .. }))
+                        {
+                            membership = Some(stored_membership(m));
+                        }
+                        self.commit(id, &entries, membership);
+                    }
+                    output => self.group_output(id, output, effects),
+                }
             }
         }
+        self.note_ticking(id);
         self.volume_progress(id);
         self.started(id, effects);
     }
@@ -216,24 +231,8 @@ impl Node {
                     effects.push(Effect::Peer { to: node, frame });
                 }
             }
-            Output::Committed { entries } => {
-                if let Some(last) = entries.last() {
-                    let through = last.index;
-                    self.tell_engine(engine_event::Event::Apply { group: id, through });
-                    if let Some(volume) = self.volumes.get_mut(&id) {
-                        if let Some(group) = volume.group.as_mut() {
-                            group.on_applied(through);
-                        }
-                    }
-                }
-            }
-            Output::MembershipChanged { membership, .. } => {
-                let membership = stored_membership(membership);
-                self.tell_engine(engine_event::Event::SetMembership {
-                    group: id,
-                    membership,
-                });
-            }
+            // Carried out together in `drive`.
+            Output::Committed { .. } | Output::MembershipChanged { .. } => {}
             Output::NeedPayload { index, term } => {
                 let token = self.read_token(ReadFor::Payload {
                     group: id,
@@ -256,6 +255,62 @@ impl Node {
                 );
             }
             Output::Resumed => self.tell_engine(engine_event::Event::Resume { group: id }),
+        }
+    }
+
+    /// Applies what is committed, with the membership it led to.
+    fn commit(
+        &mut self,
+        id: GroupId,
+        entries: &[repl::LogEntry],
+        membership: Option<format::Membership>,
+    ) {
+        let Some(through) = entries.last().map(|last| last.index) else {
+            return;
+        };
+        self.tell_engine(match membership {
+            None => engine_event::Event::Apply { group: id, through },
+            Some(membership) => engine_event::Event::ApplyMembership {
+                group: id,
+                through,
+                membership,
+            },
+        });
+        if let Some(group) = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut()) {
+            group.on_applied(through);
+        }
+    }
+
+    /// A leader knows of a commit that this replica's log does not reach: it has lost entries that
+    /// it acknowledged. It takes no further part until it is opened again as suspended.
+    fn lost_entries(&mut self, id: GroupId, error: &repl::GroupError) {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        volume.group = None;
+        volume.trouble = Some(format!(
+            "volume {}: this replica has lost entries of its log ({error}); restart eskerd on \
+             this node to let it catch up",
+            volume.name
+        ));
+        self.tell_engine(engine_event::Event::Suspend { group: id });
+        self.fail_volume(id);
+    }
+
+    /// Answers everything of a volume that does not serve any more with an error.
+    pub(crate) fn fail_volume(&mut self, id: GroupId) {
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.waiting.clear();
+            volume.locked.clear();
+            volume.flushes.clear();
+            volume.read_checks.clear();
+            volume.read_waits.clear();
+            volume.proposals.clear();
+        }
+        let ops = self.ops.iter().filter(|(_, op)| op.group == id);
+        let ops: Vec<_> = ops.map(|(op, _)| *op).collect();
+        for op in ops {
+            self.fail_op(op, esker_nbd::RequestError::Io);
         }
     }
 
@@ -286,10 +341,19 @@ impl Node {
         // The entries of the group itself (a leader's first, epochs) bring no payload.
         let urgent = urgent || entries.iter().any(|(e, _)| e.payload_length == 0);
         volume.urgent = false;
-        if let Some((last, _)) = entries.last() {
+        let mut overwritten = Vec::new();
+        if let (Some((first, _)), Some((last, _))) = (entries.first(), entries.last()) {
             // An overwritten suffix takes it back as well.
             volume.driven = last.index;
+            // What was proposed in an earlier term at or behind the first of these is gone.
+            let gone = volume.proposals.range(first.index..);
+            let gone = gone.filter(|(_, (term, _))| *term < last.term);
+            overwritten.extend(gone.map(|(index, _)| *index));
         }
+        let overwritten: Vec<Proposal> = overwritten
+            .into_iter()
+            .filter_map(|index| Some(volume.proposals.remove(&index)?.1))
+            .collect();
         let entries = entries.into_iter().map(|(entry, payload)| AppendEntry {
             term: entry.term,
             index: entry.index,
@@ -305,6 +369,12 @@ impl Node {
             urgent,
         };
         self.tell_engine(engine_event::Event::Append(append));
+        for proposal in overwritten {
+            match proposal {
+                Proposal::Op(op) => self.entry_done(op, false),
+                Proposal::Resize(token) => self.resizes_lost.push(token),
+            }
+        }
     }
 
     fn role_changed(&mut self, id: GroupId, role: repl::Role) {
@@ -316,10 +386,13 @@ impl Node {
         if matches!(role, repl::Role::Leader) {
             let last = volume.group.as_ref().map(Group::last_index);
             volume.leads_from = last.unwrap_or_default();
-            return;
         }
+        // Also when this replica leads again: another leader may have written in between. Requests
+        // whose edges are being read are among these: what was read may be overwritten by now.
         volume.read_checks.clear();
-        let orphans: Vec<_> = volume.waiting.drain(..).collect();
+        let locked = std::mem::take(&mut volume.locked);
+        let mut orphans: Vec<_> = volume.waiting.drain(..).collect();
+        orphans.extend(locked.into_keys());
         for op in orphans {
             self.fail_op(op, esker_nbd::RequestError::Io);
         }
@@ -462,8 +535,12 @@ impl Node {
         let Some(raft) = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut()) else {
             return;
         };
-        if let Err(error) = raft.receive(&frame.header, frame.payloads) {
+        let refused = raft.receive(&frame.header, frame.payloads);
+        if let Err(error) = refused {
             tracing::warn!(node = from.0, group = id.0, %error, "peer frame refused");
+            if let repl::GroupError::CommitBeyondLog { .. } = error {
+                self.lost_entries(id, &error);
+            }
         }
         self.dirty.insert(id);
     }

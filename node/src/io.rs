@@ -64,7 +64,11 @@ impl Node {
             return Some(RequestError::Io);
         }
         let room = match &op.action {
-            Action::Write(_) => self.engine.has_room_for(op.range().bytes()),
+            // What was accepted and is not in the log yet needs its room, too.
+            Action::Write(_) => {
+                let accepted = op.range().bytes() + to_u64(self.op_bytes);
+                self.engine.has_room_for(accepted)
+            }
             Action::Trim | Action::Zeroes { .. } => self.engine.has_room_for_metadata(),
             Action::Read | Action::Flush => true,
         };
@@ -499,7 +503,13 @@ impl Node {
             volume.waiting.clear();
             volume.flushes.clear();
             volume.locked.clear();
+            // A replica that cannot write takes no further part, so that another can lead.
+            if !volume.is_single() {
+                volume.group = None;
+                volume.trouble = Some(format!("volume {}: the store is fenced", volume.name));
+            }
         }
+        self.ticking.clear();
         effects.push(Effect::Fenced { message });
     }
 

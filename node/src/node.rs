@@ -1,5 +1,6 @@
 //! The node: one step takes one event in and gives effects out.
 
+use crate::admin::AdminError;
 use crate::conns::Conn;
 use crate::control::AdminPending;
 use crate::event::{AdminToken, Effect, Event, ExportInfo};
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 /// How long a stop waits for requests on their way before sessions are cut.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+/// Ticks after which a read asks again whether this is still the leader.
+const READ_CHECK_TICKS: u64 = 5;
 
 /// How a node works.
 #[derive(Clone, Debug)]
@@ -100,6 +103,11 @@ pub struct Node {
     pub(crate) ops: BTreeMap<OpId, Op>,
     pub(crate) next_op: OpId,
     pub(crate) op_bytes: usize,
+    /// Requests and bytes that sessions have in flight, arriving payloads included.
+    pub(crate) in_flight: (usize, usize),
+    /// Groups that need ticks.
+    pub(crate) ticking: BTreeSet<GroupId>,
+    pub(crate) ticks: u64,
     pub(crate) reads: BTreeMap<u64, ReadFor>,
     pub(crate) next_read: u64,
     pub(crate) conns: BTreeMap<ConnId, Conn>,
@@ -116,6 +124,8 @@ pub struct Node {
     pub(crate) next_admin: u64,
     /// Volumes being created, with the operator who waits for them to serve.
     pub(crate) starting: BTreeMap<GroupId, AdminToken>,
+    /// Operators whose new size was lost with a leadership.
+    pub(crate) resizes_lost: Vec<AdminToken>,
     pub(crate) next_tick: Moment,
     pub(crate) timer: Option<Moment>,
     pub(crate) report: ReadyReport,
@@ -154,6 +164,9 @@ impl Node {
             ops: BTreeMap::new(),
             next_op: 1,
             op_bytes: 0,
+            in_flight: (0, 0),
+            ticking: BTreeSet::new(),
+            ticks: 0,
             reads: BTreeMap::new(),
             next_read: 1,
             conns: BTreeMap::new(),
@@ -166,6 +179,7 @@ impl Node {
             admin: BTreeMap::new(),
             next_admin: 1,
             starting: BTreeMap::new(),
+            resizes_lost: Vec::new(),
             next_tick,
             timer: None,
             report: ReadyReport::default(),
@@ -250,15 +264,40 @@ impl Node {
     fn passage_of_time(&mut self) {
         if self.now >= self.next_tick {
             self.next_tick = self.now + self.config.tick;
-            for (id, volume) in &mut self.volumes {
-                if let Some(group) = volume.group.as_mut().filter(|g| g.needs_tick()) {
-                    group.tick();
-                    self.dirty.insert(*id);
+            self.ticks += 1;
+            let ask_again = self.ticks.is_multiple_of(READ_CHECK_TICKS);
+            for id in self.ticking.clone() {
+                let Some(volume) = self.volumes.get_mut(&id) else {
+                    continue;
+                };
+                let Some(group) = volume.group.as_mut() else {
+                    continue;
+                };
+                group.tick();
+                // The answer to a read's question may have been lost.
+                if ask_again {
+                    for op in volume.read_checks.keys() {
+                        group.read_index(*op);
+                    }
                 }
+                self.dirty.insert(id);
             }
         }
         if self.engine.deadline().is_some_and(|at| at <= self.now) {
             self.tell_engine(engine_event::Event::Timer);
+        }
+    }
+
+    /// Notes whether a group needs ticks.
+    pub(crate) fn note_ticking(&mut self, id: GroupId) {
+        let group = self.volumes.get(&id).and_then(|v| v.group.as_ref());
+        if group.is_some_and(esker_replication::Group::needs_tick) {
+            if self.ticking.is_empty() {
+                self.next_tick = self.now + self.config.tick;
+            }
+            self.ticking.insert(id);
+        } else {
+            self.ticking.remove(&id);
         }
     }
 
@@ -287,6 +326,10 @@ impl Node {
             if !self.resume_paused() {
                 break;
             }
+        }
+        for token in std::mem::take(&mut self.resizes_lost) {
+            let text = "the leadership changed; try again";
+            Self::answer(token, Err(AdminError::Refused(text.into())), effects);
         }
         self.pace(effects);
         self.end_if_drained(effects);
@@ -334,11 +377,7 @@ impl Node {
         if self.phase == Phase::Ended {
             return;
         }
-        let ticks = self.volumes.values().any(|v| {
-            v.group
-                .as_ref()
-                .is_some_and(esker_replication::Group::needs_tick)
-        });
+        let ticks = !self.ticking.is_empty();
         let drain = match self.phase {
             Phase::Draining(until) => Some(until),
             _ => None,
