@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: esker-sim --seed N [--nodes 1|3] [--steps N] [--sabotage NAME] [-v]
-       esker-sim --hunt MINUTES [--from N] [--nodes 1|3] [--steps N] [--sabotage NAME] [--twice]
+usage: esker-sim --seed N [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [-v]
+       esker-sim --hunt MINUTES [--from N] [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [--twice]
 
+--full: some stores are too small for what is written to them.
 Sabotage names: IgnoreDurableSeq, CutNotDurable, LiveBitLate, AckBeforeSync, ReuseBeforeCheckpoint";
 
 struct Args {
@@ -36,6 +37,7 @@ fn parse() -> Option<Args> {
             "--hunt" => (args.hunt_minutes, given) = (Some(words.next()?.parse().ok()?), true),
             "--from" => args.from = words.next()?.parse().ok()?,
             "--twice" => args.twice = true,
+            "--full" => args.options.full_stores = true,
             "-v" => args.options.verbose = true,
             _ => return None,
         }

@@ -7,6 +7,9 @@ use esker_base::BLOCK_SIZE_U64;
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_node::Event;
 
+/// Longer than a store takes to fall idle, to write its closing record and to sync it.
+const HUSH_NS: u64 = 150_000_000;
+
 impl World {
     /// The next fault by chance, and the one after it.
     pub(crate) fn fault(&mut self) {
@@ -132,7 +135,7 @@ impl World {
             return;
         }
         self.quiet_damage = true;
-        self.hush_until = self.now + 300_000_000;
+        self.hush_until = self.now + HUSH_NS;
     }
 
     /// The hush is over: everything that was answered is durable and known to be.

@@ -167,7 +167,7 @@ impl World {
         up && self
             .slots
             .iter()
-            .all(|s| s.change.is_none() && s.volume.is_some())
+            .all(|s| s.change.is_none() && (s.volume.is_some() || self.plan.overfull))
     }
 
     /// One client per volume reads all of it, writes, flushes, and reads what it wrote.

@@ -16,6 +16,8 @@ pub struct Options {
     pub steps: u64,
     /// A fault built into the engine.
     pub sabotage: Sabotage,
+    /// Some stores are too small for what is written to them.
+    pub full_stores: bool,
     /// Print what happens.
     pub verbose: bool,
 }
@@ -29,6 +31,7 @@ impl Options {
             nodes: None,
             steps: 12_000,
             sabotage: Sabotage::None,
+            full_stores: false,
             verbose: false,
         }
     }
@@ -109,14 +112,14 @@ impl Plan {
         let mut rng = SimRng::new(options.seed, 1);
         let r = &mut rng;
         let nodes = options.nodes.unwrap_or(if r.chance(350) { 3 } else { 1 });
-        let overfull = nodes == 1 && r.chance(120);
+        let overfull = nodes == 1 && r.chance(120) && options.full_stores;
         let damage = nodes == 1 && !overfull && r.chance(120);
         let volumes = usize::try_from(r.range(1, 3)).unwrap_or(1);
         let segment_bytes = r.pick(&[128 << 10, 256 << 10, 256 << 10, 512 << 10]);
         let segments = if overfull {
             r.range(14, 24)
         } else {
-            r.range(40, 96)
+            r.range(48, 128)
         };
         let mut engine = engine(r, segment_bytes, segments, options.sabotage);
         if nodes > 1 {
@@ -125,7 +128,8 @@ impl Plan {
         }
         let slots = segment_bytes / 4096;
         let inner = (0..r.range(0, 3)).map(|_| r.below(4096)).collect();
-        let fits = segments * slots * 4 / 10 / volumes as u64;
+        // Nothing moves survivors yet, so that a store fills up long before its volumes do.
+        let fits = segments * slots / 8 / volumes as u64;
         let blocks_max = if overfull {
             segments * slots
         } else {
@@ -156,12 +160,15 @@ impl Plan {
             odd: r.pick(&[0, 200, 600]),
             tcp: r.pick(&[0, 300, 500, 1000]),
             think_ns: r.pick(&[5_000, 100_000, 2_000_000]),
-            disk_ns: r.pick(&[20_000, 80_000, 1_000_000]),
+            disk_ns: r.pick(&[20_000, 80_000, if damage { 50_000 } else { 1_000_000 }]),
             net_ns: r.pick(&[20_000, 200_000, 5_000_000]),
             net_loss: r.pick(&[0, 0, 10, 100]),
             net_duplicates: r.pick(&[0, 10, 100]),
-            fault_ns: r.pick(&[3_000_000, 30_000_000, 300_000_000])
-                * if nodes == 3 { 8 } else { 1 },
+            fault_ns: match (damage, nodes) {
+                (true, _) => 20_000_000,
+                (_, 1) => r.pick(&[3_000_000, 30_000_000, 300_000_000]),
+                _ => r.pick(&[24_000_000, 240_000_000, 2_400_000_000]),
+            },
             weights,
             disk_faults: disk_faults(r),
             overfull,

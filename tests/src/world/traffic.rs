@@ -112,7 +112,7 @@ impl World {
         let wish = match scripted {
             Some(Some(wish)) => wish,
             Some(None) => return,
-            None if self.now < self.hush_until => return,
+            None if self.quiet_damage || self.now < self.hush_until => return,
             None => self.clients[client].wish(&self.plan, &mut self.rng),
         };
         self.ask(client, wish);
