@@ -95,7 +95,7 @@ fn an_opening_does_not_build_on_superblocks_that_a_power_cut_takes_back() {
 /// them came a step later. A client that attached in between was told the old size.
 #[test]
 fn a_client_that_attaches_after_a_restart_is_told_the_size_that_was_answered() {
-    holds(72);
     holds(99);
     holds(116);
+    holds(174);
 }
