@@ -8,7 +8,6 @@ use std::time::Duration;
 
 pub const READ: u16 = 0;
 pub const WRITE: u16 = 1;
-pub const DISC: u16 = 2;
 pub const FLUSH: u16 = 3;
 pub const TRIM: u16 = 4;
 pub const WRITE_ZEROES: u16 = 6;
@@ -35,7 +34,6 @@ impl Stream for UnixStream {}
 pub struct Client {
     stream: Box<dyn Stream>,
     pub size_bytes: u64,
-    pub flags: u16,
     next_cookie: u64,
 }
 
@@ -107,7 +105,7 @@ impl Client {
         let mut hello = 3u32.to_be_bytes().to_vec(); // fixed newstyle, no zeroes
         hello.extend(option(OPTION_GO, &go_data(export)));
         stream.write_all(&hello)?;
-        let (mut size_bytes, mut flags) = (0, 0);
+        let mut size_bytes = 0;
         loop {
             let head: [u8; 20] = exact(&mut *stream)?;
             let kind = u32::from_be_bytes(head[12..16].try_into().unwrap());
@@ -118,7 +116,6 @@ impl Client {
                 1 => break,
                 3 if data[..2] == [0, 0] => {
                     size_bytes = u64::from_be_bytes(data[2..10].try_into().unwrap());
-                    flags = u16::from_be_bytes(data[10..12].try_into().unwrap());
                 }
                 3 => {}
                 other => {
@@ -130,7 +127,6 @@ impl Client {
         Ok(Self {
             stream,
             size_bytes,
-            flags,
             next_cookie: 0,
         })
     }
@@ -195,9 +191,5 @@ impl Client {
 
     pub fn trim(&mut self, offset: u64, length: u32) -> Answer {
         self.ask(0, TRIM, offset, length, &[])
-    }
-
-    pub fn stream(&mut self) -> &mut dyn Stream {
-        &mut *self.stream
     }
 }

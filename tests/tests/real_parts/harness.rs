@@ -283,16 +283,6 @@ impl Daemon {
         fs::read_to_string(log_of(&self.data)).unwrap_or_default()
     }
 
-    /// Waits until the log holds this text.
-    #[track_caller]
-    pub fn expect_log(&self, text: &str) {
-        let end = Instant::now() + Duration::from_secs(10);
-        while !self.log().contains(text) {
-            assert!(Instant::now() < end, "no {text:?} in: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }

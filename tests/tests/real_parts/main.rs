@@ -14,11 +14,11 @@
     clippy::cast_possible_wrap
 )]
 
-// mod bad_input;
+mod bad_input;
 mod client;
-// mod damaged;
-// mod filesystem;
-// mod full;
+mod damaged;
+mod filesystem;
+mod full;
 mod harness;
 mod kill;
 mod liars;

@@ -84,6 +84,7 @@ fn a_lone_first_write_is_answered() {
         daemon.create(name, "1MiB");
     }
     let data = fill(1, 0, 1);
+    assert_eq!(daemon.client("a").size_bytes, 1 << 20);
     daemon.client("a").write(0, &data, 0).unwrap().unwrap();
     daemon.tcp_client("b").write(0, &data, 0).unwrap().unwrap();
     daemon.stop();
