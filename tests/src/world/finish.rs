@@ -139,7 +139,6 @@ impl World {
             if !single && self.now > oldest + GROUP_ANSWER_NS_MAX {
                 self.stats.did("clients that gave up waiting");
                 self.client_leaves(client);
-                self.restore_script(client);
             }
         }
     }
@@ -200,9 +199,6 @@ impl World {
         self.clients.push(client);
         self.think_soon(self.clients.len() - 1);
     }
-
-    /// A script that was interrupted by a change of leadership goes on with what it had asked.
-    fn restore_script(&mut self, _client: usize) {}
 
     fn scripts_done(&self) -> bool {
         self.clients.iter().all(|c| c.mood == Mood::Gone)

@@ -17,6 +17,7 @@ mod stamps;
 mod stats;
 mod traffic;
 mod wire;
+mod words;
 #[allow(clippy::module_inception)] // the world itself, among its parts
 mod world;
 

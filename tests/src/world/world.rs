@@ -418,7 +418,7 @@ impl World {
                 }
             }
         }
-        self.log(|| describe(host, io, &op));
+        self.log(|| super::words::disk_operation(host, io, &op));
         self.hosts[host].disk.submit(io, op);
         let delay = self.latency(self.plan.disk_ns);
         let incarnation = self.hosts[host].incarnation;
@@ -500,52 +500,4 @@ fn received(payloads: &[Bytes]) -> Vec<Bytes> {
         .iter()
         .map(|p| esker_base::AlignedBuf::copy_of(p).freeze())
         .collect()
-}
-
-/// A disk operation in words, for the log of a run.
-fn describe(host: usize, io: IoId, op: &DiskOp) -> String {
-    let what = match op {
-        DiskOp::Read { offset, length } => format!("read {length} at {offset}"),
-        DiskOp::Sync => "sync".to_owned(),
-        DiskOp::Write { offset, bufs } => {
-            let bytes: usize = bufs.iter().map(Bytes::len).sum();
-            match esker_engine::format::record::RecordHeader::decode(&bufs[0]) {
-                Ok((h, items, _)) => {
-                    let items: Vec<_> = items.iter().map(|i| item(i)).collect();
-                    format!(
-                        "record {} (durable {}, {bytes} bytes at {}.{} generation {}): {items:?}",
-                        h.seq, h.durable_seq, h.segment, h.slot, h.generation
-                    )
-                }
-                Err(_) => format!("write {bytes} at {offset}"),
-            }
-        }
-    };
-    format!("node {host} disk op {io}: {what}")
-}
-
-fn item(item: &esker_engine::format::record::Item) -> String {
-    use esker_engine::format::operation::Operation;
-    use esker_engine::format::record::ItemBody;
-    let group = item.group;
-    match &item.body {
-        ItemBody::Entry {
-            term, index, data, ..
-        } => {
-            let operation = match Operation::decode(data) {
-                Ok((
-                    Operation::Write {
-                        lba, stamp, blocks, ..
-                    },
-                    _,
-                )) => {
-                    format!("write {lba}+{} {stamp}", blocks.len())
-                }
-                Ok((other, _)) => format!("{other:?}"),
-                Err(_) => "empty".to_owned(),
-            };
-            format!("{group}: {term}/{index} {operation}")
-        }
-        other => format!("{group}: {other:?}"),
-    }
 }
