@@ -16,7 +16,7 @@ pub(crate) enum Change {
 /// A volume that exists.
 pub(crate) struct Volume {
     pub name: String,
-    /// Sizes it may have: more than one after an unanswered resize.
+    /// Sizes it may have: more than one after an unanswered resize, none when nothing is known.
     pub sizes: BTreeSet<u64>,
     pub oracle: Oracle,
 }

@@ -132,6 +132,7 @@ impl World {
                 let step = self.step;
                 if let (Ok(_), Some(volume)) = (result, self.slots[slot].volume.as_mut()) {
                     volume.oracle.loss_accepted(step);
+                    volume.sizes.clear(); // a resize may be among what is lost
                     self.stats.did("losses accepted");
                 }
             }

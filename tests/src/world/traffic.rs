@@ -388,7 +388,8 @@ impl World {
                 let Some(volume) = slot.volume.as_mut().filter(|_| slot.change.is_none()) else {
                     return;
                 };
-                if volume.sizes.contains(&size) {
+                if volume.sizes.is_empty() || volume.sizes.contains(&size) {
+                    volume.sizes.insert(size);
                     volume.sizes.retain(|s| *s == size);
                 } else {
                     let known = format!("{:?}", volume.sizes);
