@@ -4,7 +4,7 @@ use super::plan::Plan;
 use super::wire::{Command, Decoder, DF, FUA, NO_HOLE};
 use crate::sim::SimRng;
 use esker_base::BLOCK_SIZE_U64;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 /// What a client is at.
@@ -58,6 +58,8 @@ pub(crate) struct Client {
     pub conn: Option<u64>,
     pub decoder: Decoder,
     pub size_bytes: u64,
+    /// Sizes the volume may have had when it connected: the answer may be older than a resize.
+    pub sizes_before: BTreeSet<u64>,
     pub asked: BTreeMap<u64, Asked>,
     pub next_cookie: u64,
     pub depth: usize,
@@ -84,6 +86,7 @@ impl Client {
             conn: None,
             decoder: Decoder::new(structured),
             size_bytes: 0,
+            sizes_before: BTreeSet::new(),
             asked: BTreeMap::new(),
             next_cookie: rng.next(),
             depth: plan.depth,

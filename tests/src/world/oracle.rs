@@ -234,11 +234,11 @@ impl Oracle {
 
     /// The power was cut at `now`: effects that are not durable may be gone.
     pub fn power_cut(&mut self, now: u64) {
+        if self.replicated {
+            return; // other nodes go on
+        }
         self.reads.clear();
         self.pending.clear();
-        if self.replicated {
-            return;
-        }
         self.volatile.clear();
         for cell in &mut self.cells {
             take_back(cell, now, |c| c.durable);
@@ -248,11 +248,11 @@ impl Oracle {
     /// The process was killed at `now`: what was answered stays, the rest is in or out by now. That
     /// includes what only a read has shown: reads see what is on its way to the device.
     pub fn killed(&mut self, now: u64) {
+        if self.replicated {
+            return; // other nodes go on
+        }
         self.reads.clear();
         self.pending.clear();
-        if self.replicated {
-            return;
-        }
         for cell in &mut self.cells {
             take_back(cell, now, |c| c.durable || c.answered);
         }
