@@ -190,7 +190,11 @@ pub enum VolumeVerb {
     /// Accept that a suspended volume lost a record of its log, and serve what is left
     AcceptLoss {
         /// Volume
-        name: String,
+        #[arg(required_unless_present = "all")]
+        name: Option<String>,
+        /// Every suspended volume of the node
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
         /// Needed: what was lost does not come back
         #[arg(long)]
         yes: bool,
@@ -204,9 +208,12 @@ impl VolumeVerb {
     /// When the user has not.
     pub fn confirmed(self) -> Result<Self, CliError> {
         match &self {
-            Self::AcceptLoss { name, yes: false } => Err(CliError::NotConfirmed(format!(
-                "accept-loss gives up what the damaged record of {name} held; look at \
-                 `esker status --why` first, then repeat it with --yes"
+            Self::AcceptLoss {
+                name, yes: false, ..
+            } => Err(CliError::NotConfirmed(format!(
+                "accept-loss gives up what the damaged record of {} held; look at \
+                 `esker status --why` first, then repeat it with --yes",
+                name.as_deref().unwrap_or("every suspended volume")
             ))),
             Self::Delete { name, yes: false } if std::io::stdin().is_terminal() => {
                 let answer = ask(&format!("Delete volume {name} and all its data? [y/N] "))?;

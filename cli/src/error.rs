@@ -25,6 +25,9 @@ pub enum CliError {
     /// The user did not confirm.
     #[error("{0}")]
     NotConfirmed(String),
+    /// Some of several things failed.
+    #[error("{0}")]
+    Partly(String),
     /// A store file cannot be looked at.
     #[error("{}: {reason}", path.display())]
     Store {

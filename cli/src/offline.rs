@@ -13,7 +13,7 @@ use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::fs::File;
-use std::io::{IsTerminal, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, IsTerminal, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -143,8 +143,13 @@ struct StoreReader {
 
 impl StoreReader {
     fn open(path: &Path) -> Result<Self, CliError> {
-        let failed = |e: std::io::Error| store_error(path, format!("cannot open it: {e}"));
+        let failed = |e| store_error(path, reason(&e));
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        if kind.is_dir() {
+            let reason = "is a folder, neither a regular file nor a block device; name the store \
+                          itself, like store-0.esker in a daemon's folder";
+            return Err(store_error(path, reason.into()));
+        }
         if !kind.is_file() && !kind.is_block_device() {
             return Err(store_error(
                 path,
@@ -167,12 +172,7 @@ fn lock(file: &File, path: &Path) -> Result<(), CliError> {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => std::thread::sleep(LOCK_PAUSE),
             Err(Errno::WOULDBLOCK) => break,
-            Err(e) => {
-                return Err(store_error(
-                    path,
-                    format!("cannot open it: {}", std::io::Error::from(e)),
-                ))
-            }
+            Err(e) => return Err(store_error(path, reason(&e.into()))),
         }
     }
     let reason = "a daemon has it open; stop that eskerd first".into();
@@ -226,6 +226,18 @@ impl ProgressLine {
         if self.percent.take().is_some() {
             let _ = write!(std::io::stderr(), "\r     \r"); // only a courtesy
         }
+    }
+}
+
+/// Why a store cannot be opened, for a person.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "cannot open it: there is no such file or device".into(),
+        ErrorKind::PermissionDenied => {
+            "cannot open it: permission denied; run this as the user that eskerd runs as".into()
+        }
+        ErrorKind::NotADirectory => "cannot open it: a part of the path is not a folder".into(),
+        _ => format!("cannot open it: {error}"),
     }
 }
 

@@ -55,13 +55,10 @@ pub async fn run(
             let request = v1::RenameVolumeRequest { name, new_name };
             client.rename_volume(request).await?.into_inner().volume
         }
-        VolumeVerb::AcceptLoss { name, .. } => {
-            client
-                .accept_loss(v1::AcceptLossRequest { name })
-                .await?
-                .into_inner()
-                .volume
-        }
+        VolumeVerb::AcceptLoss { name: None, .. } => return accept_all(client, output).await,
+        VolumeVerb::AcceptLoss {
+            name: Some(name), ..
+        } => Some(accept_loss(name, client).await?),
     };
     output.show(&Volume::from(required(volume, "volume")?), one)
 }
@@ -86,6 +83,46 @@ async fn delete(name: String, client: &mut Client, output: &mut Output) -> Resul
         },
         |gone| format!("deleted {}", gone.name),
     )
+}
+
+async fn accept_loss(name: String, client: &mut Client) -> Result<v1::Volume, CliError> {
+    let request = v1::AcceptLossRequest { name };
+    let answer = client.accept_loss(request).await?.into_inner();
+    required(answer.volume, "volume")
+}
+
+/// Accepts the loss of every suspended volume. One that is refused does not keep the others from
+/// it; it is told at the end.
+async fn accept_all(client: &mut Client, output: &mut Output) -> Result<(), CliError> {
+    let request = v1::ListVolumesRequest {};
+    let mut suspended = client.list_volumes(request).await?.into_inner().volumes;
+    suspended.retain(|volume| volume.state() == v1::VolumeState::Suspended);
+    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+    for v1::Volume { name, .. } in suspended {
+        match accept_loss(name.clone(), client).await {
+            Ok(volume) => accepted.push(Volume::from(volume)),
+            Err(error) => refused.push(format!("{name}: {error}")),
+        }
+    }
+    if !accepted.is_empty() || refused.is_empty() {
+        output.show(accepted.as_slice(), names_accepted)?;
+    }
+    match refused.as_slice() {
+        [] => Ok(()),
+        [first, ..] => Err(CliError::Partly(format!(
+            "accept-loss failed for {} of {} suspended volumes; {first}",
+            refused.len(),
+            refused.len() + accepted.len(),
+        ))),
+    }
+}
+
+fn names_accepted(volumes: &[Volume]) -> String {
+    if volumes.is_empty() {
+        return "no volume is suspended".into();
+    }
+    let line = |volume: &Volume| format!("accepted the loss of {}\n", volume.name);
+    volumes.iter().map(line).collect()
 }
 
 fn one(volume: &Volume) -> String {

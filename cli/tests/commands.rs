@@ -234,6 +234,59 @@ fn status_why_says_what_to_do() {
 }
 
 #[test]
+fn the_loss_of_all_suspended_volumes_is_accepted_at_once() {
+    let node = FakeNode::new(&[1 << 30, 1 << 30]);
+    for (store, name, state) in [
+        (0, "idle-1", VolumeState::Suspended),
+        (0, "good", VolumeState::Ready),
+        (1, "idle-2", VolumeState::Suspended),
+        (1, "fenced", VolumeState::Fenced),
+    ] {
+        let name = String::from(name);
+        let report = VolumeReport {
+            name: name.clone(),
+            state,
+            ..Default::default()
+        };
+        node.stores[store]
+            .volumes
+            .lock()
+            .unwrap()
+            .insert(name, report);
+    }
+    let daemon = Daemon::start(node);
+    let line = daemon.refusal(&["volume", "accept-loss", "--all"]);
+    assert!(line.contains("--yes") && line.contains("every"), "{line}");
+    let all = ["volume", "accept-loss", "--all", "--yes"];
+    assert_eq!(
+        daemon.text(&all),
+        "accepted the loss of idle-1\naccepted the loss of idle-2\n"
+    );
+    let states: Vec<_> = daemon
+        .json(&["volume", "list"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|volume| format!("{} {}", volume["name"], volume["state"]).replace('"', ""))
+        .collect();
+    let expected = [
+        "fenced fenced",
+        "good ready",
+        "idle-1 ready",
+        "idle-2 ready",
+    ];
+    assert_eq!(states, expected);
+    assert_eq!(daemon.text(&all), "no volume is suspended\n");
+    assert_eq!(daemon.json(&all), json!([]));
+    for words in [
+        &["volume", "accept-loss", "--yes"][..],
+        &["volume", "accept-loss", "good", "--all", "--yes"],
+    ] {
+        assert_eq!(daemon.esker(words).status.code(), Some(2), "{words:?}");
+    }
+}
+
+#[test]
 fn refusals_are_code_1_and_one_line() {
     let daemon = Daemon::start(FakeNode::new(&[1 << 30]));
     daemon.text(&["volume", "create", "v", "--size", "1MiB"]);

@@ -21,8 +21,23 @@ fn refusal(words: &[&str], store: &Path) -> String {
 fn what_is_no_store_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
-    assert!(refusal(&["verify"], &missing).contains("cannot open"));
-    assert!(refusal(&["verify"], folder.path()).contains("neither a regular file"));
+    let dangling = folder.path().join("dangling");
+    std::os::unix::fs::symlink(&missing, &dangling).unwrap();
+    let inside = Path::new("/dev/null/store");
+    for verb in ["verify", "inspect"] {
+        for path in [&missing, &dangling] {
+            let line = refusal(&[verb], path);
+            assert!(line.contains("there is no such file"), "{line}");
+            assert!(!line.contains("os error"), "{line}");
+        }
+        assert!(refusal(&[verb], inside).contains("not a folder"));
+        assert!(refusal(&[verb], Path::new("/dev/null")).contains("neither a regular file"));
+        let line = refusal(&[verb], folder.path());
+        assert!(
+            line.contains("neither a regular file") && line.contains("store-0.esker"),
+            "{line}"
+        );
+    }
     let blank = folder.path().join("blank");
     File::create(&blank).unwrap().set_len(64 << 20).unwrap();
     assert!(refusal(&["verify"], &blank).contains("blank"));

@@ -144,6 +144,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Its stores, in order.
     pub stores: Vec<PathBuf>,
+    /// Whether somebody has named them; otherwise it is the one default file.
+    pub stores_are_named: bool,
     /// Size of store files that have to be created, when it was said.
     pub store_size_bytes: Option<u64>,
     /// Memory per store for its map cache, when it was said.
@@ -176,12 +178,14 @@ impl Config {
         } else {
             args.stores.clone()
         };
-        if stores.is_empty() {
+        let stores_are_named = !stores.is_empty();
+        if !stores_are_named {
             stores.push(data.join("store-0.esker"));
         }
         let config = Self {
             data,
             stores,
+            stores_are_named,
             store_size_bytes: args.store_size.or(file.store_size_bytes),
             cache_bytes: args.cache_size.or(file.cache_bytes),
             nbd: args

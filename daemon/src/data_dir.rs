@@ -4,7 +4,7 @@ use crate::error::DaemonError;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -64,6 +64,24 @@ fn holder(lock: &mut File) -> String {
         Ok(pid) if read.is_ok() => format!("another eskerd (pid {pid})"),
         _ => "another process".into(),
     }
+}
+
+/// Writes a file of the data directory: whole or not at all, and durable when it returns.
+///
+/// # Errors
+/// When it cannot be written; the old one is as it was.
+pub(crate) fn write_durably(folder: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = folder.join(format!("{name}.new"));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, folder.join(name))?;
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

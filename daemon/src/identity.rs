@@ -1,11 +1,10 @@
 //! Who this node is: `DIR/node.toml`, written once at the first start.
 
+use crate::data_dir::write_durably;
 use crate::error::DaemonError;
 use esker_base::{ClusterId, NodeId};
 use serde::Deserialize;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
 /// Node ids stay below 2^53, so that a JSON reader that holds numbers as doubles keeps them whole,
@@ -108,20 +107,6 @@ fn parse(text: &str) -> Result<Identity, String> {
         }),
         None => Err(format!("cluster_id `{}` is not a UUID", raw.cluster_id)),
     }
-}
-
-fn write_durably(folder: &Path, name: &str, text: &str) -> io::Result<()> {
-    let temporary = folder.join(format!("{name}.new"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, folder.join(name))?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

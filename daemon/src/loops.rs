@@ -1,15 +1,15 @@
-//! The stores' own threads: opens store files, starts the loop of each, and connects the loops with
-//! the control side and with each other.
+//! The stores' own threads: starts the loop of each store, and connects the loops with the control
+//! side and with each other.
 
-use crate::config::{Config, STORE_SIZE_DEFAULT_BYTES};
+use crate::config::Config;
 use crate::error::DaemonError;
 use crate::identity::{random, Identity};
+use crate::opening::OpenStore;
 use crate::store::{Backend, Ended, ReplySender, StoreHandle, StoreState, StoreStates};
-use esker_api::size;
 use esker_base::{Moment, WallClock};
 use esker_node::admin::{AdminError, AdminRequest};
 use esker_node::{AdminToken, Effect, Event, ExportInfo, Machine};
-use esker_runtime::{Inbound, Listener, LoopConfig, LoopHandle, Outbound, RuntimeError, StoreFile};
+use esker_runtime::{Inbound, Listener, LoopConfig, LoopHandle, Outbound};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,8 @@ pub struct StoreSetup {
     pub size_bytes: u64,
     /// Memory for its map cache, when it was said.
     pub cache_bytes: Option<u64>,
+    /// Whether it is formatted when it is blank. Never when it has been in use.
+    pub may_format: bool,
     /// The node it belongs to.
     pub identity: Identity,
     /// Random bits from the operating system, its only source of randomness.
@@ -52,7 +54,7 @@ pub struct Loops {
 pub fn start<M, F>(
     config: &Config,
     identity: &Identity,
-    files: Vec<StoreFile>,
+    files: Vec<OpenStore>,
     listeners: Vec<Listener>,
     make: &impl Fn(StoreSetup) -> F,
 ) -> Result<Loops, DaemonError>
@@ -72,12 +74,13 @@ where
     };
     let mut handles = Vec::new();
     let mut listeners = Some(listeners);
-    for (index, file) in files.into_iter().enumerate() {
-        let (path, size_bytes) = (config.stores[index].clone(), file.size_bytes());
+    for (index, store) in files.into_iter().enumerate() {
+        let (path, size_bytes) = (config.stores[index].clone(), store.file.size_bytes());
         let setup = StoreSetup {
             index,
             size_bytes,
             cache_bytes: config.cache_bytes,
+            may_format: store.may_format,
             identity: *identity,
             seed: random()?,
         };
@@ -85,7 +88,7 @@ where
         let named = path.clone();
         let spawned = esker_runtime::spawn(
             loop_config(index),
-            file,
+            store.file,
             listeners.take().unwrap_or_default(),
             make(setup),
             Box::new(move |message| told.take(index, &named, message)),
@@ -141,30 +144,6 @@ fn end_all(handles: &[LoopHandle], threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         let _ = thread.join(); // the failure that led here is the one to tell
     }
-}
-
-/// Opens a store, or creates its file when there is none.
-///
-/// # Errors
-/// When it cannot be a store, or somebody else has it open.
-pub fn open(path: &Path, size_bytes: Option<u64>) -> Result<StoreFile, RuntimeError> {
-    let is_missing =
-        std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
-    if is_missing {
-        let size_bytes = size_bytes.unwrap_or(STORE_SIZE_DEFAULT_BYTES);
-        tracing::info!(path = %path.display(), size = size::format(size_bytes), "create store");
-        return StoreFile::create(path, size_bytes);
-    }
-    let file = StoreFile::open(path)?;
-    if let Some(asked) = size_bytes.filter(|asked| *asked != file.size_bytes()) {
-        tracing::warn!(
-            "{} has {} and keeps it; the store size {} is for new stores only",
-            path.display(),
-            size::format(file.size_bytes()),
-            size::format(asked),
-        );
-    }
-    Ok(file)
 }
 
 /// What the loops' threads and the control side share.

@@ -17,6 +17,7 @@ pub fn node(
             seed: setup.seed,
             ..NodeConfig::default()
         };
+        config.engine.format_if_blank = setup.may_format;
         config.engine.device_bytes = setup.size_bytes;
         if let Some(bytes) = setup.cache_bytes {
             config.engine.cache_bytes = to_usize(bytes);

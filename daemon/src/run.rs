@@ -6,8 +6,10 @@ use crate::config::{Config, ListenOn};
 use crate::data_dir::DataDir;
 use crate::error::DaemonError;
 use crate::identity::Identity;
+use crate::known::KnownStores;
 use crate::loops::{self, StoreSetup};
 use crate::metrics;
+use crate::opening;
 use crate::predecessor::Predecessor;
 use crate::store::{Ended, StoreHandle, StoreStates};
 use crate::stores::Stores;
@@ -61,6 +63,7 @@ where
     // Outlives everything below: a successor must not meet what this daemon still removes.
     let _data = DataDir::lock(&config.data)?;
     let mut signals = Signals::new()?;
+    let mut known = KnownStores::load(&config.data)?;
     let identity = Identity::load_or_create(&config.data)?;
     // Addresses before stores: what is busy is found before anything is written.
     let metrics = match resolve(&config.metrics, "metrics")? {
@@ -72,11 +75,7 @@ where
     let admin = AdminSocket::bind(&admin_path, &config.admin_socket_while_binding())?;
     let (listeners, endpoints) = listen_nbd(config, predecessor).await?;
     // All files before any loop: a wrong path or a locked store is found before anything runs.
-    let mut files = Vec::with_capacity(config.stores.len());
-    for path in &config.stores {
-        let open = || loops::open(path, config.store_size_bytes);
-        files.push(predecessor.outlast(open).await?);
-    }
+    let files = opening::open_all(config, predecessor, &mut known).await?;
     let loops = loops::start(config, &identity, files, listeners, make)?;
     let mut supervisor = Supervisor {
         stores: Arc::new(Stores::new(loops.stores)),
@@ -88,6 +87,7 @@ where
         () = signals.next() => Ok(()),
         result = async {
             let volumes = supervisor.wait_ready().await?;
+            known.mark(&config.stores)?; // before the admin API: a new store has no volume until then
             let admin = admin.publish(&admin_path)?;
             let stores = Arc::clone(&supervisor.stores);
             let service = AdminService::new(stores, identity, endpoints.clone());

@@ -15,6 +15,7 @@ use esker_daemon::loops::StoreSetup;
 use esker_daemon::run;
 use esker_node::{Effect, Event, ExportInfo, Machine, ReadyReport};
 use fake::{FakeNode, FakeStore};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -174,6 +175,15 @@ fn starts_serves_and_stops() {
     let mut heard = seen.lock().unwrap().clone();
     heard.sort();
     assert_eq!(heard, ["0 hears 1 exports of 1", "1 hears 1 exports of 0"]);
+
+    // What the fake machine has not written: a store that has been ready and is blank is refused.
+    let refused = start(&data, &metrics, false, &seen).join().unwrap();
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("data/a was in use"), "{refused}");
+    for name in ["a", "b"] {
+        let store = OpenOptions::new().write(true).open(data.join(name));
+        store.unwrap().write_all(b"fake").unwrap();
+    }
 
     // A store that cannot be opened ends the whole, with its line, and the others in order.
     let failed = start(&data, &metrics, true, &seen)
