@@ -311,7 +311,7 @@ impl World {
                 return Err(Violation::new(format!("group {id} has vanished")));
             };
             let live = model.applied.blocks.len() as u64;
-            if u64::from(view.root.live) != live || view.used_blocks != live {
+            if view.root.live != live || view.used_blocks != live {
                 return Err(Violation::new(format!(
                     "group {id}: {} blocks in the map, {} used, {live} in the model",
                     view.root.live, view.used_blocks
