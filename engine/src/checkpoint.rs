@@ -47,6 +47,8 @@ pub(crate) const NODE_READ_ATTEMPTS_MAX: u32 = 4;
 pub(crate) struct MapWriter {
     segment: Option<(u32, u64)>,
     pub slot: u32,
+    /// [`Segments::deaths`] when the newest checkpoint began.
+    pub deaths_frozen: u64,
     /// Nodes that the checkpoint in progress may have to write, at most.
     pub nodes_frozen: u64,
     /// Nodes gathered for the next write, at consecutive slots.
@@ -209,6 +211,7 @@ impl Engine {
             entries.insert(*id, group.to_entry());
         }
         self.map.nodes_frozen = nodes_frozen;
+        self.map.deaths_frozen = self.segs.deaths;
         self.segs.freeze();
         self.counters.checkpoints += 1;
         self.checkpoint = Some(Checkpointing {

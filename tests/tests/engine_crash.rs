@@ -2,6 +2,8 @@
 //!
 //! `ESKER_SIM_SEEDS` says how many seeds to run, `ESKER_SIM_FIRST` with which to begin.
 
+use esker_engine::{Probe, Sabotage};
+use esker_tests::check::damage::{run_damage, Part};
 use esker_tests::check::settle::{run_seed, Options, Report};
 use std::collections::BTreeSet;
 
@@ -50,6 +52,42 @@ fn no_seed_breaks_a_rule() {
     println!("{openings} openings, {full} full, {faults:?}\n{probes:?}");
     assert!(failures.is_empty(), "{failures:#?}");
 }
+
+#[test]
+fn every_branch_of_recovery_is_taken() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..200 {
+        seen.extend(run(seed, Options::default()).map_or_else(|_| BTreeSet::new(), |r| r.probes));
+    }
+    for seed in 0..40 {
+        for part in [Part::Header, Part::Payload] {
+            let report = run_damage(seed, part, Sabotage::None).expect("no violation");
+            seen.extend(report.probes);
+        }
+    }
+    let missing: Vec<Probe> = PROBES.into_iter().filter(|p| !seen.contains(p)).collect();
+    assert!(missing.is_empty(), "never reached: {missing:?}");
+}
+
+const PROBES: [Probe; 17] = [
+    Probe::Formatted,
+    Probe::CleanEnd,
+    Probe::TornHeader,
+    Probe::TornTail,
+    Probe::DamagedPayload,
+    Probe::DamagedHeader,
+    Probe::GroupSuspended,
+    Probe::GroupCleared,
+    Probe::SegmentCrossed,
+    Probe::SuperblockMixed,
+    Probe::UnappliedReplayed,
+    Probe::ConflictReplayed,
+    Probe::DeleteReplayed,
+    Probe::ClosingRecordWritten,
+    Probe::ClosingRecordRead,
+    Probe::AcceptLossReplayed,
+    Probe::LogStalled,
+];
 
 #[test]
 fn the_same_seed_gives_the_same_run() {

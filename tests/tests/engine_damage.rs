@@ -12,7 +12,9 @@ fn seeds() -> u64 {
 fn hold(part: Part) -> BTreeSet<Probe> {
     let mut probes = BTreeSet::new();
     let mut failures = Vec::new();
-    for seed in 0..seeds() {
+    let first = std::env::var("ESKER_SIM_FIRST").ok();
+    let first: u64 = first.and_then(|t| t.parse().ok()).unwrap_or(0);
+    for seed in first..first + seeds() {
         match std::panic::catch_unwind(|| run_damage(seed, part, Sabotage::None)) {
             Ok(Ok(report)) => probes.extend(report.probes),
             Ok(Err(violation)) => failures.push(format!("seed {seed}: {violation}")),
@@ -44,4 +46,18 @@ fn a_damaged_header_suspends_who_was_in_the_record_and_nobody_is_lost() {
 #[test]
 fn a_damaged_payload_is_an_error_for_its_readers_alone() {
     assert!(hold(Part::Payload).contains(&Probe::DamagedPayload));
+}
+
+/// Records of 38 of 64 slots: a segment held a single one. Its header was damaged, nothing else in
+/// the segment named the segment after it, and the chain of the log ended there: everything behind,
+/// durable and acknowledged, was taken for a torn tail without a word. Segments of production size
+/// hold sixty records at least, so that one damaged header does not break the chain.
+#[test]
+#[ignore = "open: a segment whose only record is damaged ends the log silently"]
+fn a_damaged_header_that_is_alone_in_its_segment_does_not_end_the_log() {
+    for seed in [173, 453, 978] {
+        if let Err(violation) = run_damage(seed, Part::Header, Sabotage::None) {
+            panic!("seed {seed}: {violation}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! What an opening refuses, that it then writes nothing, and what damage it lives with.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use bytes::Bytes;
 use esker_base::BLOCK_SIZE;
 use esker_engine::format::superblock::{Superblock, COPIES};

@@ -61,10 +61,15 @@ impl Engine {
     /// Whether a checkpoint could make room: something is to be merged, removed or released.
     pub(crate) fn checkpoint_helps(&self) -> bool {
         let ours = |number: u32| self.sb.chunks.iter().any(|c| c.segment == number);
+        // A deletion that waits for the log itself is not done by a checkpoint.
+        let waits = |id| self.log.pending.iter().any(|p| p.item.group == id);
         self.groups
             .values()
-            .any(|g| !g.active.is_empty() || g.deleting)
-            || (0..).zip(self.segs.iter()).any(|(number, s)| {
+            .any(|g| !g.active.is_empty() || (g.deleting && !waits(g.meta.group)))
+            // Only if something died since the last one: its own tables die with the next, so that
+            // a full store would write checkpoints without end.
+            || self.segs.deaths != self.map.deaths_frozen
+                && (0..).zip(self.segs.iter()).any(|(number, s)| {
                 s.sealed
                     && s.kind != SegmentKind::Free
                     && s.live_count() == 0

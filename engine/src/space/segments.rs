@@ -81,6 +81,8 @@ pub struct Segments {
     free: BTreeSet<u32>,
     /// Emptied by a durable checkpoint, but still being read.
     draining: BTreeSet<u32>,
+    /// Slots that died outside of checkpoints since the store was opened.
+    pub deaths: u64,
     /// Next generation to give out.
     pub next_generation: u64,
     /// The table as the checkpoint being written will have it.
@@ -105,6 +107,7 @@ impl Segments {
             by_generation: BTreeMap::new(),
             free: (0..count).collect(),
             draining: BTreeSet::new(),
+            deaths: 0,
             next_generation: 1,
             snapshot: None,
         }
@@ -287,6 +290,7 @@ impl Segments {
 
     /// Slots died.
     pub fn kill(&mut self, vaddr: VAddr, count: u64) -> Result<(), LivenessViolation> {
+        self.deaths += count;
         self.change(vaddr, count, false, false)
     }
 

@@ -70,9 +70,9 @@ pub fn run_damage(seed: u64, part: Part, sabotage: Sabotage) -> Result<Report, V
     let mut records = records_of(&world);
     records.retain(|r| r.header.seq >= sb.log.seq);
     records.sort_by_key(|r| r.header.seq);
-    records.pop(); // the last one's loss looks like a torn tail: only it says what is durable
+    // What no record says is durable may be taken for a torn tail, and rightly so.
     let durable = records.iter().map(|r| r.header.durable_seq).max();
-    records.retain(|r| Some(r.header.seq) <= durable.max(Some(r.header.seq)) && !r.creates());
+    records.retain(|r| Some(r.header.seq) <= durable && !r.creates());
     records.retain(|r| part == Part::Header || r.header.payload_pages > 0);
     let mut report = Report::default();
     if !records.is_empty() {

@@ -205,7 +205,10 @@ impl World {
             Effect::Disk { io, op } => {
                 self.operations += 1;
                 if self.operations > DISK_OPERATIONS_MAX {
-                    return Err(Violation::new("the engine works without end"));
+                    return Err(Violation::new(format!(
+                        "the engine works without end: {}",
+                        self.engine.progress()
+                    )));
                 }
                 self.seen.write(&op, self.engine.superblock())?;
                 self.disk.submit(io, op);

@@ -18,6 +18,7 @@ impl SimRng {
     }
 
     /// 64 random bits.
+    #[allow(clippy::should_implement_trait)] // draws without end: no iterator
     pub fn next(&mut self) -> u64 {
         self.0.next_u64()
     }
