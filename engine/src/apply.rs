@@ -4,6 +4,7 @@ use crate::config::Sabotage;
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::event::{Append, Effect, Outcome};
+use crate::format::checkpoint::EpochEntry;
 use crate::format::node::LeafKind;
 use crate::format::operation::{Authenticator, Operation};
 use crate::format::record::{EntryKind, ItemBody};
@@ -186,7 +187,11 @@ pub(crate) fn apply_entry(
             let extent = hollow(*range, *stamp, LeafKind::Zero);
             insert(group, entry.index, range.start.0, extent, segs)?;
         }
-        Operation::OpenEpoch { nonce, .. } => {
+        Operation::OpenEpoch {
+            nonce,
+            key_id,
+            salt,
+        } => {
             // After an accepted loss the lost entries may have opened epochs that stamps know of.
             let highest = group.epoch.max(group.max_stamp.epoch());
             let Some(number) = highest.0.checked_add(1) else {
@@ -196,6 +201,13 @@ pub(crate) fn apply_entry(
                 )));
             };
             group.epoch = Epoch(number);
+            if *key_id != 0 {
+                group.epochs.push(EpochEntry {
+                    epoch: group.epoch,
+                    key_id: *key_id,
+                    salt: *salt,
+                });
+            }
             return Ok(Outcome::EpochOpened {
                 epoch: group.epoch,
                 nonce: *nonce,

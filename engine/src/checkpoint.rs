@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::event::Effect;
 use crate::format::checkpoint::{Checkpoint, Counters, DiscardEntry, GroupEntry, SegmentKind};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
-use crate::format::superblock::{Chunk, LogStart, Superblock, CHUNKS_MAX};
+use crate::format::superblock::{Chunk, LogStart, Superblock, CHECKPOINT_COPIES, CHUNKS_MAX};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::group::{kill, liveness};
@@ -39,6 +39,8 @@ const DISCARDS_PER_STEP: usize = 32;
 const PREFETCH_LEAVES: usize = 64;
 /// Pages gathered into one write of map nodes.
 const MAP_WRITE_PAGES: usize = 64;
+/// Writes of map nodes in flight at which the merge waits (4 MiB of nodes).
+const MAP_WRITES_MAX: usize = 16;
 /// How often a map node that cannot be read is tried again before the store is fenced.
 pub(crate) const NODE_READ_ATTEMPTS_MAX: u32 = 4;
 
@@ -145,10 +147,17 @@ pub(crate) struct Checkpointing {
     /// The phase changed and its writes are to be issued.
     enter: bool,
     tokens: Vec<u64>,
+    /// Groups that count as created once it is durable.
+    pub created: Vec<u64>,
     opening: bool,
 }
 
 impl Checkpointing {
+    /// Records that it covers are not written yet.
+    pub fn waits_for_log(&self, log_written: Seq) -> bool {
+        self.log.seq.0 > log_written.0 + 1
+    }
+
     /// All writes of the phase are done and only a sync is missing.
     pub fn wants_sync(&self, log_written: Seq) -> bool {
         let log_is_there = self.log.seq.0 <= log_written.0 + 1;
@@ -229,6 +238,7 @@ impl Engine {
             writes_outstanding: 0,
             enter: true,
             tokens: std::mem::take(&mut self.checkpoint_tokens),
+            created: std::mem::take(&mut self.created),
             opening,
         });
     }
@@ -281,11 +291,11 @@ impl Engine {
     }
 
     fn merge_step(&mut self, effects: &mut Vec<Effect>) {
-        if self
-            .checkpoint
-            .as_ref()
-            .is_some_and(|c| c.nodes_awaited > 0)
-        {
+        // The merge waits for nodes, and for the device when it is slower: nodes that are not
+        // written stay in memory.
+        let waits =
+            |c: &Checkpointing| c.nodes_awaited > 0 || c.writes_outstanding >= MAP_WRITES_MAX;
+        if self.checkpoint.as_ref().is_some_and(waits) {
             return;
         }
         let Some(mut c) = self.checkpoint.take() else {
@@ -470,29 +480,12 @@ impl Engine {
         c.superblock.checkpoint_bytes = to_u64(body.len());
         c.superblock.chunks.clear();
         self.map.gather();
-        let mut rest = &body[..];
         let mut failed = false;
-        while !rest.is_empty() {
-            let wanted = to_u32_saturating(rest.len().div_ceil(PAGE));
-            let Some((segment, _, slot, pages)) =
-                self.map.take(wanted, &mut self.segs, self.sb.slots())
-            else {
-                failed = true;
-                break;
-            };
-            let bytes = (pages as usize * PAGE).min(rest.len());
-            let mut buf = AlignedBuf::zeroed(pages as usize * PAGE);
-            buf[..bytes].copy_from_slice(&rest[..bytes]);
-            rest = &rest[bytes..];
-            c.superblock.chunks.push(Chunk {
-                segment,
-                slot,
-                pages,
-                crc: crc32(&buf),
-            });
-            self.map
-                .ready
-                .push((segment, slot, Vec::new(), buf.freeze()));
+        for _ in 0..CHECKPOINT_COPIES {
+            match self.write_body_copy(&body) {
+                Some(chunks) => c.superblock.chunks.extend(chunks),
+                None => failed = true,
+            }
         }
         failed |= c.superblock.chunks.len() > CHUNKS_MAX;
         c.superblock.sequence += 1;
@@ -505,6 +498,31 @@ impl Engine {
             return self.fence(StoreError::NoSegment, effects);
         }
         self.issue_map_writes(effects);
+    }
+
+    /// Hands one copy of the checkpoint to the map's writer. None without room.
+    fn write_body_copy(&mut self, body: &[u8]) -> Option<Vec<Chunk>> {
+        let mut chunks = Vec::new();
+        let mut rest = body;
+        while !rest.is_empty() {
+            let wanted = to_u32_saturating(rest.len().div_ceil(PAGE));
+            let taken = self.map.take(wanted, &mut self.segs, self.sb.slots());
+            let (segment, _, slot, pages) = taken?;
+            let bytes = (pages as usize * PAGE).min(rest.len());
+            let mut buf = AlignedBuf::zeroed(pages as usize * PAGE);
+            buf[..bytes].copy_from_slice(&rest[..bytes]);
+            rest = &rest[bytes..];
+            let crc = crc32(&buf);
+            chunks.push(Chunk {
+                segment,
+                slot,
+                pages,
+                crc,
+            });
+            let write = (segment, slot, Vec::new(), buf.freeze());
+            self.map.ready.push(write);
+        }
+        Some(chunks)
     }
 
     /// Entries whose payload lies in a segment about to be reused leave the retained Raft log: a
@@ -587,6 +605,10 @@ impl Engine {
         self.busy = true; // another one may be wanted, and the log may wait for the room
         for token in c.tokens {
             effects.push(Effect::CheckpointDone { token });
+        }
+        for token in c.created {
+            let result = Ok(());
+            effects.push(Effect::CatalogDone { token, result });
         }
         if c.opening {
             self.recovery_opened(now, effects);

@@ -83,11 +83,13 @@ pub struct Engine {
     pub(crate) discards: Vec<DiscardEntry>,
     pub(crate) reads: BTreeMap<u64, ReadState>,
     pub(crate) node_waiters: BTreeMap<VAddr, Vec<NodeWaiter>>,
-    pub(crate) purposes: HashMap<IoId, Purpose>,
+    pub(crate) purposes: HashMap<IoId, (Purpose, u64)>,
     pub(crate) next_io: u64,
     pub(crate) sync: Option<SyncInFlight>,
     pub(crate) checkpoint: Option<Checkpointing>,
     pub(crate) checkpoint_tokens: Vec<u64>,
+    /// Groups created durably that wait for a checkpoint that holds them.
+    pub(crate) created: Vec<u64>,
     pub(crate) checkpoint_wanted: bool,
     pub(crate) map: crate::checkpoint::MapWriter,
     /// In which order the next checkpoint rewrites the superblock's copies.
@@ -127,6 +129,7 @@ impl Engine {
             sync: None,
             checkpoint: None,
             checkpoint_tokens: Vec::new(),
+            created: Vec::new(),
             checkpoint_wanted: false,
             map: crate::checkpoint::MapWriter::default(),
             superblock_order: [0, 1, 2, 3],
@@ -259,13 +262,13 @@ impl Engine {
         result: Result<Bytes, DiskError>,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(purpose) = self.purposes.remove(&io) else {
+        let Some((purpose, offset)) = self.purposes.remove(&io) else {
             return;
         };
         match purpose {
             Purpose::Record(seq) => match result {
                 Ok(_) => self.record_written(now, seq, effects),
-                Err(error) => self.fence_write(error, effects),
+                Err(error) => self.fence_write(offset, error, effects),
             },
             Purpose::Sync => match result {
                 Ok(_) => self.synced(now, effects),
@@ -273,11 +276,11 @@ impl Engine {
             },
             Purpose::MapWrite(nodes) => match result {
                 Ok(_) => self.map_written(&nodes),
-                Err(error) => self.fence_write(error, effects),
+                Err(error) => self.fence_write(offset, error, effects),
             },
             Purpose::Super => match result {
                 Ok(_) => self.superblock_written(),
-                Err(error) => self.fence_write(error, effects),
+                Err(error) => self.fence_write(offset, error, effects),
             },
             Purpose::Node(vaddr) => self.node_read(vaddr, result, effects),
             Purpose::Data {
@@ -311,13 +314,17 @@ impl Engine {
         }
         let io = IoId(self.next_io);
         self.next_io += 1;
-        self.purposes.insert(io, purpose);
+        let offset = match &op {
+            DiskOp::Read { offset, .. } | DiskOp::Write { offset, .. } => *offset,
+            DiskOp::Sync => 0,
+        };
+        self.purposes.insert(io, (purpose, offset));
         effects.push(Effect::Disk { io, op });
         io
     }
 
-    fn fence_write(&mut self, error: DiskError, effects: &mut Vec<Effect>) {
-        self.fence(StoreError::Write { offset: 0, error }, effects);
+    fn fence_write(&mut self, offset: u64, error: DiskError, effects: &mut Vec<Effect>) {
+        self.fence(StoreError::Write { offset, error }, effects);
     }
 
     /// Takes no more writes. Everything that waits for durability never gets it.
@@ -346,15 +353,20 @@ impl Engine {
             );
         let failed = crate::CatalogError::Fenced(error.to_string());
         for notify in waiting {
-            if let Notify::Catalog { token } = notify {
+            if let Notify::Catalog { token } | Notify::Created { token } = notify {
                 effects.push(Effect::CatalogDone {
                     token,
                     result: Err(failed.clone()),
                 });
             }
         }
+        let checkpoint = self.checkpoint.take();
+        let created = checkpoint.map_or(Vec::new(), |c| c.created);
+        for token in created.into_iter().chain(std::mem::take(&mut self.created)) {
+            let result = Err(failed.clone());
+            effects.push(Effect::CatalogDone { token, result });
+        }
         self.log.pending.clear();
-        self.checkpoint = None;
         effects.push(Effect::Fenced(error));
     }
 
@@ -378,8 +390,12 @@ impl Engine {
         while !self.log.pending.is_empty()
             && self.log.in_flight.len() < self.config.batches_in_flight_max
         {
-            let quarter = self.sb.slots() / 4;
-            let batch = self.log.next_batch(quarter as usize);
+            if self.checkpoint_lags() {
+                // What is written meanwhile is what the next recovery reads: it waits.
+                self.stalled = true;
+                return;
+            }
+            let batch = self.log.next_batch(self.sb.slots() as usize);
             let header = crate::format::record::header_pages_for(batch.items_bytes);
             let pages = batch.payload_pages + to_u32_saturating(header);
             if pages > self.sb.slots() {
@@ -402,6 +418,18 @@ impl Engine {
             self.probes.insert(Probe::ClosingRecordWritten);
             self.write_record(0, 0, FLAG_CLOSING, wall, effects);
         }
+    }
+
+    /// A checkpoint is on its way, and as much has been written since it began as makes the next one
+    /// due.
+    fn checkpoint_lags(&self) -> bool {
+        let extents: usize = self.groups.values().map(|g| g.active.len()).sum();
+        self.checkpoint
+            .as_ref()
+            .is_some_and(|c| !c.waits_for_log(self.log.written))
+            && (self.log.bytes_since_checkpoint >= self.config.checkpoint_bytes
+                || self.log.records_since_checkpoint >= self.config.checkpoint_records
+                || extents >= self.config.delta_extents_max)
     }
 
     /// A closing record is missing and there is room for it.
@@ -564,6 +592,11 @@ impl Engine {
                         token,
                         result: Ok(()),
                     },
+                    Notify::Created { token } => {
+                        self.created.push(token);
+                        self.checkpoint_wanted = true;
+                        continue;
+                    }
                 });
             }
         }

@@ -10,7 +10,7 @@ pub enum OpenError {
     /// The device holds something that is not a store.
     #[error(
         "not an Esker store: it holds other data. Nothing was changed. Name another file or \
-         device, or clear its first 2 MiB if nothing on it is needed"
+         device, or clear all of it if nothing on it is needed"
     )]
     Foreign,
     /// The device is blank and formatting was not allowed.
@@ -19,6 +19,9 @@ pub enum OpenError {
     /// Written by a newer version.
     #[error("the store was written by a newer version of Esker ({0}); upgrade this node")]
     Newer(FormatError),
+    /// What was asked for is not there.
+    #[error("{0}")]
+    Nothing(String),
     /// Fewer than two superblock copies agree.
     #[error(
         "the store's superblock is damaged: {valid} of 4 copies are valid and no two agree ({first}). \
@@ -31,7 +34,10 @@ pub enum OpenError {
         first: FormatError,
     },
     /// The device is smaller than the store.
-    #[error("the store needs {needed} bytes and the device has {actual}: it was truncated")]
+    #[error(
+        "the store needs {needed} bytes and the device has {actual}: it was truncated. Restore the \
+         device from a copy, or bring back its full size"
+    )]
     Truncated {
         /// What the superblock says.
         needed: u64,
@@ -39,7 +45,10 @@ pub enum OpenError {
         actual: u64,
     },
     /// The device is too small for a new store.
-    #[error("a store needs at least {needed} bytes and the device has {actual}")]
+    #[error(
+        "a store needs at least {needed} bytes and the device has {actual}; name a larger one, or \
+         give --store-size"
+    )]
     TooSmall {
         /// Least size.
         needed: u64,
@@ -58,7 +67,10 @@ pub enum OpenError {
         error: DiskError,
     },
     /// No room even to open.
-    #[error("the store has no free segment to open with")]
+    #[error(
+        "the store has no free segment to open with; move it to a larger device, or restore it from \
+         a copy"
+    )]
     Full,
     /// A write or sync failed while opening.
     #[error("{0}")]

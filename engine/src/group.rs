@@ -2,7 +2,7 @@
 
 use crate::error::StoreError;
 use crate::event::{AppendEntry, RecoveredGroup};
-use crate::format::checkpoint::{GroupEntry, GroupMeta, LogEntryMeta};
+use crate::format::checkpoint::{EpochEntry, GroupEntry, GroupMeta, LogEntryMeta};
 use crate::format::codec::FormatError;
 use crate::format::node::ChildPointer;
 use crate::format::operation::{Operation, RequestId};
@@ -97,6 +97,7 @@ pub(crate) struct Group {
     pub truncated: (RaftIndex, Term),
     pub applied: RaftIndex,
     pub epoch: Epoch,
+    pub epochs: Vec<EpochEntry>,
     pub max_stamp: Stamp,
     pub root: ChildPointer,
     pub root_level: u8,
@@ -123,6 +124,7 @@ impl Group {
             truncated: (RaftIndex(0), Term(0)),
             applied: RaftIndex(0),
             epoch: Epoch(0),
+            epochs: Vec::new(),
             max_stamp: Stamp(0),
             root: ChildPointer::default(),
             root_level: 0,
@@ -143,6 +145,7 @@ impl Group {
         group.truncated = (entry.truncated_index, entry.truncated_term);
         group.applied = entry.applied;
         group.epoch = entry.epoch;
+        group.epochs = entry.epochs;
         group.max_stamp = entry.max_stamp;
         group.root = entry.root;
         group.root_level = entry.root_level;
@@ -358,7 +361,7 @@ impl Group {
             last_index: self.last_index(),
             epoch: self.epoch,
             max_stamp: self.max_stamp,
-            used_blocks: u64::from(self.root.live) + self.delta_blocks(),
+            used_blocks: self.root.live + self.delta_blocks(),
             suspended: self.suspended,
             root: self.root,
         }
@@ -385,6 +388,7 @@ impl Group {
             truncated_term: self.truncated.1,
             applied: self.applied,
             epoch: self.epoch,
+            epochs: self.epochs.clone(),
             max_stamp: self.max_stamp,
             root: self.root,
             root_level: self.root_level,

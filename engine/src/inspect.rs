@@ -58,12 +58,11 @@ pub fn inspect(device: &mut dyn ReadAt, what: What) -> Result<String, OpenError>
     };
     let mut slots_at = |segment: u32, slot: u32, slots: u32| {
         if u64::from(segment) >= sb.segment_count || slot >= sb.slots() {
-            let problem = "segment or slot is out of range";
-            let structure = "argument";
-            return Err(OpenError::Checkpoint(crate::format::FormatError {
-                structure,
-                problem,
-            }));
+            return Err(OpenError::Nothing(format!(
+                "no slot {slot} in segment {segment}: the store has {} segments of {} slots",
+                sb.segment_count,
+                sb.slots()
+            )));
         }
         let slots = slots.min(sb.slots() - slot);
         read(device, sb.offset_of(segment, slot), slots_bytes(slots))
@@ -85,8 +84,10 @@ pub fn inspect(device: &mut dyn ReadAt, what: What) -> Result<String, OpenError>
         }
         What::Record(segment, slot) => {
             let bytes = slots_at(segment, slot, to_u32_saturating(HEADER_PAGES_MAX))?;
-            let (header, items, hash) =
-                RecordHeader::decode(&bytes).map_err(OpenError::Checkpoint)?;
+            let (header, items, hash) = RecordHeader::decode(&bytes).map_err(|error| {
+                let place = format!("slot {slot} of segment {segment}");
+                OpenError::Nothing(format!("{place} holds no record: {error}"))
+            })?;
             _ = writeln!(out, "{header:#?}\nhash: {hash:#018x}");
             items.iter().for_each(|item| dump_item(&mut out, item));
         }
@@ -220,7 +221,8 @@ fn dump_item(out: &mut String, item: &crate::format::record::Item) {
 }
 
 fn dump_node(out: &mut String, bytes: &[u8]) -> Result<(), OpenError> {
-    let head = NodePage::check(bytes).map_err(OpenError::Checkpoint)?;
+    let head = NodePage::check(bytes)
+        .map_err(|error| OpenError::Nothing(format!("no map node is there: {error}")))?;
     _ = writeln!(out, "{head:#?}");
     let page = NodePage {
         bytes: bytes.to_vec().into_boxed_slice(),

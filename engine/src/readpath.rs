@@ -518,7 +518,11 @@ impl Resolver<'_> {
         }) = self.pieces.last_mut()
         {
             let run = to_u64(auths.len());
-            if *first + run == lba && start.plus(run) == vaddr && run < DEVICE_READ_BLOCKS_MAX {
+            if *first + run == lba
+                && start.vseg() == vaddr.vseg()
+                && start.plus(run) == vaddr
+                && run < DEVICE_READ_BLOCKS_MAX
+            {
                 auths.push(auth);
                 return;
             }

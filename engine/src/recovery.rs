@@ -12,20 +12,26 @@ use crate::event::{Effect, Opened};
 use crate::format::checkpoint::{Checkpoint, GroupMeta, SegmentKind};
 use crate::format::codec::FormatError;
 use crate::format::record::{Item, ItemBody};
-use crate::format::superblock::{LogStart, Superblock, COPIES};
+use crate::format::superblock::{Chunk, LogStart, Superblock, COPIES};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64, SEGMENTS_MIN, SEGMENTS_OFFSET};
 use crate::group::{liveness, Group, LogEntry};
-use crate::log::reader::{judge, scan, slots_bytes, Found, Place};
+use crate::log::reader::{judge, scan, slots_bytes, Found, Place, Verdict};
 use crate::space::Segments;
 use crate::superblock_io::{choose, Choice};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
-use esker_base::num::to_u64;
 use esker_base::num::to_usize;
-use esker_base::{DiskError, DiskOp, GroupId, Moment, Seq, StoreId};
-use std::collections::BTreeSet;
+use esker_base::num::{to_u32_saturating, to_u64};
+use esker_base::{DiskError, DiskErrorKind, DiskOp, GroupId, Moment, Seq, StoreId};
+use std::collections::{BTreeMap, BTreeSet};
 
+/// The segment that a formatting gives to the map, after two for the log.
+const FORMAT_MAP_SEGMENT: usize = 2;
+/// Most reads that make sure that a device is blank.
+const BLANK_READS_MAX: usize = 4096;
+/// How often a page of the log that cannot be read is tried.
+const READ_ATTEMPTS_MAX: u32 = 3;
 /// Bytes read at a time while the log is scanned.
 const SCAN_BYTES: usize = 4 << 20;
 /// Seqs skipped after a crash: more than records can have been written and not synced, whatever
@@ -55,6 +61,8 @@ pub enum Probe {
     SegmentCrossed,
     /// Not all superblock copies agreed.
     SuperblockMixed,
+    /// The first copy of the checkpoint was damaged.
+    SecondCheckpointCopy,
     /// Entries were replayed that no checkpoint had applied.
     UnappliedReplayed,
     /// An entry replaced others in replay.
@@ -86,6 +94,8 @@ pub struct OpenReport {
     pub torn_tail: bool,
     /// Blocks whose stored bytes do not match.
     pub damaged_blocks: u64,
+    /// Pages of the log that could not be read.
+    pub unreadable_pages: u64,
     /// Durable records whose header is damaged.
     pub damaged_records: u64,
     /// Groups suspended because of it, now or before.
@@ -96,6 +106,8 @@ pub struct OpenReport {
 enum Stage {
     Sync,
     Superblock,
+    /// Making sure that nothing is on the device before it is formatted.
+    Blank,
     Checkpoint,
     Log {
         segment: u32,
@@ -109,12 +121,23 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) struct Recovery {
     stage: Stage,
+    /// What is being read: offsets and lengths.
+    reads: Vec<(u64, usize)>,
+    /// What came; none for what could not be read.
     parts: Vec<Option<Bytes>>,
     missing: usize,
     records: Vec<Found>,
     /// Segments of the log after the one it starts in, with their generations.
     chain: Vec<(u32, u64)>,
     broken_at_end: bool,
+    /// Where each scanned segment's last record ends.
+    ends: BTreeMap<u32, u32>,
+    /// Slots of the log that could not be read.
+    unreadable: BTreeSet<(u32, u32)>,
+    /// How often pages were tried.
+    tries: BTreeMap<usize, u32>,
+    /// The last read that failed, for the message.
+    read_error: Option<(u64, DiskError)>,
     report: OpenReport,
 }
 
@@ -123,11 +146,16 @@ impl Engine {
     pub(crate) fn recovery_begin(&mut self, effects: &mut Vec<Effect>) {
         self.recovery = Some(Recovery {
             stage: Stage::Sync,
+            reads: vec![(0, 0)],
             parts: vec![None],
             missing: 1,
             records: Vec::new(),
             chain: Vec::new(),
             broken_at_end: false,
+            ends: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            tries: BTreeMap::new(),
+            read_error: None,
             report: OpenReport::default(),
         });
         let needed = SEGMENTS_OFFSET + SEGMENTS_MIN * self.config.segment_bytes;
@@ -149,6 +177,7 @@ impl Engine {
 
     fn recovery_read_parts(&mut self, parts: Vec<(u64, usize)>, effects: &mut Vec<Effect>) {
         if let Some(r) = &mut self.recovery {
+            r.reads = parts.clone();
             r.parts = vec![None; parts.len()];
             r.missing = parts.len();
         }
@@ -181,20 +210,54 @@ impl Engine {
                 let text = StoreError::Sync(error).to_string();
                 return self.open_failed(OpenError::Fenced(text), effects);
             }
+            // Other copies may be readable, and a page of the log that is not is a damaged page,
+            // to be judged like any other.
             Err(error) => {
-                return self.open_failed(OpenError::Read { offset: 0, error }, effects);
+                let (offset, length) = r.reads[part];
+                r.read_error = Some((offset, error.clone()));
+                match r.stage {
+                    Stage::Log {
+                        segment,
+                        first_slot,
+                        ..
+                    } if length == PAGE => {
+                        let tries = r.tries.entry(part).or_default();
+                        *tries += 1;
+                        if *tries < READ_ATTEMPTS_MAX {
+                            let op = DiskOp::Read { offset, length };
+                            self.disk(op, Purpose::Recovery(part), effects);
+                            return;
+                        }
+                        let before: usize = r.reads[..part].iter().map(|(_, length)| length).sum();
+                        let slot = first_slot + to_u32_saturating(before / PAGE);
+                        r.unreadable.insert((segment, slot));
+                        r.report.unreadable_pages += 1;
+                        r.parts[part] = Some(Bytes::from_static(&[0; PAGE]));
+                    }
+                    Stage::Superblock | Stage::Checkpoint | Stage::Log { .. } => {}
+                    Stage::Sync | Stage::Blank | Stage::Writing => {
+                        return self.open_failed(OpenError::Read { offset, error }, effects);
+                    }
+                }
+                r.missing -= 1;
             }
         }
         if r.missing > 0 {
             return;
         }
-        let parts: Vec<Bytes> = std::mem::take(&mut r.parts).into_iter().flatten().collect();
+        if matches!(r.stage, Stage::Log { .. }) && r.parts.iter().any(Option::is_none) {
+            return self.recovery_read_pages(effects);
+        }
+        let parts = std::mem::take(&mut r.parts);
         let done = match r.stage {
             Stage::Sync => {
                 r.stage = Stage::Superblock;
-                self.recovery_read_parts(vec![(0, to_usize(SEGMENTS_OFFSET))], effects);
+                let copies = (0..COPIES).map(|n| (Superblock::copy_offset(n), PAGE));
+                self.recovery_read_parts(copies.collect(), effects);
                 Ok(())
             }
+            Stage::Blank if is_blank(&parts) => self.format(effects),
+            Stage::Blank => Err(OpenError::Foreign),
             Stage::Superblock => self.superblock_read(&parts, effects),
             Stage::Checkpoint => self.checkpoint_read(&parts, effects),
             Stage::Log {
@@ -209,22 +272,95 @@ impl Engine {
         }
     }
 
+    /// Reads what could not be read in one piece page by page.
+    fn recovery_read_pages(&mut self, effects: &mut Vec<Effect>) {
+        let Some(r) = &mut self.recovery else { return };
+        let whole = std::mem::take(&mut r.reads);
+        let came = std::mem::take(&mut r.parts);
+        r.tries.clear();
+        let mut ask = Vec::new();
+        for ((offset, length), part) in whole.into_iter().zip(came) {
+            if part.is_some() {
+                r.reads.push((offset, length));
+                r.parts.push(part);
+                continue;
+            }
+            for at in (0..length).step_by(PAGE) {
+                ask.push((r.parts.len(), offset + to_u64(at)));
+                r.reads.push((offset + to_u64(at), PAGE));
+                r.parts.push(None);
+            }
+        }
+        r.missing = ask.len();
+        for (part, offset) in ask {
+            let length = PAGE;
+            let op = DiskOp::Read { offset, length };
+            self.disk(op, Purpose::Recovery(part), effects);
+        }
+    }
+
+    /// No store was ever complete here. Before one is made, the rest of the area in front of the
+    /// segments and the beginning of each segment must be zero as well; but for what a formatting
+    /// that was interrupted may have written, which is in the segment it gives to the map.
+    fn make_sure_it_is_blank(&mut self, effects: &mut Vec<Effect>) {
+        let (device, segment) = (self.config.device_bytes, self.config.segment_bytes);
+        let mut reads = vec![(0, to_usize(SEGMENTS_OFFSET))];
+        let starts = (0..).map(|n| SEGMENTS_OFFSET + n * segment);
+        let starts = starts.take_while(|start| start + segment <= device);
+        let checked = starts.enumerate().filter(|(n, _)| *n != FORMAT_MAP_SEGMENT);
+        reads.extend(
+            checked
+                .take(BLANK_READS_MAX)
+                .map(|(_, start)| (start, PAGE)),
+        );
+        if let Some(r) = &mut self.recovery {
+            r.stage = Stage::Blank;
+        }
+        self.recovery_read_parts(reads, effects);
+    }
+
+    /// Chooses a superblock. Copies that cannot be read may hide a newer one; then nothing is
+    /// chosen.
+    fn chosen(
+        &self,
+        pages: &[Vec<u8>],
+        parts: &[Option<Bytes>],
+        blank: bool,
+    ) -> Result<Choice, OpenError> {
+        let choice = choose(pages, blank);
+        let failed = self.recovery.as_ref().and_then(|r| r.read_error.clone());
+        let unread = parts.iter().filter(|part| part.is_none()).count();
+        let Some((offset, error)) = failed.filter(|_| unread > 0) else {
+            return choice;
+        };
+        let hidden = match &choice {
+            Ok(Choice::Store(sb, _)) => {
+                let newer = |page: &Vec<u8>| {
+                    Superblock::decode(page).is_ok_and(|(other, _)| other.sequence > sb.sequence)
+                };
+                unread > 1 || pages.iter().any(newer)
+            }
+            Ok(Choice::Blank) | Err(_) => true,
+        };
+        if hidden {
+            return Err(OpenError::Read { offset, error });
+        }
+        choice
+    }
+
     fn superblock_read(
         &mut self,
-        parts: &[Bytes],
+        parts: &[Option<Bytes>],
         effects: &mut Vec<Effect>,
     ) -> Result<(), OpenError> {
-        let Some(area) = parts.first() else {
-            return Err(OpenError::Foreign);
-        };
-        let blank = area.iter().all(|b| *b == 0);
-        let page = |copy: usize| {
-            let at = to_usize(Superblock::copy_offset(copy));
-            area[at..at + PAGE].to_vec()
-        };
-        let pages: Vec<Vec<u8>> = (0..COPIES).map(page).collect();
-        match choose(&pages, blank)? {
-            Choice::Blank if self.config.format_if_blank => self.format(effects),
+        let page = |part: &Option<Bytes>| part.as_ref().map_or(Vec::new(), |b| b.to_vec());
+        let pages: Vec<Vec<u8>> = parts.iter().map(page).collect();
+        let blank = never_formatted(&pages);
+        match self.chosen(&pages, parts, blank)? {
+            Choice::Blank if self.config.format_if_blank => {
+                self.make_sure_it_is_blank(effects);
+                Ok(())
+            }
             Choice::Blank => Err(OpenError::Blank),
             Choice::Store(sb, order) => {
                 if pages
@@ -285,24 +421,44 @@ impl Engine {
         self.start_log(Seq(0), 0, effects)
     }
 
-    fn checkpoint_read(
-        &mut self,
-        parts: &[Bytes],
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), OpenError> {
-        for (chunk, part) in self.sb.chunks.iter().zip(parts) {
-            if crc32(part) != chunk.crc {
-                return Err(checkpoint_error("checksum of a chunk does not match"));
+    /// The first copy of the checkpoint that is whole.
+    fn whole_checkpoint(&mut self, parts: &[Option<Bytes>]) -> Result<Checkpoint, OpenError> {
+        let mut problem = checkpoint_error("no copy is named");
+        let mut rest = parts;
+        for (number, chunks) in self.sb.checkpoint_copies().into_iter().enumerate() {
+            let (own, after) = rest.split_at(chunks.len().min(rest.len()));
+            rest = after;
+            let good = |(chunk, part): (&Chunk, &Option<Bytes>)| {
+                part.as_ref().is_some_and(|bytes| crc32(bytes) == chunk.crc)
+            };
+            if own.len() != chunks.len() || !chunks.iter().zip(own).all(good) {
+                problem = checkpoint_error("a chunk cannot be read or does not match");
+                continue;
+            }
+            let mut body = joined(own);
+            body.truncate(to_usize(self.sb.checkpoint_bytes));
+            match Checkpoint::decode(&body) {
+                Ok(checkpoint) => {
+                    if number > 0 {
+                        self.probes.insert(Probe::SecondCheckpointCopy);
+                    }
+                    return Ok(checkpoint);
+                }
+                Err(error) if error.problem.contains("newer version") => {
+                    return Err(OpenError::Newer(error));
+                }
+                Err(error) => problem = OpenError::Checkpoint(error),
             }
         }
-        let mut body: Vec<u8> = parts.concat();
-        body.truncate(to_usize(self.sb.checkpoint_bytes));
-        let checkpoint = Checkpoint::decode(&body).map_err(|error| {
-            match error.problem.contains("newer version") {
-                true => OpenError::Newer(error),
-                false => OpenError::Checkpoint(error),
-            }
-        })?;
+        Err(problem)
+    }
+
+    fn checkpoint_read(
+        &mut self,
+        parts: &[Option<Bytes>],
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), OpenError> {
+        let checkpoint = self.whole_checkpoint(parts)?;
         let mut keep: BTreeSet<u32> = self.sb.chunks.iter().map(|c| c.segment).collect();
         keep.extend([self.sb.log.segment, self.sb.log.next_segment]);
         // Between two updates of the superblock every segment is opened at most once.
@@ -366,7 +522,7 @@ impl Engine {
         segment: u32,
         generation: u64,
         first_slot: u32,
-        parts: &[Bytes],
+        parts: &[Option<Bytes>],
         effects: &mut Vec<Effect>,
     ) -> Result<(), OpenError> {
         let store = self.sb.store;
@@ -377,7 +533,7 @@ impl Engine {
             first_slot,
             from: self.sb.log.seq,
         };
-        let image = parts.concat();
+        let image = joined(parts);
         let found = scan(&place, &image);
         let log = self.sb.log;
         let is_first = segment == log.segment && generation == log.generation;
@@ -391,6 +547,7 @@ impl Engine {
             .records
             .last()
             .map(|f| f.header.slot + f.header.pages());
+        r.ends.insert(segment, end.unwrap_or(first_slot));
         r.broken_at_end = found
             .broken_headers
             .iter()
@@ -430,6 +587,7 @@ impl Engine {
         self.segs.adopt(log.segment, log.generation);
         let ignore = self.config.sabotage == Sabotage::IgnoreDurableSeq;
         let verdict = judge(&records, log.seq, log.prev_hash, ignore);
+        let hidden = self.judge_unreadable(&records, &verdict)?;
         let mut report = OpenReport {
             torn_tail: verdict.torn,
             durable_seq: verdict.durable,
@@ -462,17 +620,54 @@ impl Engine {
         {
             doubted.extend(self.groups.keys().copied());
         }
+        report.damaged_blocks = report.damaged_blocks.saturating_sub(hidden);
         report.damaged_records = verdict.lost.iter().map(|(_, a, b)| b.0 + 1 - a.0).sum();
         self.suspend(&doubted);
         self.note_damage(&report);
         report.suspended_groups = to_u64(self.groups.values().filter(|g| g.suspended).count());
         if let Some(r) = &mut self.recovery {
             report.bytes_scanned = r.report.bytes_scanned;
+            report.unreadable_pages = r.report.unreadable_pages;
             r.report = report;
         }
         let highest = records.iter().map(|f| f.header.seq).max().unwrap_or(Seq(0));
         let highest = Seq(highest.0.max(log.seq.0.saturating_sub(1)));
         self.start_log(highest, prev_hash, effects)
+    }
+
+    /// Pages that could not be read, and what that means. In the payload of an accepted record
+    /// they are blocks that reads will fail on or not; behind the last record nothing was. Where they
+    /// could hold a record that was acknowledged and is above D, opening would lose it: then it is
+    /// refused. Gives the number of pages in accepted payload.
+    fn judge_unreadable(&self, records: &[Found], verdict: &Verdict) -> Result<u64, OpenError> {
+        let Some(r) = self.recovery.as_ref().filter(|r| !r.unreadable.is_empty()) else {
+            return Ok(0);
+        };
+        let mut rest = r.unreadable.clone();
+        for found in verdict.accepted.iter().map(|at| &records[*at]) {
+            let h = &found.header;
+            for slot in h.slot + u32::from(h.header_pages)..h.slot + h.pages() {
+                rest.remove(&(h.segment, slot));
+            }
+        }
+        let in_payload = to_u64(r.unreadable.len() - rest.len());
+        let end = |segment: &u32| r.ends.get(segment).copied().unwrap_or(0);
+        rest.retain(|(segment, slot)| *slot <= end(segment));
+        let at_an_end = rest.iter().any(|(segment, slot)| *slot == end(segment));
+        match rest.first() {
+            Some((segment, slot)) if verdict.torn || at_an_end => {
+                let offset = self.sb.offset_of(*segment, *slot);
+                let (_, error) = r.read_error.clone().unwrap_or((
+                    offset,
+                    DiskError {
+                        kind: DiskErrorKind::Io,
+                        errno: 0,
+                    },
+                ));
+                Err(OpenError::Read { offset, error })
+            }
+            _ => Ok(in_payload),
+        }
     }
 
     fn note_damage(&mut self, report: &OpenReport) {
@@ -677,6 +872,34 @@ impl Engine {
     pub fn segment_bytes(&self) -> u64 {
         u64::from(self.sb.slots()) * PAGE_U64
     }
+}
+
+/// Copies 2 and 3 are written last when a store is made: where they are zero, none ever was. The
+/// first two may hold what an interrupted formatting wrote, and nothing else.
+fn never_formatted(pages: &[Vec<u8>]) -> bool {
+    let zero = |page: &Vec<u8>| page.len() == PAGE && page.iter().all(|b| *b == 0);
+    let ours = |page: &Vec<u8>| zero(page) || page.starts_with(&crate::format::superblock::MAGIC);
+    pages.iter().take(2).all(ours) && pages.iter().skip(2).all(zero)
+}
+
+/// Whether everything that was looked at before formatting is zero, but for the first two copies.
+fn is_blank(parts: &[Option<Bytes>]) -> bool {
+    let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
+    let second = to_usize(Superblock::copy_offset(1));
+    parts.iter().enumerate().all(|(n, part)| match part {
+        None => false,
+        Some(area) if n == 0 => zero(&area[PAGE..second]) && zero(&area[second + PAGE..]),
+        Some(page) => zero(page),
+    })
+}
+
+/// All parts that came, as one.
+fn joined(parts: &[Option<Bytes>]) -> Vec<u8> {
+    let mut all = Vec::with_capacity(parts.iter().flatten().map(Bytes::len).sum());
+    for part in parts.iter().flatten() {
+        all.extend_from_slice(part);
+    }
+    all
 }
 
 fn checkpoint_error(problem: &'static str) -> OpenError {

@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::error::{OpenError, ReadError};
 use crate::event::{Effect, Event, Opened, ReadPiece, ReadRequest};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
-use crate::format::operation::plain_crc;
+use crate::format::operation::{plain_crc, Operation};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::map::tree::{span, summarise};
@@ -18,10 +18,9 @@ use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{
-    AlignedBuf, BlockRange, DiskError, DiskErrorKind, DiskOp, GroupId, IoId, Moment, RaftIndex,
-    WallClock,
+    AlignedBuf, BlockRange, DiskError, DiskErrorKind, DiskOp, GroupId, IoId, Moment, WallClock,
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A device that can be read at any offset.
 pub trait ReadAt {
@@ -239,8 +238,8 @@ impl<'a> Offline<'a> {
 struct Walk<'a> {
     offline: Offline<'a>,
     report: VerifyReport,
-    /// Slots that something names, and what.
-    named: BTreeMap<VAddr, String>,
+    /// Slots that something names: a bit per slot of each virtual segment.
+    named: BTreeMap<u64, Vec<u64>>,
 }
 
 impl Walk<'_> {
@@ -256,13 +255,19 @@ impl Walk<'_> {
             self.problem(format!("the store cannot be replayed: {error}"));
             return;
         }
+        let lost = self.report.opened.damaged_records;
+        if lost > 0 {
+            self.problem(format!(
+                "{lost} records of the log have damaged headers; what they held is lost here"
+            ));
+        }
         let groups: Vec<GroupId> = self.offline.engine.groups.keys().copied().collect();
         let total: u64 = self
             .offline
             .engine
             .groups
             .values()
-            .map(|g| u64::from(g.root.live))
+            .map(|g| g.root.live)
             .sum();
         for id in groups {
             self.report.volumes += 1;
@@ -281,15 +286,37 @@ impl Walk<'_> {
         self.compare();
     }
 
-    fn name_slot(&mut self, vaddr: VAddr, what: String) {
-        if let Some(other) = self.named.insert(vaddr, what.clone()) {
+    /// Notes that something names a slot. `what` is put in words only when that is a problem.
+    fn name_slot(&mut self, vaddr: VAddr, what: impl Fn() -> String) {
+        let words =
+            esker_base::num::to_usize(u64::from(self.offline.engine.sb.slots()).div_ceil(64));
+        let bits = self
+            .named
+            .entry(vaddr.vseg())
+            .or_insert_with(|| vec![0; words]);
+        let bit = 1u64 << (vaddr.slot() % 64);
+        let word = bits.get_mut(vaddr.slot() as usize / 64);
+        let again = word.map(|word| std::mem::replace(word, *word | bit) & bit != 0);
+        if again == Some(true) {
             self.problem(format!(
-                "slot {vaddr} is named twice: by {other} and by {what}"
+                "slot {vaddr} is named twice, the second time by {}",
+                what()
             ));
         }
-        if self.offline.engine.segs.segment_of(vaddr).is_none() {
-            self.problem(format!("slot {vaddr}, named by {what}, is in no segment"));
+        if again.is_none() || self.offline.engine.segs.segment_of(vaddr).is_none() {
+            self.problem(format!(
+                "slot {vaddr}, named by {}, is in no segment",
+                what()
+            ));
         }
+    }
+
+    fn is_named(&self, vaddr: VAddr) -> bool {
+        let word = self
+            .named
+            .get(&vaddr.vseg())
+            .and_then(|b| b.get(vaddr.slot() as usize / 64));
+        word.is_some_and(|word| word >> (vaddr.slot() % 64) & 1 == 1)
     }
 
     fn slot_bytes(&mut self, vaddr: VAddr) -> Option<Bytes> {
@@ -311,7 +338,7 @@ impl Walk<'_> {
             return;
         }
         let what = format!("the map of volume {name} at byte {}", first_lba * PAGE_U64);
-        self.name_slot(pointer.vaddr, what.clone());
+        self.name_slot(pointer.vaddr, || what.clone());
         self.report.nodes += 1;
         let page = self.slot_bytes(pointer.vaddr).filter(|bytes| {
             crc32(bytes) == pointer.crc
@@ -354,13 +381,13 @@ impl Walk<'_> {
     }
 
     fn block(&mut self, name: &str, lba: u64, vaddr: VAddr, crc: u32) {
-        let what = format!("volume {name} at byte {}", lba * PAGE_U64);
-        self.name_slot(vaddr, what.clone());
+        let what = || format!("volume {name} at byte {}", lba * PAGE_U64);
+        self.name_slot(vaddr, what);
         self.report.blocks += 1;
         match self.slot_bytes(vaddr) {
             Some(bytes) if crc32(&bytes) == crc => {}
-            Some(_) => self.problem(format!("{what}: block is damaged (slot {vaddr})")),
-            None => self.problem(format!("{what}: block cannot be read (slot {vaddr})")),
+            Some(_) => self.problem(format!("{}: block is damaged (slot {vaddr})", what())),
+            None => self.problem(format!("{}: block cannot be read (slot {vaddr})", what())),
         }
     }
 
@@ -369,42 +396,51 @@ impl Walk<'_> {
         let Some(group) = self.offline.engine.groups.get(&id) else {
             return;
         };
-        let slots: Vec<(RaftIndex, VAddr)> = group
-            .log
-            .iter()
-            .filter(|e| e.index > group.applied && e.payload_pages > 0)
-            .flat_map(|e| (0..u64::from(e.payload_pages)).map(|i| (e.index, e.vaddr.plus(i))))
-            .collect();
-        for (index, vaddr) in slots {
-            self.name_slot(vaddr, format!("entry {index} of volume {name}"));
+        let mut slots = Vec::new();
+        for entry in group.log.iter().filter(|e| e.index > group.applied) {
+            let Some(Operation::Write { lba, blocks, .. }) = entry.operation.as_deref() else {
+                continue;
+            };
+            for (i, block) in (0u64..).zip(blocks) {
+                slots.push((entry.index, lba + i, entry.vaddr.plus(i), block.crc));
+            }
+        }
+        for (index, lba, vaddr, crc) in slots {
+            let what = || format!("entry {index} of volume {name} at byte {}", lba * PAGE_U64);
+            self.name_slot(vaddr, what);
+            if self
+                .slot_bytes(vaddr)
+                .is_none_or(|bytes| crc32(&bytes) != crc)
+            {
+                self.problem(format!("{}: block is damaged (slot {vaddr})", what()));
+            }
         }
     }
 
     /// Live slots are exactly the named ones.
     fn compare(&mut self) {
-        let segs = &self.offline.engine.segs;
-        let mut live = BTreeSet::new();
-        for segment in segs.iter().filter(|s| s.live_count() > 0) {
-            for slot in (0..self.offline.engine.sb.slots()).filter(|slot| segment.is_live(*slot)) {
-                live.insert(VAddr::new(segment.generation, slot));
+        let slots = self.offline.engine.sb.slots();
+        let mut unnamed = Vec::new();
+        let mut dead = Vec::new();
+        for segment in self.offline.engine.segs.iter() {
+            let named = self.named.contains_key(&segment.generation);
+            if segment.live_count() == 0 && !named {
+                continue;
+            }
+            for slot in 0..slots {
+                let vaddr = VAddr::new(segment.generation, slot);
+                match (segment.is_live(slot), self.is_named(vaddr)) {
+                    (true, false) => unnamed.push(vaddr),
+                    (false, true) => dead.push(vaddr),
+                    _ => {}
+                }
             }
         }
-        let unnamed: Vec<VAddr> = live
-            .iter()
-            .filter(|v| !self.named.contains_key(v))
-            .copied()
-            .collect();
-        let dead: Vec<(VAddr, String)> = self
-            .named
-            .iter()
-            .filter(|(v, _)| !live.contains(v))
-            .map(|(v, what)| (*v, what.clone()))
-            .collect();
         for vaddr in unnamed {
             self.problem(format!("slot {vaddr} is live and nothing names it"));
         }
-        for (vaddr, what) in dead {
-            self.problem(format!("slot {vaddr} is dead and {what} names it"));
+        for vaddr in dead {
+            self.problem(format!("slot {vaddr} is dead and a map or a log names it"));
         }
     }
 }

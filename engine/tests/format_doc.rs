@@ -229,6 +229,7 @@ fn operations() {
     let request = RequestId {
         session: SessionId(0x51),
         sequence: 0x52,
+        part: 0x5d,
     };
     let (stamp, range) = (Stamp::new(Epoch(1), 0x53), BlockRange::new(0x54, 0x55));
     let plain = BlockInfo::plain(0x56);
@@ -242,6 +243,7 @@ fn operations() {
     let common = [
         ("tag", vec![1]),
         ("version", vec![1]),
+        ("part", le(0x5du16.to_le_bytes())),
         ("session", le(0x51u64.to_le_bytes())),
         ("sequence", le(0x52u64.to_le_bytes())),
         ("write.lba", le(0x57u64.to_le_bytes())),

@@ -156,12 +156,17 @@ fn a_blank_or_tiny_device_is_named_as_such() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_refused() {
+fn one_damaged_copy_of_the_checkpoint_does_not_matter_and_two_are_refused() {
     let world = store(6);
     let mut image = world.disk.visible().clone();
     let sb = world.engine.superblock();
-    let chunk = sb.chunks[0];
-    image.flip_bit(sb.offset_of(chunk.segment, chunk.slot) / 4096, 99);
+    let copies = sb.checkpoint_copies();
+    assert_eq!(copies.len(), 2);
+    let page = |n: usize| sb.offset_of(copies[n][0].segment, copies[n][0].slot) / 4096;
+    image.flip_bit(page(0), 99);
+    let refused = refusal(&world, image.clone());
+    assert!(refused.is_none(), "{refused:?}");
+    image.flip_bit(page(1), 99);
     let refused = refusal(&world, image);
     assert!(
         matches!(refused, Some(OpenError::Checkpoint(_))),

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub const MAGIC: [u8; 8] = *b"ESKERCKP";
 /// Version of the structure.
 pub const VERSION: u32 = 1;
+/// Version of a group, and of its meta.
+pub const GROUP_VERSION: u16 = 1;
 /// Bytes before the sections.
 pub const HEAD_BYTES: usize = 32;
 
@@ -104,6 +106,17 @@ pub struct LogEntryMeta {
     pub data: Bytes,
 }
 
+/// What the keys of an epoch's blocks are derived from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpochEntry {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The key; never zero here.
+    pub key_id: u32,
+    /// The salt.
+    pub salt: u128,
+}
+
 /// A group's state as the checkpoint has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupEntry {
@@ -119,6 +132,8 @@ pub struct GroupEntry {
     pub applied: RaftIndex,
     /// Epoch that is open.
     pub epoch: Epoch,
+    /// Epochs whose blocks are encrypted: what their keys are derived from.
+    pub epochs: Vec<EpochEntry>,
     /// Highest stamp applied.
     pub max_stamp: Stamp,
     /// Root of the map.
@@ -241,7 +256,7 @@ impl Checkpoint {
         s.finish()?;
         let mut s = open_section(&mut r, SECTION_DISCARDS)?;
         let mut discards = Vec::new();
-        for _ in 0..s.count32(40)? {
+        for _ in 0..s.count32(44)? {
             let node = decode_pointer(&mut s)?;
             let level = s.u8()?;
             s.zeros(7)?;
@@ -350,8 +365,8 @@ fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
     w.u64(p.vaddr.0);
     w.u64(p.max_stamp.0);
     w.u64(p.logical_hash);
+    w.u64(p.live);
     w.u32(p.crc);
-    w.u32(p.live);
 }
 
 fn decode_pointer(r: &mut Reader<'_>) -> Result<ChildPointer, FormatError> {
@@ -359,8 +374,8 @@ fn decode_pointer(r: &mut Reader<'_>) -> Result<ChildPointer, FormatError> {
         vaddr: VAddr(r.u64()?),
         max_stamp: Stamp(r.u64()?),
         logical_hash: r.u64()?,
+        live: r.u64()?,
         crc: r.u32()?,
-        live: r.u32()?,
     })
 }
 
@@ -386,6 +401,7 @@ impl GroupMeta {
 }
 
 fn encode_meta(w: &mut Writer, m: &GroupMeta) {
+    w.u16(GROUP_VERSION);
     w.u64(m.group.0);
     w.u128(m.volume.0);
     w.u64(m.replica.0);
@@ -415,6 +431,7 @@ fn text(r: &mut Reader<'_>) -> Result<String, FormatError> {
 }
 
 fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
+    check_version(r)?;
     let group = GroupId(r.u64()?);
     let volume = VolumeId(r.u128()?);
     let replica = ReplicaId(r.u64()?);
@@ -461,13 +478,43 @@ fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
     })
 }
 
+fn check_version(r: &mut Reader<'_>) -> Result<(), FormatError> {
+    match r.u16()? {
+        GROUP_VERSION => Ok(()),
+        _ => Err(r.error("was written by a newer version of Esker")),
+    }
+}
+
+/// Each group has a length of its own, so that one field more does not change all of them.
 fn encode_group(w: &mut Writer, g: &GroupEntry) {
+    w.u32(0);
+    let start = w.bytes.len();
+    encode_group_body(w, g);
+    let length = u32::try_from(w.bytes.len() - start).unwrap_or(u32::MAX);
+    w.patch_u32(start - 4, length);
+}
+
+fn decode_group(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
+    let mut body = Reader::new("checkpoint group", r.bytes32()?);
+    let group = decode_group_body(&mut body)?;
+    body.finish()?;
+    Ok(group)
+}
+
+fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
+    w.u16(GROUP_VERSION);
     encode_meta(w, &g.meta);
     encode_hard_state(w, &g.hard_state);
     w.u64(g.truncated_index.0);
     w.u64(g.truncated_term.0);
     w.u64(g.applied.0);
     w.u32(g.epoch.0);
+    w.u32(u32::try_from(g.epochs.len()).unwrap_or(u32::MAX));
+    for e in &g.epochs {
+        w.u32(e.epoch.0);
+        w.u32(e.key_id);
+        w.u128(e.salt);
+    }
     w.u64(g.max_stamp.0);
     encode_pointer(w, &g.root);
     w.u8(g.root_level);
@@ -484,7 +531,8 @@ fn encode_group(w: &mut Writer, g: &GroupEntry) {
     }
 }
 
-fn decode_group(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
+fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
+    check_version(r)?;
     let mut g = GroupEntry {
         meta: decode_meta(r)?,
         hard_state: decode_hard_state(r)?,
@@ -492,13 +540,20 @@ fn decode_group(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
         truncated_term: Term(r.u64()?),
         applied: RaftIndex(r.u64()?),
         epoch: Epoch(r.u32()?),
-        max_stamp: Stamp(r.u64()?),
-        root: decode_pointer(r)?,
-        root_level: r.u8()?,
-        last_seq: Seq(r.u64()?),
-        suspended: r.u8()? != 0,
-        log: Vec::new(),
+        ..GroupEntry::default()
     };
+    for _ in 0..r.count32(24)? {
+        g.epochs.push(EpochEntry {
+            epoch: Epoch(r.u32()?),
+            key_id: r.u32()?,
+            salt: r.u128()?,
+        });
+    }
+    g.max_stamp = Stamp(r.u64()?);
+    g.root = decode_pointer(r)?;
+    g.root_level = r.u8()?;
+    g.last_seq = Seq(r.u64()?);
+    g.suspended = r.u8()? != 0;
     if g.root_level > super::node::LEVEL_MAX {
         return Err(r.error("level of a root is out of range"));
     }
@@ -547,6 +602,11 @@ mod tests {
             meta,
             log,
             epoch: Epoch(6),
+            epochs: vec![EpochEntry {
+                epoch: Epoch(5),
+                key_id: 1,
+                salt: 7,
+            }],
             suspended: true,
             ..GroupEntry::default()
         };

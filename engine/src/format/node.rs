@@ -68,9 +68,9 @@ pub struct ChildPointer {
     pub logical_hash: u64,
     /// CRC of the node's page.
     pub crc: u32,
-    /// Number of data blocks below. A root of the largest volume has children of 2^28 blocks, so
-    /// 32 bits suffice.
-    pub live: u32,
+    /// Number of data blocks below. In a node it has 32 bits: a child of the largest root spans
+    /// 2^28 blocks. A root's own count is in the checkpoint, with 64.
+    pub live: u64,
 }
 
 /// The head of a node.
@@ -238,14 +238,14 @@ impl NodePage {
             max_stamp: Stamp(u64_at(entry, 7)),
             logical_hash: u64_at(entry, 15),
             crc: u32_at(entry, 23),
-            live: u32_at(entry, 27),
+            live: u64::from(u32_at(entry, 27)),
         }
     }
 
     /// Sets child pointer `i` of an inner node.
     ///
     /// # Panics
-    /// When `i` is not below [`FANOUT`].
+    /// When `i` is not below [`FANOUT`], or the child has more blocks than a volume.
     pub fn set_child(&mut self, i: usize, value: &ChildPointer) {
         assert!(i < FANOUT, "child out of range");
         let entry = &mut self.bytes[HEAD_BYTES + i * ENTRY_BYTES..][..ENTRY_BYTES];
@@ -253,7 +253,10 @@ impl NodePage {
         entry[7..15].copy_from_slice(&value.max_stamp.0.to_le_bytes());
         entry[15..23].copy_from_slice(&value.logical_hash.to_le_bytes());
         entry[23..27].copy_from_slice(&value.crc.to_le_bytes());
-        entry[27..31].copy_from_slice(&value.live.to_le_bytes());
+        let Ok(live) = u32::try_from(value.live) else {
+            panic!("a child of {} blocks is larger than any volume", value.live)
+        };
+        entry[27..31].copy_from_slice(&live.to_le_bytes());
     }
 }
 
@@ -283,7 +286,7 @@ mod tests {
             max_stamp: Stamp(i),
             logical_hash: u64::MAX - i,
             crc: 5,
-            live: u32::MAX,
+            live: u64::from(u32::MAX),
         };
         for i in 0..FANOUT {
             leaf.set_leaf(i, &entry(i as u64));

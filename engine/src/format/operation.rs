@@ -37,6 +37,8 @@ pub struct RequestId {
     pub session: SessionId,
     /// The request's number in the session.
     pub sequence: u64,
+    /// Which entry of the request this is: a large one takes several.
+    pub part: u16,
 }
 
 /// What a stored block is.
@@ -163,7 +165,8 @@ impl Operation {
         };
         w.u8(tag);
         w.u8(VERSION);
-        w.zeros(6);
+        w.u16(request.part);
+        w.zeros(4);
         w.u64(request.session.0);
         w.u64(request.sequence);
         match self {
@@ -215,10 +218,12 @@ impl Operation {
         if r.u8()? != VERSION {
             return Err(r.error("was written by a newer version of Esker"));
         }
-        r.zeros(6)?;
+        let part = r.u16()?;
+        r.zeros(4)?;
         let request = RequestId {
             session: SessionId(r.u64()?),
             sequence: r.u64()?,
+            part,
         };
         let operation = match tag {
             TAG_WRITE | TAG_WRITE_FULL => decode_write(&mut r, tag == TAG_WRITE_FULL)?,
@@ -333,6 +338,7 @@ mod tests {
         let request = RequestId {
             session: SessionId(9),
             sequence: 10,
+            part: 11,
         };
         let plain = BlockInfo::plain(5);
         let tagged = BlockInfo {

@@ -17,7 +17,9 @@ pub const COPY_STRIDE: u64 = 256 << 10;
 pub const FIXED_BYTES: usize = 256;
 /// Bytes of one chunk.
 pub const CHUNK_BYTES: usize = 16;
-/// Most chunks a checkpoint may consist of.
+/// Copies of the checkpoint that are written: without it every volume is lost.
+pub const CHECKPOINT_COPIES: usize = 2;
+/// Most chunks that the checkpoint's copies may consist of.
 pub const CHUNKS_MAX: usize = 192;
 
 /// Incompatible features this version understands. An unknown bit refuses the store.
@@ -87,7 +89,7 @@ pub struct Superblock {
     pub log: LogStart,
     /// Length of the checkpoint in bytes; zero before the first.
     pub checkpoint_bytes: u64,
-    /// The checkpoint's parts, in order.
+    /// The parts of the checkpoint's copies: first all of one, then all of the next.
     pub chunks: Vec<Chunk>,
 }
 
@@ -96,6 +98,21 @@ impl Superblock {
     #[must_use]
     pub const fn copy_offset(copy: usize) -> u64 {
         copy as u64 * COPY_STRIDE
+    }
+
+    /// The chunks of each copy of the checkpoint.
+    #[must_use]
+    pub fn checkpoint_copies(&self) -> Vec<&[Chunk]> {
+        let pages = self.checkpoint_bytes.div_ceil(PAGE_U64);
+        let (mut copies, mut from, mut sum) = (Vec::new(), 0, 0);
+        for (at, chunk) in self.chunks.iter().enumerate() {
+            sum += u64::from(chunk.pages);
+            if sum >= pages {
+                copies.push(&self.chunks[from..=at]);
+                (from, sum) = (at + 1, 0);
+            }
+        }
+        copies
     }
 
     /// Slots in a segment.

@@ -2,9 +2,10 @@
 
 use crate::format::codec::Writer;
 use crate::format::record::{
-    header_pages_for, Item, ItemBody, RecordHeader, ITEMS_BYTES_MAX, PAYLOAD_PAGES_MAX,
+    header_pages_for, Item, ItemBody, RecordHeader, HEAD_BYTES, ITEMS_BYTES_MAX, PAYLOAD_PAGES_MAX,
 };
 use crate::format::superblock::LogStart;
+use crate::format::PAGE;
 use bytes::Bytes;
 use esker_base::{AlignedBuf, GroupId, Moment, RaftIndex, Seq, Term};
 use std::collections::VecDeque;
@@ -16,6 +17,9 @@ pub(crate) enum Notify {
     Append { group: GroupId, ticket: u64 },
     /// A catalog operation.
     Catalog { token: u64 },
+    /// A new group: done only when a checkpoint holds it. Were its record alone to name it, damage
+    /// to that record would take the whole volume away without a trace.
+    Created { token: u64 },
 }
 
 /// An item that waits for its record.
@@ -105,14 +109,17 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// What of the waiting items goes into one record of at most `payload_max` pages; one item
-    /// always does.
-    pub fn next_batch(&self, payload_max: usize) -> Batch {
+    /// What of the waiting items goes into one record; one item always does. A record takes at most
+    /// a quarter of a segment's `slots` for payload and an eighth for its header, so that a segment
+    /// holds several: each names the next segment, and a single damaged header cannot hide it.
+    pub fn next_batch(&self, slots: usize) -> Batch {
+        let payload_max = slots / 4;
+        let items_max = (slots / 8 * PAGE).saturating_sub(HEAD_BYTES);
         let mut batch = Batch::default();
         for p in &self.pending {
             let bytes = batch.items_bytes + p.item.encoded_len();
             let total = batch.payload_pages + p.payload_pages;
-            let fits = bytes <= ITEMS_BYTES_MAX
+            let fits = bytes <= ITEMS_BYTES_MAX.min(items_max)
                 && total as usize <= payload_max.clamp(1, PAYLOAD_PAGES_MAX);
             if !fits && batch.count > 0 {
                 break;

@@ -21,6 +21,8 @@ pub struct NodeCache {
     slots: HashMap<VAddr, Slot>,
     clock: VecDeque<VAddr>,
     nodes_max: usize,
+    /// Nodes not on the device yet; they are not in the clock.
+    unwritten: usize,
     /// Lookups answered.
     pub hits: u64,
     /// Lookups that need a read.
@@ -33,6 +35,7 @@ impl NodeCache {
         Self {
             slots: HashMap::new(),
             clock: VecDeque::new(),
+            unwritten: 0,
             nodes_max: (bytes / PAGE).max(64),
             hits: 0,
             misses: 0,
@@ -56,18 +59,15 @@ impl NodeCache {
 
     /// Puts a node in.
     pub fn insert(&mut self, vaddr: VAddr, page: Arc<NodePage>, unwritten: bool) {
-        if self
-            .slots
-            .insert(
-                vaddr,
-                Slot {
-                    page,
-                    used: false,
-                    unwritten,
-                },
-            )
-            .is_none()
-        {
+        let slot = Slot {
+            page,
+            used: false,
+            unwritten,
+        };
+        let before = self.slots.insert(vaddr, slot);
+        self.unwritten += usize::from(unwritten);
+        self.unwritten -= usize::from(before.as_ref().is_some_and(|b| b.unwritten));
+        if !unwritten && before.is_none_or(|b| b.unwritten) {
             self.clock.push_back(vaddr);
         }
         self.evict();
@@ -75,32 +75,37 @@ impl NodeCache {
 
     /// A node written by the checkpoint has reached the device.
     pub fn written(&mut self, vaddr: VAddr) {
-        if let Some(slot) = self.slots.get_mut(&vaddr) {
+        if let Some(slot) = self.slots.get_mut(&vaddr).filter(|s| s.unwritten) {
             slot.unwritten = false;
+            self.unwritten -= 1;
+            self.clock.push_back(vaddr);
+            self.evict();
         }
     }
 
     /// A node died.
     pub fn remove(&mut self, vaddr: VAddr) {
-        self.slots.remove(&vaddr);
+        let gone = self.slots.remove(&vaddr);
+        self.unwritten -= usize::from(gone.is_some_and(|s| s.unwritten));
     }
 
+    /// Evicts until the nodes that can go are within the budget. Each turn of the clock takes a node
+    /// out or takes its second chance away, and nodes that must stay are not in it.
     fn evict(&mut self) {
-        let mut looked_at = 0;
-        while self.slots.len() > self.nodes_max && looked_at <= 2 * self.clock.len() {
-            looked_at += 1;
+        while self.slots.len() - self.unwritten > self.nodes_max {
             let Some(vaddr) = self.clock.pop_front() else {
                 return;
             };
             match self.slots.get_mut(&vaddr) {
-                None => continue,
-                Some(slot) if slot.used || slot.unwritten => slot.used = false,
-                Some(_) => {
-                    self.slots.remove(&vaddr);
-                    continue;
+                Some(slot) if slot.used => {
+                    slot.used = false;
+                    self.clock.push_back(vaddr);
                 }
+                Some(slot) if !slot.unwritten => {
+                    self.slots.remove(&vaddr);
+                }
+                _ => {}
             }
-            self.clock.push_back(vaddr);
         }
         // Removed nodes leave their place in the clock; sweep when they outnumber the rest.
         if self.clock.len() > 2 * self.slots.len() + 64 {

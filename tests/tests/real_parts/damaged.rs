@@ -48,7 +48,7 @@ fn made(folder: &Folder, is_clean: bool) -> PathBuf {
 }
 
 fn newest(lba: u64) -> Content {
-    Content::Version(if lba / 8 % 2 == 0 { 1 } else { 2 })
+    Content::Version(if (lba / 8).is_multiple_of(2) { 1 } else { 2 })
 }
 
 /// A copy of a store that shares nothing with it.
@@ -88,6 +88,16 @@ fn used(store: &Path) -> Vec<(u64, u64)> {
     runs
 }
 
+/// A daemon that may refuse to start; killed in the end.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// What came of starting on a store.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -101,7 +111,8 @@ fn try_start(folder: &Folder, store: &Path, what: &str) -> Outcome {
     let before = store.with_extension("before");
     copy(store, &before);
     let how = Start::new(&folder.join("d")).with(&["--store", store.to_str().unwrap()]);
-    let mut child = how.spawn();
+    let mut child = Killed(how.spawn());
+    let child = &mut child.0;
     let mut line = String::new();
     std::io::BufRead::read_line(
         &mut std::io::BufReader::new(child.stdout.take().unwrap()),

@@ -99,7 +99,7 @@ impl Part {
             busy[block] = true;
             self.may_hold[block].push(*content); // from here on
         }
-        let flags = if choice % 8 == 0 { FUA } else { 0 };
+        let flags = if choice.is_multiple_of(8) { FUA } else { 0 };
         let cookie = if zeros {
             let kind = if choice >= 94 { TRIM } else { WRITE_ZEROES };
             client.send(flags, kind, offset, length, &[])?

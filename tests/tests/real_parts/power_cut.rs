@@ -59,7 +59,7 @@ fn load(mut client: Client, index: u64, requests: u64, volume: u64) {
             busy[blocks.clone()].fill(true);
             let lba = index * OWN_BLOCKS + first;
             let (offset, length) = (lba * BLOCK as u64, (count * BLOCK as u64) as u32);
-            let flags = if choice % 10 == 0 { FUA } else { 0 };
+            let flags = if choice.is_multiple_of(10) { FUA } else { 0 };
             let cookie = if choice >= 88 {
                 let kind = if choice >= 91 { TRIM } else { WRITE_ZEROES };
                 client.send(flags, kind, offset, length, &[]).unwrap()
@@ -417,7 +417,7 @@ fn record(folder: &Folder, trace: &Path, requests: u64, volume: u64) {
 
 #[test]
 fn nothing_durable_is_lost_at_any_power_cut_of_a_recorded_run() {
-    let cuts = setting("ESKER_POWER_CUTS", 120);
+    let cuts = setting("ESKER_POWER_CUTS", 80);
     let requests = setting("ESKER_POWER_CUT_REQUESTS", 1500);
     let seed = setting("ESKER_POWER_CUT_SEED", 1);
     let folder = Folder::new();
@@ -454,7 +454,8 @@ fn nothing_durable_is_lost_at_any_power_cut_of_a_recorded_run() {
         while at.get(next) == Some(&index) {
             next += 1;
         }
-        if !is_chosen && !(tells_durable && flushes % 16 == 0) {
+        let is_flushed = tells_durable && flushes % 32 == 0;
+        if !is_chosen && !is_flushed {
             continue;
         }
         for kind in 0..5 {
