@@ -496,6 +496,13 @@ impl Node {
                 space.live_bytes, space.total_bytes
             ));
         }
+        let lost = self.report.damaged_records;
+        if lost > 0 {
+            problems.push(format!(
+                "{lost} records of the store's log were found damaged at the start; suspended \
+                 volumes may have lost writes in them"
+            ));
+        }
         let damaged_blocks = self.engine.damaged_blocks();
         if damaged_blocks > 0 {
             problems.push(format!(

@@ -100,6 +100,7 @@ impl Node {
             bytes_scanned: r.bytes_scanned,
             torn_tail: r.torn_tail,
             damaged_blocks: r.damaged_blocks,
+            damaged_records: r.damaged_records,
             suspended_volumes: opened.groups.iter().filter(|g| g.suspended).count(),
         };
         for group in opened.groups {

@@ -329,6 +329,7 @@ impl Node {
         let request = RequestId {
             session: SessionId(self.conns.get(&op.conn).map_or(0, |c| c.session_id)),
             sequence: id,
+            part: 0,
         };
         let Some(volume) = self.volumes.get_mut(&group_id) else {
             return Err(Held::Failed(RequestError::Io));
@@ -355,6 +356,10 @@ impl Node {
         let mut outstanding = 0;
         for part in parts {
             let stamps = part_stamps(&part);
+            let request = RequestId {
+                part: u16::try_from(outstanding).unwrap_or(u16::MAX),
+                ..request
+            };
             let (data, payload) = encode_part(part, stamp, request);
             stamp.0 += stamps;
             match volume.group.as_mut().map(|g| g.propose(data, payload)) {

@@ -33,6 +33,8 @@ pub struct ReadyReport {
     pub torn_tail: bool,
     /// Blocks found damaged.
     pub damaged_blocks: u64,
+    /// Durable log records whose header is damaged.
+    pub damaged_records: u64,
     /// Volumes that are suspended because a damaged record may have held entries of theirs.
     pub suspended_volumes: usize,
 }
