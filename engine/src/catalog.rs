@@ -32,7 +32,7 @@ impl Engine {
         let id = meta.group;
         let body = ItemBody::GroupCreate(Bytes::from(meta.encode()));
         self.groups.insert(id, Group::new(meta));
-        self.enqueue(id, body, Some(Notify::Created { token }));
+        self.enqueue(id, body, Some(Notify::Catalog { token }));
     }
 
     /// Ends a group. It disappears at once; what it held dies when no checkpoint works on it.

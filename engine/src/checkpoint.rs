@@ -147,8 +147,8 @@ pub(crate) struct Checkpointing {
     /// The phase changed and its writes are to be issued.
     enter: bool,
     tokens: Vec<u64>,
-    /// Groups that count as created once it is durable.
-    pub created: Vec<u64>,
+    /// Catalog operations that are done once it is durable.
+    pub catalog: Vec<u64>,
     opening: bool,
 }
 
@@ -238,7 +238,7 @@ impl Engine {
             writes_outstanding: 0,
             enter: true,
             tokens: std::mem::take(&mut self.checkpoint_tokens),
-            created: std::mem::take(&mut self.created),
+            catalog: std::mem::take(&mut self.catalog_durable),
             opening,
         });
     }
@@ -606,7 +606,7 @@ impl Engine {
         for token in c.tokens {
             effects.push(Effect::CheckpointDone { token });
         }
-        for token in c.created {
+        for token in c.catalog {
             let result = Ok(());
             effects.push(Effect::CatalogDone { token, result });
         }

@@ -88,8 +88,8 @@ pub struct Engine {
     pub(crate) sync: Option<SyncInFlight>,
     pub(crate) checkpoint: Option<Checkpointing>,
     pub(crate) checkpoint_tokens: Vec<u64>,
-    /// Groups created durably that wait for a checkpoint that holds them.
-    pub(crate) created: Vec<u64>,
+    /// Catalog operations that are durable and wait for a checkpoint that holds them.
+    pub(crate) catalog_durable: Vec<u64>,
     pub(crate) checkpoint_wanted: bool,
     pub(crate) map: crate::checkpoint::MapWriter,
     /// In which order the next checkpoint rewrites the superblock's copies.
@@ -129,7 +129,7 @@ impl Engine {
             sync: None,
             checkpoint: None,
             checkpoint_tokens: Vec::new(),
-            created: Vec::new(),
+            catalog_durable: Vec::new(),
             checkpoint_wanted: false,
             map: crate::checkpoint::MapWriter::default(),
             superblock_order: [0, 1, 2, 3],
@@ -351,9 +351,10 @@ impl Engine {
                     .chain(&self.log.unsynced)
                     .flat_map(|r| r.notify.clone()),
             );
-        let failed = crate::CatalogError::Fenced(error.to_string());
+        let failed = crate::CatalogError::Interrupted(error.to_string());
+        effects.push(Effect::Fenced(error));
         for notify in waiting {
-            if let Notify::Catalog { token } | Notify::Created { token } = notify {
+            if let Notify::Catalog { token } = notify {
                 effects.push(Effect::CatalogDone {
                     token,
                     result: Err(failed.clone()),
@@ -361,13 +362,15 @@ impl Engine {
             }
         }
         let checkpoint = self.checkpoint.take();
-        let created = checkpoint.map_or(Vec::new(), |c| c.created);
-        for token in created.into_iter().chain(std::mem::take(&mut self.created)) {
+        let catalog = checkpoint.map_or(Vec::new(), |c| c.catalog);
+        for token in catalog
+            .into_iter()
+            .chain(std::mem::take(&mut self.catalog_durable))
+        {
             let result = Err(failed.clone());
             effects.push(Effect::CatalogDone { token, result });
         }
         self.log.pending.clear();
-        effects.push(Effect::Fenced(error));
     }
 
     /// A violated invariant fences; going on could lose data.
@@ -588,12 +591,8 @@ impl Engine {
             for notify in record.notify {
                 effects.push(match notify {
                     Notify::Append { group, ticket } => Effect::Durable { group, ticket },
-                    Notify::Catalog { token } => Effect::CatalogDone {
-                        token,
-                        result: Ok(()),
-                    },
-                    Notify::Created { token } => {
-                        self.created.push(token);
+                    Notify::Catalog { token } => {
+                        self.catalog_durable.push(token);
                         self.checkpoint_wanted = true;
                         continue;
                     }

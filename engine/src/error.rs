@@ -59,7 +59,10 @@ pub enum OpenError {
     #[error("the store's checkpoint is damaged ({0}). Restore the device from a copy")]
     Checkpoint(FormatError),
     /// A read failed.
-    #[error("reading the store at offset {offset} failed: {error}")]
+    #[error(
+        "reading the store at offset {offset} failed: {error}. Try again; if it stays so, copy the \
+         device with a tool that skips bad sectors, and open the copy"
+    )]
     Read {
         /// Byte offset.
         offset: u64,
@@ -142,8 +145,14 @@ pub enum CatalogError {
     #[error("the volume exists")]
     Exists,
     /// The store takes no more writes.
-    #[error("the store is fenced: {0}")]
+    #[error("the store takes no more writes: {0}")]
     Fenced(String),
+    /// The store was fenced while the operation was on its way.
+    #[error(
+        "the store stopped taking writes while this was on its way ({0}); whether it was done shows \
+         after eskerd is restarted"
+    )]
+    Interrupted(String),
     /// The group is not suspended.
     #[error("the volume is not suspended")]
     NotSuspended,

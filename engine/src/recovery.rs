@@ -636,9 +636,9 @@ impl Engine {
     }
 
     /// Pages that could not be read, and what that means. In the payload of an accepted record
-    /// they are blocks that reads will fail on or not; behind the last record nothing was. Where they
-    /// could hold a record that was acknowledged and is above D, opening would lose it: then it is
-    /// refused. Gives the number of pages in accepted payload.
+    /// they are blocks that reads will fail on or not; behind the last record nothing was. Anywhere
+    /// else they may hold a record that is whole: then opening is refused, because a device that
+    /// fails for a moment must not cost what it holds. Gives the number of pages in accepted payload.
     fn judge_unreadable(&self, records: &[Found], verdict: &Verdict) -> Result<u64, OpenError> {
         let Some(r) = self.recovery.as_ref().filter(|r| !r.unreadable.is_empty()) else {
             return Ok(0);
@@ -653,21 +653,16 @@ impl Engine {
         let in_payload = to_u64(r.unreadable.len() - rest.len());
         let end = |segment: &u32| r.ends.get(segment).copied().unwrap_or(0);
         rest.retain(|(segment, slot)| *slot <= end(segment));
-        let at_an_end = rest.iter().any(|(segment, slot)| *slot == end(segment));
-        match rest.first() {
-            Some((segment, slot)) if verdict.torn || at_an_end => {
-                let offset = self.sb.offset_of(*segment, *slot);
-                let (_, error) = r.read_error.clone().unwrap_or((
-                    offset,
-                    DiskError {
-                        kind: DiskErrorKind::Io,
-                        errno: 0,
-                    },
-                ));
-                Err(OpenError::Read { offset, error })
-            }
-            _ => Ok(in_payload),
-        }
+        let Some((segment, slot)) = rest.first() else {
+            return Ok(in_payload);
+        };
+        let at = self.sb.offset_of(*segment, *slot);
+        let unknown = DiskError {
+            kind: DiskErrorKind::Io,
+            errno: 0,
+        };
+        let (offset, error) = r.read_error.clone().unwrap_or((at, unknown));
+        Err(OpenError::Read { offset, error })
     }
 
     fn note_damage(&mut self, report: &OpenReport) {

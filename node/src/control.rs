@@ -412,7 +412,12 @@ impl Node {
 
     /// The store is fenced: nothing that waits for it will be done.
     pub(crate) fn fail_admin(&mut self, why: &str, effects: &mut Vec<Effect>) {
-        let refused = || AdminError::Refused(format!("the store takes no more writes ({why})"));
+        let refused = || {
+            AdminError::Refused(format!(
+                "the store stopped taking writes while this was on its way ({why}); whether it was \
+                 done shows after eskerd is restarted"
+            ))
+        };
         for (_, pending) in std::mem::take(&mut self.admin) {
             Self::answer(pending.token(), Err(refused()), effects);
         }

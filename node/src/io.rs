@@ -493,6 +493,9 @@ impl Node {
     /// The store takes no more writes: requests that wait for it fail, reads go on.
     pub(crate) fn store_fenced(&mut self, message: String, effects: &mut Vec<Effect>) {
         tracing::error!(message, "the store is fenced");
+        effects.push(Effect::Fenced {
+            message: message.clone(),
+        });
         self.fenced = Some(message.clone());
         let stuck: Vec<OpId> = self
             .ops
@@ -515,7 +518,6 @@ impl Node {
             }
         }
         self.ticking.clear();
-        effects.push(Effect::Fenced { message });
     }
 
     fn finish_op(&mut self, id: OpId, result: Result<Reply, RequestError>) {

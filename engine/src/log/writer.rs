@@ -15,11 +15,9 @@ use std::collections::VecDeque;
 pub(crate) enum Notify {
     /// An append.
     Append { group: GroupId, ticket: u64 },
-    /// A catalog operation.
+    /// A catalog operation: done only when a checkpoint holds it. Were its record alone to say it,
+    /// damage to that record would take a whole volume away, or bring one back, without a trace.
     Catalog { token: u64 },
-    /// A new group: done only when a checkpoint holds it. Were its record alone to name it, damage
-    /// to that record would take the whole volume away without a trace.
-    Created { token: u64 },
 }
 
 /// An item that waits for its record.
