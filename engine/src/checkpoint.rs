@@ -13,15 +13,15 @@ use crate::engine::{Engine, Purpose};
 use crate::error::StoreError;
 use crate::event::Effect;
 use crate::format::checkpoint::{Checkpoint, Counters, DiscardEntry, GroupEntry, SegmentKind};
-use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
+use crate::format::node::{ChildPointer, NodePage, FANOUT};
 use crate::format::superblock::{Chunk, LogStart, Superblock, CHECKPOINT_COPIES, CHUNKS_MAX};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
-use crate::group::{kill, liveness};
+use crate::group::liveness;
 use crate::map::cache::NodeCache;
 use crate::map::delta::Delta;
 use crate::map::merge::{Merge, MergeStore, Stop};
-use crate::map::tree::{lookup, Lookup, Missing, ANYWHERE};
+use crate::map::tree::{lookup, Lookup, Missing};
 use crate::readpath::NodeWaiter;
 use crate::space::Segments;
 use bytes::Bytes;
@@ -33,8 +33,6 @@ use std::sync::Arc;
 
 /// Leaves merged in one step, so that other work gets its turn.
 const LEAVES_PER_STEP: usize = 64;
-/// Nodes discarded in one step.
-const DISCARDS_PER_STEP: usize = 32;
 /// Leaves looked for ahead of the merge.
 const PREFETCH_LEAVES: usize = 64;
 /// Pages gathered into one write of map nodes.
@@ -612,60 +610,6 @@ impl Engine {
         }
         if c.opening {
             self.recovery_opened(now, effects);
-        }
-    }
-
-    /// Kills blocks of subtrees that nothing needs any more, a few nodes at a time.
-    pub(crate) fn discard_step(&mut self, effects: &mut Vec<Effect>) {
-        for _ in 0..DISCARDS_PER_STEP {
-            let Some(entry) = self.discards.last().copied() else {
-                return;
-            };
-            let vaddr = entry.node.vaddr;
-            let Some(node) = self.cache.get(vaddr) else {
-                if !self.node_waiters.contains_key(&vaddr) {
-                    let missing = Missing {
-                        pointer: entry.node,
-                        level: entry.level,
-                        first_lba: ANYWHERE,
-                    };
-                    self.fetch_discard(missing, effects);
-                }
-                return;
-            };
-            self.discards.pop();
-            let mut result = kill(&mut self.segs, vaddr, 1);
-            self.cache.remove(vaddr);
-            for i in 0..FANOUT {
-                if entry.level > 0 {
-                    let child = node.child(i);
-                    if !child.vaddr.is_none() {
-                        self.discards.push(DiscardEntry {
-                            node: child,
-                            level: entry.level - 1,
-                        });
-                    }
-                } else if node.leaf(i).kind == LeafKind::Data {
-                    result = result.and(kill(&mut self.segs, node.leaf(i).vaddr, 1));
-                }
-            }
-            if self.check(result, effects).is_none() {
-                return;
-            }
-        }
-        self.busy |= !self.discards.is_empty();
-    }
-
-    fn fetch_discard(&mut self, node: Missing, effects: &mut Vec<Effect>) {
-        if !self.fetch_node(GroupId(0), node, NodeWaiter::Discard, effects) {
-            let vaddr = node.pointer.vaddr;
-            self.fence(
-                StoreError::Map {
-                    group: GroupId(0),
-                    vaddr,
-                },
-                effects,
-            );
         }
     }
 }

@@ -20,6 +20,7 @@ mod log;
 mod map;
 mod readpath;
 mod recovery;
+mod replay;
 mod space;
 mod superblock_io;
 pub mod verify;

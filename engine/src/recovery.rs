@@ -9,21 +9,19 @@ use crate::config::Sabotage;
 use crate::engine::{Engine, Purpose};
 use crate::error::{OpenError, StoreError};
 use crate::event::{Effect, Opened};
-use crate::format::checkpoint::{Checkpoint, GroupMeta, SegmentKind};
+use crate::format::checkpoint::{Checkpoint, SegmentKind};
 use crate::format::codec::FormatError;
-use crate::format::record::{Item, ItemBody};
 use crate::format::superblock::{Chunk, LogStart, Superblock, COPIES};
-use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64, SEGMENTS_MIN, SEGMENTS_OFFSET};
-use crate::group::{liveness, Group, LogEntry};
-use crate::log::reader::{judge, scan, slots_bytes, Found, Place, Verdict};
+use crate::group::Group;
+use crate::log::reader::{scan, slots_bytes, Found, Place};
 use crate::space::Segments;
 use crate::superblock_io::{choose, Choice};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::to_usize;
 use esker_base::num::{to_u32_saturating, to_u64};
-use esker_base::{DiskError, DiskErrorKind, DiskOp, GroupId, Moment, Seq, StoreId};
+use esker_base::{DiskError, DiskOp, Moment, Seq, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The segment that a formatting gives to the map, after two for the log.
@@ -103,7 +101,7 @@ pub struct OpenReport {
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(crate) enum Stage {
     Sync,
     Superblock,
     /// Making sure that nothing is on the device before it is formatted.
@@ -120,25 +118,25 @@ enum Stage {
 /// An opening on its way.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    stage: Stage,
+    pub(crate) stage: Stage,
     /// What is being read: offsets and lengths.
-    reads: Vec<(u64, usize)>,
+    pub(crate) reads: Vec<(u64, usize)>,
     /// What came; none for what could not be read.
-    parts: Vec<Option<Bytes>>,
-    missing: usize,
-    records: Vec<Found>,
+    pub(crate) parts: Vec<Option<Bytes>>,
+    pub(crate) missing: usize,
+    pub(crate) records: Vec<Found>,
     /// Segments of the log after the one it starts in, with their generations.
-    chain: Vec<(u32, u64)>,
-    broken_at_end: bool,
+    pub(crate) chain: Vec<(u32, u64)>,
+    pub(crate) broken_at_end: bool,
     /// Where each scanned segment's last record ends.
-    ends: BTreeMap<u32, u32>,
+    pub(crate) ends: BTreeMap<u32, u32>,
     /// Slots of the log that could not be read.
-    unreadable: BTreeSet<(u32, u32)>,
+    pub(crate) unreadable: BTreeSet<(u32, u32)>,
     /// How often pages were tried.
-    tries: BTreeMap<usize, u32>,
+    pub(crate) tries: BTreeMap<usize, u32>,
     /// The last read that failed, for the message.
-    read_error: Option<(u64, DiskError)>,
-    report: OpenReport,
+    pub(crate) read_error: Option<(u64, DiskError)>,
+    pub(crate) report: OpenReport,
 }
 
 impl Engine {
@@ -572,249 +570,8 @@ impl Engine {
         }
     }
 
-    /// Judges what was found, replays it, and opens the log behind it.
-    fn replay(&mut self, effects: &mut Vec<Effect>) -> Result<(), OpenError> {
-        let Some(r) = &mut self.recovery else {
-            return Ok(());
-        };
-        let records = std::mem::take(&mut r.records);
-        let chain = std::mem::take(&mut r.chain);
-        let broken_at_end = r.broken_at_end;
-        for (segment, generation) in chain {
-            self.segs.adopt(segment, generation);
-        }
-        let log = self.sb.log;
-        self.segs.adopt(log.segment, log.generation);
-        let ignore = self.config.sabotage == Sabotage::IgnoreDurableSeq;
-        let verdict = judge(&records, log.seq, log.prev_hash, ignore);
-        let hidden = self.judge_unreadable(&records, &verdict)?;
-        let mut report = OpenReport {
-            torn_tail: verdict.torn,
-            durable_seq: verdict.durable,
-            ..OpenReport::default()
-        };
-        self.probes.insert(match (verdict.torn, broken_at_end) {
-            (true, _) => Probe::TornTail,
-            (false, true) => Probe::TornHeader,
-            (false, false) => Probe::CleanEnd,
-        });
-        let mut doubted: BTreeSet<GroupId> = BTreeSet::new();
-        let mut prev_hash = log.prev_hash;
-        for at in &verdict.accepted {
-            if verdict.lost.iter().any(|(before, ..)| before == at) {
-                doubted.extend(self.groups.keys().copied());
-            }
-            let found = &records[*at];
-            report.records_replayed += 1;
-            report.damaged_blocks += to_u64(found.bad_blocks.len());
-            prev_hash = found.hash;
-            self.replay_record(found, &mut doubted)
-                .map_err(|e| OpenError::Fenced(e.to_string()))?;
-        }
-        // A loss at the very end: nothing accepted follows it.
-        let last = verdict.accepted.last().copied();
-        if verdict
-            .lost
-            .iter()
-            .any(|(before, ..)| last.is_none_or(|last| *before > last))
-        {
-            doubted.extend(self.groups.keys().copied());
-        }
-        report.damaged_blocks = report.damaged_blocks.saturating_sub(hidden);
-        report.damaged_records = verdict.lost.iter().map(|(_, a, b)| b.0 + 1 - a.0).sum();
-        self.suspend(&doubted);
-        self.note_damage(&report);
-        report.suspended_groups = to_u64(self.groups.values().filter(|g| g.suspended).count());
-        if let Some(r) = &mut self.recovery {
-            report.bytes_scanned = r.report.bytes_scanned;
-            report.unreadable_pages = r.report.unreadable_pages;
-            r.report = report;
-        }
-        let highest = records.iter().map(|f| f.header.seq).max().unwrap_or(Seq(0));
-        let highest = Seq(highest.0.max(log.seq.0.saturating_sub(1)));
-        self.start_log(highest, prev_hash, effects)
-    }
-
-    /// Pages that could not be read, and what that means. In the payload of an accepted record
-    /// they are blocks that reads will fail on or not; behind the last record nothing was. Anywhere
-    /// else they may hold a record that is whole: then opening is refused, because a device that
-    /// fails for a moment must not cost what it holds. Gives the number of pages in accepted payload.
-    fn judge_unreadable(&self, records: &[Found], verdict: &Verdict) -> Result<u64, OpenError> {
-        let Some(r) = self.recovery.as_ref().filter(|r| !r.unreadable.is_empty()) else {
-            return Ok(0);
-        };
-        let mut rest = r.unreadable.clone();
-        for found in verdict.accepted.iter().map(|at| &records[*at]) {
-            let h = &found.header;
-            for slot in h.slot + u32::from(h.header_pages)..h.slot + h.pages() {
-                rest.remove(&(h.segment, slot));
-            }
-        }
-        let in_payload = to_u64(r.unreadable.len() - rest.len());
-        let end = |segment: &u32| r.ends.get(segment).copied().unwrap_or(0);
-        rest.retain(|(segment, slot)| *slot <= end(segment));
-        let Some((segment, slot)) = rest.first() else {
-            return Ok(in_payload);
-        };
-        let at = self.sb.offset_of(*segment, *slot);
-        let unknown = DiskError {
-            kind: DiskErrorKind::Io,
-            errno: 0,
-        };
-        let (offset, error) = r.read_error.clone().unwrap_or((at, unknown));
-        Err(OpenError::Read { offset, error })
-    }
-
-    fn note_damage(&mut self, report: &OpenReport) {
-        self.damaged_blocks += report.damaged_blocks;
-        if report.damaged_blocks > 0 {
-            self.probes.insert(Probe::DamagedPayload);
-        }
-        if report.damaged_records > 0 {
-            self.probes.insert(Probe::DamagedHeader);
-        }
-    }
-
-    fn suspend(&mut self, doubted: &BTreeSet<GroupId>) {
-        for id in doubted {
-            if let Some(group) = self.groups.get_mut(id) {
-                group.suspended = true;
-                self.probes.insert(Probe::GroupSuspended);
-            }
-        }
-    }
-
-    fn replay_record(
-        &mut self,
-        found: &Found,
-        doubted: &mut BTreeSet<GroupId>,
-    ) -> Result<(), StoreError> {
-        let h = &found.header;
-        if h.flags & crate::format::record::FLAG_CLOSING != 0 {
-            self.probes.insert(Probe::ClosingRecordRead);
-        }
-        self.segs.set_written(h.segment, h.slot + h.pages());
-        let payload_slot = h.slot + u32::from(h.header_pages);
-        for item in &found.items {
-            if doubted.remove(&item.group) {
-                let known = self.groups.get(&item.group).map_or(Seq(0), |g| g.last_seq);
-                if item.group_prev_seq == known {
-                    self.probes.insert(Probe::GroupCleared);
-                } else {
-                    self.suspend(&BTreeSet::from([item.group]));
-                }
-            }
-            self.replay_item(item, h.seq, h.generation, payload_slot)?;
-            if let Some(group) = self.groups.get_mut(&item.group) {
-                group.last_seq = h.seq;
-            }
-        }
-        Ok(())
-    }
-
-    fn replay_item(
-        &mut self,
-        item: &Item,
-        seq: Seq,
-        generation: u64,
-        payload_slot: u32,
-    ) -> Result<(), StoreError> {
-        let id = item.group;
-        match &item.body {
-            ItemBody::GroupCreate(bytes) => {
-                let meta = GroupMeta::decode(bytes)
-                    .map_err(|e| StoreError::Invariant(format!("group {id}: {e}")))?;
-                // A replica that left and came back, with its end in a record that was lost: the
-                // old one is none of the new one's business.
-                let old = self.groups.get(&id);
-                if old.is_some_and(|g| g.meta.replica != meta.replica) {
-                    self.remove_group(id)?;
-                }
-                self.groups.entry(id).or_insert_with(|| Group::new(meta));
-            }
-            ItemBody::GroupDelete => {
-                self.probes.insert(Probe::DeleteReplayed);
-                self.remove_group(id)?;
-            }
-            ItemBody::Entry { payload_page, .. } => {
-                let vaddr = VAddr::new(generation, payload_slot + payload_page);
-                self.replay_entry(item, seq, vaddr)?;
-            }
-            ItemBody::AcceptLoss => {
-                self.probes.insert(Probe::AcceptLossReplayed);
-                self.accept_loss_now(id)?;
-            }
-            ItemBody::HardState(_) | ItemBody::Rename(_) | ItemBody::Resume => {
-                let Some(group) = self.groups.get_mut(&id) else {
-                    return Ok(());
-                };
-                match &item.body {
-                    ItemBody::HardState(hs) => group.hard_state = *hs,
-                    ItemBody::Rename(name) => {
-                        group.meta.name = String::from_utf8_lossy(name).into_owned();
-                    }
-                    _ => group.suspended = false,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn replay_entry(&mut self, item: &Item, seq: Seq, vaddr: VAddr) -> Result<(), StoreError> {
-        let ItemBody::Entry {
-            term,
-            index,
-            kind,
-            payload_pages,
-            data,
-            ..
-        } = &item.body
-        else {
-            return Ok(());
-        };
-        let Some(group) = self.groups.get_mut(&item.group) else {
-            return Ok(());
-        };
-        let (operation, request) = LogEntry::decode(*kind, data)
-            .map_err(|e| StoreError::Invariant(format!("entry {index}: {e}")))?;
-        let gap = index.0 > group.last_index().0 + 1;
-        if gap && !group.suspended {
-            group.suspended = true;
-            self.probes.insert(Probe::GroupSuspended);
-        }
-        if *index <= group.last_index() {
-            self.probes.insert(Probe::ConflictReplayed);
-        }
-        group.cut_from(*index, &mut self.segs)?;
-        if *payload_pages > 0 && self.config.sabotage != Sabotage::LiveBitLate {
-            self.segs
-                .set_live(vaddr, u64::from(*payload_pages))
-                .map_err(liveness)?;
-        }
-        self.probes.insert(Probe::UnappliedReplayed);
-        group.footprint_add(operation.as_deref());
-        group.push(LogEntry {
-            term: *term,
-            index: *index,
-            kind: *kind,
-            data: data.clone(),
-            operation,
-            request,
-            payload_pages: *payload_pages,
-            vaddr: if *payload_pages > 0 {
-                vaddr
-            } else {
-                VAddr::NONE
-            },
-            seq,
-            memory: None,
-            live: self.config.sabotage != Sabotage::LiveBitLate,
-        });
-        Ok(())
-    }
-
     /// Opens new segments for the log and writes the checkpoint that ends the opening.
-    fn start_log(
+    pub(crate) fn start_log(
         &mut self,
         highest: Seq,
         prev_hash: u64,

@@ -1,5 +1,6 @@
 //! Space: segments, which of their slots are live, and subtrees that are to die.
 
+mod discard;
 mod room;
 pub mod segments;
 
