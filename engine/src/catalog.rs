@@ -78,7 +78,8 @@ impl Engine {
         }
         let result = self.accept_loss_now(id);
         if self.check(result, effects).is_some() {
-            self.enqueue(id, ItemBody::AcceptLoss, Some(Notify::Catalog { token }));
+            let notify = Notify::AcceptedLoss { token };
+            self.enqueue(id, ItemBody::AcceptLoss, Some(notify));
         }
     }
 

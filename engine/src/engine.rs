@@ -354,7 +354,7 @@ impl Engine {
         let failed = crate::CatalogError::Interrupted(error.to_string());
         effects.push(Effect::Fenced(error));
         for notify in waiting {
-            if let Notify::Catalog { token } = notify {
+            if let Notify::Catalog { token } | Notify::AcceptedLoss { token } = notify {
                 effects.push(Effect::CatalogDone {
                     token,
                     result: Err(failed.clone()),
@@ -591,6 +591,10 @@ impl Engine {
             for notify in record.notify {
                 effects.push(match notify {
                     Notify::Append { group, ticket } => Effect::Durable { group, ticket },
+                    Notify::AcceptedLoss { token } => Effect::CatalogDone {
+                        token,
+                        result: Ok(()),
+                    },
                     Notify::Catalog { token } => {
                         self.catalog_durable.push(token);
                         self.checkpoint_wanted = true;

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Seconds for the seeds of [`every_seed_holds_and_runs_the_same_twice`].
 const SECONDS_DEFAULT: u64 = 20;
 /// Seeds in which a sabotage must be noticed.
-const SABOTAGE_SEEDS_MAX: u64 = 200;
+const SABOTAGE_SEEDS_MAX: u64 = 4000;
 
 /// The seeds change from day to day where `ESKER_SIM_FROM` says so; without it they are the same
 /// ones every time.

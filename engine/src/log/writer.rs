@@ -18,6 +18,9 @@ pub(crate) enum Notify {
     /// A catalog operation: done only when a checkpoint holds it. Were its record alone to say it,
     /// damage to that record would take a whole volume away, or bring one back, without a trace.
     Catalog { token: u64 },
+    /// An accepted loss: done when its record is durable. Were that lost, the group would be
+    /// suspended again and nothing else.
+    AcceptedLoss { token: u64 },
 }
 
 /// An item that waits for its record.

@@ -237,7 +237,10 @@ impl World {
             } => self.applied(group, index, term, &outcome)?,
             Effect::ReadDone { token, result } => self.read_done(token, result)?,
             Effect::CatalogDone { token, result } => {
-                let unknown = matches!(result, Err(CatalogError::Fenced(_)));
+                let unknown = matches!(
+                    result,
+                    Err(CatalogError::Fenced(_) | CatalogError::Interrupted(_))
+                );
                 match unknown {
                     true => _ = self.catalog.remove(&token),
                     false => self.catalog_done(token, result.is_ok())?,
