@@ -3,7 +3,7 @@
 # tests, the simulator, the daemon with real programs, and the commands of the README. Closes with
 # "N passed, M failed"; exits with 1 when anything failed.
 #
-# ESKER_SIM_SECONDS (150) bounds each simulation, ESKER_KILL_CYCLES (200) is the number of `kill -9`
+# ESKER_SIM_SECONDS (300) bounds the simulation of whole nodes, ESKER_KILL_CYCLES (200) is the number of `kill -9`
 # cycles. Full logs are in target/test/.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ rm -rf "$logs"
 mkdir -p "$logs"
 export ESKER_SKIP_LOG=$PWD/$logs/skipped
 : >"$ESKER_SKIP_LOG"
-export ESKER_SIM_SECONDS=${ESKER_SIM_SECONDS:-150}
+export ESKER_SIM_SECONDS=${ESKER_SIM_SECONDS:-300}
 export ESKER_KILL_CYCLES=${ESKER_KILL_CYCLES:-200}
 unset RUST_LOG
 passed=0
