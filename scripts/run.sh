@@ -13,7 +13,7 @@ store_size=${ESKER_STORE_SIZE:-4GiB}
 bin=${ESKER_BIN_DIR:-}
 
 if [ -z "$bin" ]; then
-    "$root/scripts/setup.sh"
+    "$root/scripts/setup.sh" run
     (cd "$root" && cargo build --release --locked -p esker-daemon -p esker-cli)
     bin=$root/target/release
 fi

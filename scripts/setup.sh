@@ -2,18 +2,24 @@
 # Installs what building and testing Esker needs on Debian 12 besides Rust: the programs that are
 # missing, and nothing that is there. Needs root (or sudo) only when something is missing.
 #   setup.sh build    only what the build needs
-#   setup.sh          also what the tests use
+#   setup.sh run      also what scripts/run.sh uses
+#   setup.sh          also what the tests use, and the virtual machine of setup_guest.sh
 set -eu
 
 # Program or file, and the package that brings it.
 build="protoc:protobuf-compiler cc:gcc"
-tests="nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin
+run="nbdcopy:libnbd-bin jq:jq"
+tests="nbdinfo:libnbd-bin nbdfuse:libnbd-bin
     /usr/lib/python3/dist-packages/nbd.py:python3-libnbd
-    fio:fio qemu-io:qemu-utils qemu-img:qemu-utils fusermount3:fuse3 jq:jq
+    fio:fio qemu-io:qemu-utils qemu-img:qemu-utils fusermount3:fuse3
     losetup:mount mkfs.ext4:e2fsprogs e2fsck:e2fsprogs fstrim:util-linux cmp:diffutils"
 
-wanted=$build
-[ "${1:-all}" = build ] || wanted="$build $tests"
+case ${1:-all} in
+    build) wanted=$build ;;
+    run) wanted="$build $run" ;;
+    all) wanted="$build $run $tests" ;;
+    *) echo "setup: build, run or nothing, not $1" >&2; exit 2 ;;
+esac
 PATH=$PATH:/usr/sbin:/sbin
 missing=""
 for pair in $wanted; do
@@ -30,15 +36,21 @@ if ! command -v cargo >/dev/null 2>&1; then
     echo "setup: Rust is missing; install it from https://rustup.rs and try again" >&2
     exit 1
 fi
-[ -n "$missing" ] || exit 0
-
-echo "setup: installing$missing"
-as_root=""
-if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null 2>&1 || { echo "setup: needs root to install:$missing" >&2; exit 1; }
-    as_root=sudo
+if [ -n "$missing" ]; then
+    echo "setup: installing$missing"
+    as_root=""
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null 2>&1 || { echo "setup: needs root to install:$missing" >&2; exit 1; }
+        as_root=sudo
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    $as_root apt-get update -qq
+    # shellcheck disable=SC2086 # one word per package
+    $as_root apt-get install -y -qq --no-install-recommends $missing
 fi
-export DEBIAN_FRONTEND=noninteractive
-$as_root apt-get update -qq
-# shellcheck disable=SC2086 # one word per package
-$as_root apt-get install -y -qq --no-install-recommends $missing
+
+# The tests that use it say so when it is not there.
+if [ "${1:-all}" = all ]; then
+    "$(dirname "$0")/setup_guest.sh" >/dev/null ||
+        echo "setup: no virtual machine: what needs a real kernel will be skipped" >&2
+fi

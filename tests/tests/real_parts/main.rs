@@ -20,6 +20,7 @@ mod damaged;
 mod filesystem;
 mod full;
 mod harness;
+mod kernel;
 mod kill;
 mod liars;
 mod pattern;
