@@ -42,7 +42,8 @@ attach() { # attach DEVICE NAME OPTIONS: with Debian's nbd-client
     device=$1 name=$2
     shift 2
     nbd-client 10.0.2.2 "$PORT" "/dev/$device" -name "$name" -b 4096 "$@"
-    [ "$(blockdev --getsize64 "/dev/$device")" = $((320 << 20)) ]
+    # With -nonetlink it returns before the device is ready.
+    until [ "$(blockdev --getsize64 "/dev/$device")" = $((320 << 20)) ]; do usleep 50000; done
 }
 detach() {
     nbd-client -d "/dev/$1"

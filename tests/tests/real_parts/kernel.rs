@@ -166,7 +166,7 @@ fn a_real_kernel_mounts_writes_trims_and_outlives_kills() {
     let folder = Folder::new();
     let address = free_address();
     let how = Start::new(&folder.join("d"))
-        .with(&["--store-size", "4GiB"])
+        .with(&["--store-size", "2GiB"])
         .nbd(&address);
     let mut daemon = how.ready();
     daemon.create("e", "320MiB");
