@@ -3,8 +3,9 @@
 # tests, the simulator, the daemon with real programs, and the commands of the README. Closes with
 # "N passed, M failed"; exits with 1 when anything failed.
 #
-# ESKER_SIM_SECONDS (300) bounds the simulation of whole nodes, ESKER_KILL_CYCLES (200) is the number of `kill -9`
-# cycles. Full logs are in target/test/.
+# ESKER_SIM_SEEDS (6000) is the number of simulated worlds, which end after ESKER_SIM_SECONDS (1800) all
+# the same and then say so at the end. ESKER_KILL_CYCLES (200) is the number of `kill -9` cycles. Full logs
+# are in target/test/.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh || { echo "0 passed, 1 failed"; exit 1; }
@@ -14,7 +15,8 @@ rm -rf "$logs"
 mkdir -p "$logs"
 export ESKER_SKIP_LOG=$PWD/$logs/skipped
 : >"$ESKER_SKIP_LOG"
-export ESKER_SIM_SECONDS=${ESKER_SIM_SECONDS:-300}
+export ESKER_SIM_SEEDS=${ESKER_SIM_SEEDS:-6000}
+export ESKER_SIM_SECONDS=${ESKER_SIM_SECONDS:-1800}
 export ESKER_KILL_CYCLES=${ESKER_KILL_CYCLES:-200}
 unset RUST_LOG
 passed=0
@@ -87,7 +89,7 @@ suite real cargo test --release --locked -p esker-tests --no-fail-fast \
 echo
 grep -hE 'slowest start to first I/O|images \(|lying connections' "$logs/real.log"
 if [ -s "$ESKER_SKIP_LOG" ]; then
-    echo "$(wc -l <"$ESKER_SKIP_LOG") skipped:"
+    echo "$(wc -l <"$ESKER_SKIP_LOG") skipped or cut short:"
     cat "$ESKER_SKIP_LOG"
 fi
 echo "$(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s"

@@ -1,6 +1,6 @@
 //! Random workloads, crashes at any step, disks that fail: every seed against the oracle.
 //!
-//! `ESKER_SIM_SEEDS` says how many seeds to run, `ESKER_SIM_FIRST` with which to begin.
+//! `ESKER_ENGINE_SEEDS` says how many seeds to run, `ESKER_ENGINE_FROM` with which to begin.
 
 use esker_engine::{Probe, Sabotage};
 use esker_tests::check::damage::{run_damage, Part};
@@ -26,8 +26,8 @@ fn run(seed: u64, options: Options) -> Result<Report, String> {
 
 #[test]
 fn no_seed_breaks_a_rule() {
-    let first = env("ESKER_SIM_FIRST", 0);
-    let seeds = env("ESKER_SIM_SEEDS", 300);
+    let first = env("ESKER_ENGINE_FROM", 0);
+    let seeds = env("ESKER_ENGINE_SEEDS", 300);
     let mut failures = Vec::new();
     let mut probes = BTreeSet::new();
     let mut faults = esker_tests::sim::FaultCounts::default();

@@ -5,14 +5,14 @@ use esker_tests::check::damage::{run_damage, Part};
 use std::collections::BTreeSet;
 
 fn seeds() -> u64 {
-    let text = std::env::var("ESKER_SIM_SEEDS").ok();
+    let text = std::env::var("ESKER_ENGINE_SEEDS").ok();
     text.and_then(|t| t.parse().ok()).unwrap_or(60)
 }
 
 fn hold(part: Part) -> BTreeSet<Probe> {
     let mut probes = BTreeSet::new();
     let mut failures = Vec::new();
-    let first = std::env::var("ESKER_SIM_FIRST").ok();
+    let first = std::env::var("ESKER_ENGINE_FROM").ok();
     let first: u64 = first.and_then(|t| t.parse().ok()).unwrap_or(0);
     for seed in first..first + seeds() {
         match std::panic::catch_unwind(|| run_damage(seed, part, Sabotage::None)) {

@@ -1,35 +1,61 @@
-//! Whole nodes in a simulated world: as many seeds as fit the time, sabotage that must be noticed,
+//! Whole nodes in a simulated world: a fixed range of seeds, sabotage that must be noticed,
 //! and the seeds that found bugs, with their stories.
 
 use esker_engine::Sabotage;
 use esker_tests::world::hunt::{hunt, run_caught};
 use esker_tests::world::Options;
+use std::fs::File;
+use std::io::Write;
 use std::time::Duration;
 
-/// Seconds for the seeds of [`every_seed_holds_and_runs_the_same_twice`].
-const SECONDS_DEFAULT: u64 = 20;
+/// Seeds of [`every_seed_holds_and_runs_the_same_twice`].
+const SEEDS_DEFAULT: u64 = 6000;
+/// Seconds after which it ends all the same, and says so.
+const SECONDS_DEFAULT: u64 = 1800;
 /// Seeds in which a sabotage must be noticed.
 const SABOTAGE_SEEDS_MAX: u64 = 4000;
 
-/// The seeds change from day to day where `ESKER_SIM_FROM` says so; without it they are the same
-/// ones every time.
+/// The same seeds every time: `ESKER_SIM_SEEDS` of them from `ESKER_SIM_FROM` (0) on. A machine on
+/// which they take longer than `ESKER_SIM_SECONDS` runs fewer, which is told like a skipped test.
 #[test]
 fn every_seed_holds_and_runs_the_same_twice() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    let seconds = number("ESKER_SIM_SECONDS").unwrap_or(SECONDS_DEFAULT);
-    let first = number("ESKER_SIM_FROM").unwrap_or(0);
+    let seeds = setting("ESKER_SIM_SEEDS", SEEDS_DEFAULT);
+    let seconds = setting("ESKER_SIM_SECONDS", SECONDS_DEFAULT);
+    let first = setting("ESKER_SIM_FROM", 0);
     let time = Duration::from_secs(seconds);
-    let found = hunt(Options::new(0), first, u64::MAX, time, true);
+    let found = hunt(Options::new(0), first, seeds, time, true);
     println!("simulated worlds: {}", found.summary());
     for (kind, n) in &found.stats.faults {
         println!("  {n:>8} {kind}");
     }
     println!("  branches not taken: {:?}", found.probes_missed());
-    for (seed, violation) in &found.failures {
-        println!("esker-sim --seed {seed}: {violation}");
+    if found.cut_short {
+        let done = found.seeds;
+        let told = tell_cut_short(&format!(
+            "{seconds} s were over after {done} of {seeds} seeds; raise ESKER_SIM_SECONDS"
+        ));
+        told.expect("ESKER_SKIP_LOG is a file that can be written");
     }
-    assert!(found.failures.is_empty(), "{}", found.summary());
+    assert!(found.failures.is_empty(), "{:#?}", found.failures);
     assert!(found.seeds > 0, "no seed was done in {seconds} s");
+}
+
+/// A number a person may set; a typing error is no default.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| {
+        text.parse().unwrap_or_else(|_| panic!("{name}={text}"))
+    })
+}
+
+/// Tells it past the capture of test output, and in the file `ESKER_SKIP_LOG` names.
+fn tell_cut_short(reason: &str) -> std::io::Result<()> {
+    let line = format!("CUT SHORT every_seed_holds_and_runs_the_same_twice: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes())?;
+    let Some(log) = std::env::var_os("ESKER_SKIP_LOG") else {
+        return Ok(());
+    };
+    let mut log = File::options().append(true).create(true).open(log)?;
+    log.write_all(line.as_bytes())
 }
 
 /// The first seed that fails with the sabotage and holds without it.
@@ -98,4 +124,13 @@ fn a_client_that_attaches_after_a_restart_is_told_the_size_that_was_answered() {
     holds(99);
     holds(116);
     holds(174);
+}
+
+/// A mistake of the simulator itself. After an accepted loss nothing is known of a volume's size,
+/// since a resize may be among what is lost. The operator then took the volume for one of a single
+/// block, asked for a size below the true one, and the node rightly refused to shrink. Now a volume
+/// whose size is not known is not resized.
+#[test]
+fn a_volume_of_unknown_size_is_not_resized() {
+    holds(4366);
 }

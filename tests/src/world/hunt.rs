@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 /// What a hunt found.
 #[derive(Clone, Debug, Default)]
 pub struct Hunt {
-    /// Seeds run.
+    /// Seeds run: all from the first on, without a gap.
     pub seeds: u64,
+    /// Time was over before all seeds were run.
+    pub cut_short: bool,
     /// Time it took.
     pub took: Duration,
     /// Counts of all runs.
@@ -47,11 +49,12 @@ pub fn run_caught(options: Options) -> Outcome {
     }
 }
 
-/// Runs seeds from `first` on until `time` is over or `seeds_max` are done. With `twice`, each is
-/// run a second time and must give the same trace.
+/// Runs seeds from `first` on until `seeds_max` are done, or `time` is over before. With `twice`,
+/// each is run a second time and must give the same trace. A failure is printed when it is found.
 #[must_use]
 pub fn hunt(base: Options, first: u64, seeds_max: u64, time: Duration, twice: bool) -> Hunt {
     let start = Instant::now();
+    let end = first.saturating_add(seeds_max);
     let next = AtomicU64::new(first);
     let all = Mutex::new(Hunt::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -59,7 +62,13 @@ pub fn hunt(base: Options, first: u64, seeds_max: u64, time: Duration, twice: bo
         for _ in 0..threads {
             scope.spawn(|| loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= first.saturating_add(seeds_max) || start.elapsed() >= time {
+                if seed >= end {
+                    return;
+                }
+                if start.elapsed() >= time {
+                    if let Ok(mut all) = all.lock() {
+                        all.cut_short = true;
+                    }
                     return;
                 }
                 let options = Options { seed, ..base };
@@ -75,6 +84,7 @@ pub fn hunt(base: Options, first: u64, seeds_max: u64, time: Duration, twice: bo
                 all.stats.add(&outcome.stats);
                 all.virtual_ns += outcome.virtual_ns;
                 if let Some(violation) = outcome.violation {
+                    println!("esker-sim --seed {seed}: {violation}");
                     all.failures.push((seed, violation));
                 }
             });
@@ -118,7 +128,7 @@ impl Hunt {
 }
 
 /// Every branch there is.
-pub const PROBES: [esker_engine::Probe; 16] = {
+pub const PROBES: [esker_engine::Probe; 17] = {
     use esker_engine::Probe as P;
     [
         P::Formatted,
@@ -137,5 +147,6 @@ pub const PROBES: [esker_engine::Probe; 16] = {
         P::ClosingRecordWritten,
         P::ClosingRecordRead,
         P::AcceptLossReplayed,
+        P::LogStalled,
     ]
 };

@@ -62,7 +62,10 @@ impl World {
         let Some(volume) = s.volume.as_ref().filter(|_| s.change.is_none()) else {
             return;
         };
-        let now = volume.sizes.last().copied().unwrap_or(4096) / 4096;
+        // Not known after an accepted loss, until an attachment has told it.
+        let Some(now) = volume.sizes.last().map(|bytes| bytes / 4096) else {
+            return;
+        };
         if now >= most || self.plan.nodes > 1 {
             return;
         }
