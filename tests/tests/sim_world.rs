@@ -134,3 +134,11 @@ fn a_client_that_attaches_after_a_restart_is_told_the_size_that_was_answered() {
 fn a_volume_of_unknown_size_is_not_resized() {
     holds(4366);
 }
+
+/// Another one: a process was killed when the acceptance of a loss was durable and its answer was on
+/// its way. The next process rightly took the loss as accepted; the oracle still counted the write
+/// that the damaged record had held.
+#[test]
+fn a_loss_whose_acceptance_was_not_answered_may_be_accepted() {
+    holds(1754);
+}

@@ -19,6 +19,8 @@ pub(crate) struct Volume {
     /// Sizes it may have: more than one after an unanswered resize, none when nothing is known.
     pub sizes: BTreeSet<u64>,
     pub oracle: Oracle,
+    /// A loss is to be accepted, and no answer has come.
+    pub loss_asked: bool,
 }
 
 /// A place for a volume.
@@ -53,6 +55,7 @@ impl Slot {
                     name,
                     sizes: BTreeSet::from([size_bytes]),
                     oracle: oracle(),
+                    loss_asked: false,
                 });
             }
             (Change::Delete, any) => *any = None,

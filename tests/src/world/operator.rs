@@ -132,13 +132,21 @@ impl World {
             }
             Purpose::Reconcile => self.reconcile(host, result),
             Purpose::AcceptLoss(slot) => {
-                let step = self.step;
-                if let (Ok(_), Some(volume)) = (result, self.slots[slot].volume.as_mut()) {
-                    volume.oracle.loss_accepted(step);
-                    volume.sizes.clear(); // a resize may be among what is lost
-                    self.stats.did("losses accepted");
+                if result.is_ok() {
+                    self.loss_accepted(slot);
                 }
             }
+        }
+    }
+
+    /// What a damaged record held is given up.
+    fn loss_accepted(&mut self, slot: usize) {
+        let step = self.step;
+        if let Some(volume) = self.slots[slot].volume.as_mut() {
+            volume.oracle.loss_accepted(step);
+            volume.sizes.clear(); // a resize may be among what is lost
+            volume.loss_asked = false;
+            self.stats.did("losses accepted");
         }
     }
 
@@ -183,13 +191,19 @@ impl World {
             if let Err(text) = self.slots[slot].reconcile(slot, &reports, || oracle) {
                 self.violate(format!("after a restart: {text}"));
             }
-            let name = self.slots[slot].volume.as_ref().map(|v| v.name.clone());
-            let of = |r: &&esker_node::admin::VolumeReport| Some(&r.name) == name.as_ref();
-            let state = reports.iter().find(of).map(|r| r.state);
-            if let (Some(VolumeState::Suspended), Some(name)) = (state, name) {
+            let Some(volume) = &mut self.slots[slot].volume else {
+                continue;
+            };
+            let name = volume.name.clone();
+            let report = reports.iter().find(|r| r.name == name);
+            if report.is_some_and(|r| r.state == VolumeState::Suspended) {
+                volume.loss_asked = true;
                 self.stats.did("volumes suspended");
                 let request = AdminRequest::VolumeAcceptLoss { name };
                 self.ask_operator(host, request, Purpose::AcceptLoss(slot));
+            } else if volume.loss_asked {
+                // The process that was asked to accept it has ended without an answer.
+                self.loss_accepted(slot);
             }
         }
     }

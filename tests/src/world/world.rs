@@ -181,6 +181,7 @@ impl World {
                     name,
                     sizes: BTreeSet::from([blocks * 4096]),
                     oracle,
+                    loss_asked: false,
                 });
             }
         }
