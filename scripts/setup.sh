@@ -3,7 +3,7 @@
 # missing, and nothing that is there. Needs root (or sudo) only when something is missing.
 #   setup.sh build    only what the build needs
 #   setup.sh run      also what scripts/run.sh uses
-#   setup.sh          also what the tests use, and the virtual machine of setup_guest.sh
+#   setup.sh          also what the tests use, setup_guest.sh's virtual machine and PostgreSQL included
 set -eu
 
 # Program or file, and the package that brings it.
@@ -11,7 +11,7 @@ build="protoc:protobuf-compiler cc:gcc"
 run="nbdcopy:libnbd-bin jq:jq"
 tests="nbdinfo:libnbd-bin nbdfuse:libnbd-bin
     /usr/lib/python3/dist-packages/nbd.py:python3-libnbd
-    fio:fio qemu-io:qemu-utils qemu-img:qemu-utils fusermount3:fuse3
+    fio:fio qemu-io:qemu-utils qemu-img:qemu-utils fusermount3:fuse3 nbdkit:nbdkit
     losetup:mount mkfs.ext4:e2fsprogs e2fsck:e2fsprogs fstrim:util-linux cmp:diffutils"
 
 case ${1:-all} in
@@ -49,8 +49,10 @@ if [ -n "$missing" ]; then
     $as_root apt-get install -y -qq --no-install-recommends $missing
 fi
 
-# The tests that use it say so when it is not there.
+# The tests that use these say so when they are not there.
 if [ "${1:-all}" = all ]; then
-    "$(dirname "$0")/setup_guest.sh" >/dev/null ||
-        echo "setup: no virtual machine: what needs a real kernel will be skipped" >&2
+    for part in setup_guest.sh setup_postgres.sh; do
+        "$(dirname "$0")/$part" >/dev/null ||
+            echo "setup: $part failed: the tests that need it will be skipped" >&2
+    done
 fi

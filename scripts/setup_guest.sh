@@ -1,54 +1,23 @@
 #!/bin/bash
 # Fetches the parts of the virtual machine in which the tests attach volumes to a real kernel: Debian's
-# kernel, QEMU to run it, and the programs that run in it. Nothing is installed and root is not needed: apt
-# downloads and checks the packages in a state of its own, and they are unpacked into a cache folder
-# outside the tree. Prints that folder; does nothing when it is complete.
+# kernel, QEMU to run it, and the programs that run in it. Nothing is installed and root is not needed: they
+# are unpacked into a cache folder outside the tree. Prints that folder; does nothing when it is complete.
 #   ESKER_TEST_CACHE   where the folder is made (default: ${XDG_CACHE_HOME:-~/.cache}/esker-test)
 set -euo pipefail
-cache=${ESKER_TEST_CACHE:-${XDG_CACHE_HOME:-${HOME:?names no folder}/.cache}/esker-test}
+# shellcheck source=scripts/fetch_debian.sh
+. "$(dirname "$0")/fetch_debian.sh"
 
-# Packages with all they depend on, down to libc: what is installed here does not matter.
-host="qemu-system-x86"
-guest="busybox-static nbd-client e2fsprogs xfsprogs fio python3-minimal"
 # What goes into the guest, each with the libraries it asks for.
 programs="usr/sbin/nbd-client usr/sbin/mkfs.ext4 usr/sbin/e2fsck usr/sbin/mkfs.xfs usr/sbin/xfs_repair
     usr/bin/fio usr/bin/python3"
 modules="virtio_net virtio_pci nbd crc32c_generic ext4 xfs"
 
-# A folder belongs to one version of this script.
-dir=$cache/guest-$(sha256sum <"$0" | cut -c1-12)
-complete() {
-    [ -e "$dir/complete" ] || return 1
-    echo "$dir"
-    exit 0
-}
-complete || true
-if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
-    echo "setup_guest: needs Debian on amd64" >&2
-    exit 1
-fi
-mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock 9
-complete || true # somebody else has made it meanwhile
-find "$cache" -maxdepth 1 -name 'guest-*' -mtime +7 -exec rm -rf {} +
-rm -rf "$dir"
-mkdir -p "$dir/apt/lists/partial" "$dir/apt/archives/partial" "$dir/debian" "$dir/tree"
-echo "setup_guest: fetching Debian's kernel and QEMU into $dir" >&2
-
-options=(-o "Dir::State=$dir/apt" -o "Dir::State::lists=$dir/apt/lists" -o Dir::State::status=/dev/null
-    -o "Dir::Cache=$dir/apt" -o "Dir::Cache::archives=$dir/apt/archives" -o Debug::NoLocking=true
-    -o APT::Sandbox::User= -o APT::Install-Recommends=false -o APT::Get::List-Cleanup=false
-    -o Acquire::Retries=3 -o Acquire::http::Timeout=30)
-# A source that cannot be reached matters only if something is missing afterwards.
-apt-get -qq "${options[@]}" update >&2 || true
-# shellcheck disable=SC2086 # one word per package
-apt-get -qq -y "${options[@]}" --download-only install $host $guest >&2
+open_folder guest
+echo "$name: fetching Debian's kernel and QEMU into $dir" >&2
+fetch qemu-system-x86 busybox-static nbd-client e2fsprogs xfsprogs fio python3-minimal
 kernel=$(apt-cache "${options[@]}" depends linux-image-amd64 | awk '$1 == "Depends:" { print $2; exit }')
-(cd "$dir/apt/archives" && apt-get -qq "${options[@]}" download "$kernel" >&2)
-for package in "$dir"/apt/archives/*.deb; do
-    dpkg -x "$package" "$dir/debian"
-done
+fetch_alone "$kernel"
+unpack
 release=${kernel#linux-image-}
 cp "$dir/debian/boot/vmlinuz-$release" "$dir/vmlinuz"
 
@@ -110,7 +79,5 @@ mv "$tree/modules.paths" "$tree/modules"
 (cd "$tree" && find . | "$busybox" cpio -o -H newc 2>/dev/null) >"$dir/guest.cpio"
 
 # What QEMU needs stays, the rest was only on the way.
-rm -rf "$tree" "$dir/apt" "$debian/usr/lib/modules" "$debian/lib/modules" "$debian/boot" "$debian/usr/share/doc" \
-    "$debian/usr/share/locale" "$debian/usr/share/man"
-touch "$dir/complete"
-echo "$dir"
+rm -rf "$tree" "$debian/usr/lib/modules" "$debian/lib/modules" "$debian/boot"
+close_folder

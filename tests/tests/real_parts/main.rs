@@ -17,6 +17,7 @@
 mod bad_input;
 mod client;
 mod damaged;
+mod disk;
 mod filesystem;
 mod full;
 mod harness;
@@ -24,6 +25,7 @@ mod kernel;
 mod kill;
 mod liars;
 mod pattern;
+mod postgres;
 mod power_cut;
 mod readme;
 mod stop;
