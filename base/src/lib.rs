@@ -3,6 +3,7 @@
 
 pub mod buf;
 pub mod checksum;
+pub mod histogram;
 pub mod id;
 pub mod io;
 pub mod lba;
@@ -12,6 +13,7 @@ pub mod stamp;
 pub mod time;
 
 pub use buf::AlignedBuf;
+pub use histogram::Histogram;
 pub use id::{
     ClusterId, ConnId, GroupId, IoId, NodeId, RaftIndex, ReplicaId, Seq, SessionId, StoreId, Term,
     VolumeId,

@@ -3,8 +3,9 @@
 
 use crate::store::{RequestError, StoreHandle};
 use esker_node::admin::{
-    AdminError, AdminReply, AdminRequest, SpaceReport, StatusReport, VolumeReport,
+    AdminError, AdminReply, AdminRequest, SpaceReport, StatusReport, Tuning, VolumeReport,
 };
+use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
 use tokio::sync::Mutex;
 
@@ -154,13 +155,28 @@ impl Stores {
         Ok(reports)
     }
 
-    /// The space of each store that answers.
-    pub async fn space_each(&self) -> Vec<Option<SpaceReport>> {
-        let mut reports = Vec::with_capacity(self.stores.len());
+    /// A copy of the counters of each store that answers.
+    pub async fn metrics(&self) -> Vec<Option<StoreSample>> {
+        let mut samples = Vec::with_capacity(self.stores.len());
         for store in &self.stores {
-            reports.push(space_of(store, None).await.ok());
+            let reply = store.request(AdminRequest::Metrics).await;
+            samples.push(match reply {
+                Ok(AdminReply::Metrics(sample)) => Some(*sample),
+                _ => None,
+            });
         }
-        reports
+        samples
+    }
+
+    /// Changes what can be changed while the stores are in use.
+    ///
+    /// # Errors
+    /// When a store does not take it; the ones before it have.
+    pub async fn tune(&self, tuning: Tuning) -> Result<()> {
+        for store in &self.stores {
+            done(store, store.request(AdminRequest::Tune(tuning)).await?)?;
+        }
+        Ok(())
     }
 
     /// What each store says about its health. Never fails: a store that does not answer is itself

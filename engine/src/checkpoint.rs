@@ -221,6 +221,7 @@ impl Engine {
         self.map.deaths_frozen = self.segs.deaths;
         self.segs.freeze();
         self.counters.checkpoints += 1;
+        self.meters.checkpoint_begins();
         self.checkpoint = Some(Checkpointing {
             phase: Phase::Merging,
             log: self.log.position,
@@ -596,6 +597,7 @@ impl Engine {
         let Some(c) = self.checkpoint.take() else {
             return;
         };
+        self.meters.checkpoint_ends();
         self.sb = c.superblock;
         self.map.nodes_frozen = 0;
         self.superblock_order = [0, 1, 2, 3];

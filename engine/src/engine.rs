@@ -104,6 +104,7 @@ pub struct Engine {
     pub(crate) stalled: bool,
     pub(crate) damaged_blocks: u64,
     pub(crate) probes: BTreeSet<Probe>,
+    pub(crate) meters: crate::meters::Meters,
     /// More work waits for the next step.
     pub(crate) busy: bool,
 }
@@ -141,6 +142,7 @@ impl Engine {
             stalled: false,
             damaged_blocks: 0,
             probes: BTreeSet::new(),
+            meters: crate::meters::Meters::default(),
             busy: false,
         };
         engine.recovery_begin(effects);
@@ -149,6 +151,7 @@ impl Engine {
 
     /// Takes one event in and appends what follows to `effects`.
     pub fn step(&mut self, now: Moment, wall: WallClock, event: Event, effects: &mut Vec<Effect>) {
+        self.meters.tick(now);
         match event {
             Event::Disk { io, result } => self.disk_done(now, io, result, effects),
             Event::Timer => {}
@@ -265,6 +268,7 @@ impl Engine {
         let Some((purpose, offset)) = self.purposes.remove(&io) else {
             return;
         };
+        self.meters.disk_ended(&purpose, result.as_ref().err());
         match purpose {
             Purpose::Record(seq) => match result {
                 Ok(_) => self.record_written(now, seq, effects),
@@ -312,6 +316,7 @@ impl Engine {
         if let DiskOp::Write { bufs, .. } = &op {
             self.counters.device_bytes_written += bufs.iter().map(|b| to_u64(b.len())).sum::<u64>();
         }
+        self.meters.disk_begins(&op, &purpose);
         let io = IoId(self.next_io);
         self.next_io += 1;
         let offset = match &op {
@@ -478,6 +483,7 @@ impl Engine {
                 .get_mut(&id)
                 .map_or(Seq(0), |g| std::mem::replace(&mut g.last_seq, seq))
         });
+        self.meters.record(&built);
         self.segs
             .set_written(built.segment, built.slot + built.pages);
         for placed in &built.entries {

@@ -18,6 +18,7 @@ mod group;
 pub mod inspect;
 mod log;
 mod map;
+pub mod meters;
 mod readpath;
 mod recovery;
 mod replay;

@@ -236,6 +236,12 @@ impl Session {
         self.transmission().map_or(0, Transmission::bytes_in_flight)
     }
 
+    /// The client's name for a request that is not answered, for the log.
+    #[must_use]
+    pub fn cookie(&self, id: RequestId) -> Option<u64> {
+        self.transmission()?.cookie(id)
+    }
+
     /// The canonical name of the export, from the attachment on, also after the end.
     #[must_use]
     pub fn export_name(&self) -> Option<&str> {

@@ -87,6 +87,10 @@ impl Transmission {
         self.in_flight.len() + usize::from(matches!(self.receiving, Receiving::Payload(..)))
     }
 
+    pub(crate) fn cookie(&self, id: RequestId) -> Option<u64> {
+        self.in_flight.get(&id).map(|r| r.cookie)
+    }
+
     pub(crate) fn bytes_in_flight(&self) -> usize {
         self.bytes_in_flight
     }

@@ -59,6 +59,28 @@ pub enum AdminRequest {
     Status,
     /// Write a checkpoint now.
     Checkpoint,
+    /// All counters, for metrics.
+    Metrics,
+    /// Change what can be changed while the store is in use.
+    Tune(Tuning),
+}
+
+/// What can be changed while a store is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// A request that takes at least this long is warned of, within limits.
+    pub slow_request: std::time::Duration,
+    /// Volumes that have metrics of their own; the others are summed.
+    pub metrics_volumes_max: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            slow_request: std::time::Duration::from_secs(1),
+            metrics_volumes_max: 100,
+        }
+    }
 }
 
 /// A replica to create.
@@ -85,12 +107,14 @@ pub enum AdminReply {
     Volume(VolumeReport),
     /// To list.
     Volumes(Vec<VolumeReport>),
-    /// To delete and checkpoint.
+    /// To delete, checkpoint and tune.
     Done,
     /// To space.
     Space(SpaceReport),
     /// To status.
     Status(StatusReport),
+    /// To metrics.
+    Metrics(Box<crate::meters::StoreSample>),
 }
 
 /// One volume, as `volume show` prints it.

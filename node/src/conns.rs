@@ -178,6 +178,7 @@ impl Node {
                     if clean {
                         tracing::debug!(conn = id.0, reason, "session closed");
                     } else {
+                        self.meters.sessions.broken += 1;
                         tracing::warn!(conn = id.0, reason, "client disconnected");
                     }
                     self.close(id, reason, effects);
@@ -384,6 +385,7 @@ impl Node {
         });
         if attach {
             volume.sessions.insert(id);
+            self.meters.sessions.attached += 1;
             if let Some(conn) = self.conns.get_mut(&id) {
                 conn.volume = Some(group_id);
                 let transport = &conn.transport;
@@ -427,6 +429,7 @@ impl Node {
             nbd::Operation::Cache => {
                 // A hint: there is no cache of data to fill.
                 conn.session.complete(request.id, Ok(nbd::Reply::Done));
+                self.hint_answered(group, request.length);
                 return;
             }
         };
@@ -454,6 +457,7 @@ impl Node {
             edges_awaited: 0,
             failed: false,
             bytes_counted,
+            since: self.now,
         };
         self.submit(op);
     }

@@ -106,6 +106,8 @@ impl Node {
                 Ok(None)
             }
             AdminRequest::Space { volume } => self.space(volume).map(Some),
+            AdminRequest::Metrics => Ok(Some(AdminReply::Metrics(Box::new(self.sample())))),
+            AdminRequest::Tune(tuning) => Ok(Some(self.tune(tuning))),
             AdminRequest::Status => Ok(Some(AdminReply::Status(self.status()))),
             AdminRequest::Checkpoint => {
                 self.writable()?;
@@ -391,6 +393,7 @@ impl Node {
 
     /// A volume that an operator waits for serves, or shows that it will not.
     pub(crate) fn started(&mut self, id: GroupId, effects: &mut Vec<Effect>) {
+        self.note_state(id);
         let settled = |v: &Volume| v.is_serving() || v.trouble.is_some();
         if !self.starting.contains_key(&id) || !self.volumes.get(&id).is_some_and(settled) {
             return;
@@ -458,9 +461,10 @@ impl Node {
         })
     }
 
-    fn space(&self, volume: Option<String>) -> Result<AdminReply, AdminError> {
+    /// Space of the whole store.
+    pub(crate) fn store_space(&self) -> SpaceReport {
         let all = self.engine.space();
-        let mut report = SpaceReport {
+        SpaceReport {
             live_bytes: all.live_bytes,
             snapshot_bytes: 0,
             garbage_bytes: all.garbage_bytes,
@@ -469,7 +473,11 @@ impl Node {
             reserve_bytes: all.reserve_bytes,
             device_bytes_written: all.device_bytes_written,
             client_bytes_written: all.client_bytes_written,
-        };
+        }
+    }
+
+    fn space(&self, volume: Option<String>) -> Result<AdminReply, AdminError> {
+        let mut report = self.store_space();
         if let Some(name) = volume {
             let id = self.find(&name)?;
             report.live_bytes = self.report_of(id).map_or(0, |r| r.used_bytes);
@@ -483,6 +491,25 @@ impl Node {
             .values()
             .filter_map(|id| self.report_of(*id))
             .collect();
+        let problems = self.problems();
+        let sessions: usize = self
+            .volumes
+            .values()
+            .map(|v: &Volume| v.sessions.len())
+            .sum();
+        StatusReport {
+            healthy: problems.is_empty()
+                && volumes.iter().all(|v| v.state != VolumeState::Suspended),
+            problems,
+            volumes,
+            damaged_blocks: self.engine.damaged_blocks(),
+            recovered_records: self.report.records_replayed,
+            sessions: to_u32_saturating(sessions),
+        }
+    }
+
+    /// What needs an operator, in words.
+    pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self
             .volumes
             .values()
@@ -515,20 +542,7 @@ impl Node {
                  stopped store names them"
             ));
         }
-        let sessions: usize = self
-            .volumes
-            .values()
-            .map(|v: &Volume| v.sessions.len())
-            .sum();
-        StatusReport {
-            healthy: problems.is_empty()
-                && volumes.iter().all(|v| v.state != VolumeState::Suspended),
-            problems,
-            volumes,
-            damaged_blocks,
-            recovered_records: self.report.records_replayed,
-            sessions: to_u32_saturating(sessions),
-        }
+        problems
     }
 }
 

@@ -92,6 +92,7 @@ impl Node {
     /// The store is open: every group starts.
     pub(crate) fn opened(&mut self, opened: Opened, effects: &mut Vec<Effect>) {
         self.phase = Phase::Serving;
+        self.meters.opened(self.now);
         let r = opened.report;
         self.report = ReadyReport {
             formatted: r.formatted,
@@ -139,6 +140,8 @@ impl Node {
             attaching: Vec::new(),
             deleting: false,
             trouble: None,
+            meter: self.meters.volume(),
+            state_told: None,
         };
         if group.suspended && alone {
             volume.trouble = Some(format!(

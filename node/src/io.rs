@@ -41,6 +41,7 @@ impl Node {
         let group = op.group;
         self.op_bytes += op.bytes_counted;
         let refused = self.refusal(&op);
+        self.request_begins(id, &op);
         let (mutates, is_read) = (op.mutates(), matches!(op.action, Action::Read));
         self.ops.insert(id, op);
         if let Some(error) = refused {
@@ -524,6 +525,7 @@ impl Node {
         let Some(op) = self.ops.remove(&id) else {
             return;
         };
+        self.request_ends(id, &op, &result);
         self.op_bytes -= op.bytes_counted;
         if let Some(conn) = self.conns.get_mut(&op.conn) {
             conn.session.complete(op.request, result);

@@ -10,6 +10,7 @@ mod control;
 pub mod event;
 mod groups;
 mod io;
+pub mod meters;
 mod node;
 mod volume;
 

@@ -38,6 +38,8 @@ pub struct NodeConfig {
     pub peers: BTreeMap<ReplicaId, NodeId>,
     /// Limits of a session.
     pub session_limits: esker_nbd::SessionLimits,
+    /// What can be changed later.
+    pub tuning: crate::admin::Tuning,
 }
 
 impl Default for NodeConfig {
@@ -54,6 +56,7 @@ impl Default for NodeConfig {
             tick: Duration::from_millis(100),
             peers: BTreeMap::new(),
             session_limits: esker_nbd::SessionLimits::default(),
+            tuning: crate::admin::Tuning::default(),
         }
     }
 }
@@ -130,6 +133,7 @@ pub struct Node {
     pub(crate) timer: Option<Moment>,
     pub(crate) report: ReadyReport,
     pub(crate) fenced: Option<String>,
+    pub(crate) meters: crate::meters::Meters,
 }
 
 impl Node {
@@ -150,6 +154,7 @@ impl Node {
         let mut engine_effects = Vec::new();
         let engine = Engine::open(engine_config, &mut engine_effects);
         let next_tick = now + config.tick;
+        let meters = crate::meters::Meters::new(config.tuning, now);
         let mut node = Self {
             config,
             engine,
@@ -184,6 +189,7 @@ impl Node {
             timer: None,
             report: ReadyReport::default(),
             fenced: None,
+            meters,
         };
         node.settle(effects);
         node

@@ -1,7 +1,7 @@
 //! A volume on this node: its Raft group, its open epoch, and the requests on their way.
 
 use bytes::Bytes;
-use esker_base::{BlockRange, ConnId, Epoch, GroupId, RaftIndex, Stamp, Term, VolumeId};
+use esker_base::{BlockRange, ConnId, Epoch, GroupId, Moment, RaftIndex, Stamp, Term, VolumeId};
 use esker_engine::format::record::HardState;
 use esker_nbd::RequestId;
 use esker_replication::Group;
@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::admin::VolumeState;
 use crate::event::AdminToken;
+use crate::meters::VolumeMeter;
 
 /// Identifies a client request on this node.
 pub(crate) type OpId = u64;
@@ -57,6 +58,8 @@ pub(crate) struct Op {
     pub failed: bool,
     /// Bytes it counts against the node's limit.
     pub bytes_counted: usize,
+    /// When it was taken on.
+    pub since: Moment,
 }
 
 impl Op {
@@ -130,6 +133,10 @@ pub(crate) struct Volume {
     pub deleting: bool,
     /// Why it does not serve, when its state says so.
     pub trouble: Option<String>,
+    /// Its counts.
+    pub meter: VolumeMeter,
+    /// The state that the log was told of.
+    pub state_told: Option<VolumeState>,
 }
 
 impl Volume {

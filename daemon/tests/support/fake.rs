@@ -10,9 +10,11 @@ use esker_daemon::identity::Identity;
 use esker_daemon::store::{Backend, Ended, ReplySender, StoreHandle, StoreState};
 use esker_daemon::stores::Stores;
 use esker_daemon::uri::Endpoints;
+use esker_engine::meters::EngineSample;
 use esker_node::admin::{
     AdminError, AdminReply, AdminRequest, SpaceReport, StatusReport, VolumeReport, VolumeState,
 };
+use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -129,7 +131,18 @@ impl FakeStore {
                 recovered_records: 4,
                 sessions: volumes.values().map(|v| v.sessions).sum(),
             })),
-            AdminRequest::Checkpoint => Ok(AdminReply::Done),
+            AdminRequest::Checkpoint | AdminRequest::Tune(_) => Ok(AdminReply::Done),
+            AdminRequest::Metrics => Ok(AdminReply::Metrics(Box::new(StoreSample {
+                engine: EngineSample {
+                    damaged_blocks: 3,
+                    ..EngineSample::default()
+                },
+                space: self.space,
+                problems: self.problems.len() as u64,
+                sessions_now: volumes.values().map(|v| u64::from(v.sessions)).sum(),
+                volume_states: [volumes.len() as u64, 0, 0, 0],
+                ..StoreSample::default()
+            }))),
         }
     }
 }

@@ -42,6 +42,16 @@ impl NodeCache {
         }
     }
 
+    /// Nodes that it holds.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Nodes that it may hold of those on the device.
+    pub fn nodes_max(&self) -> usize {
+        self.nodes_max
+    }
+
     /// The node at `vaddr`, if it is here.
     pub fn get(&mut self, vaddr: VAddr) -> Option<Arc<NodePage>> {
         match self.slots.get_mut(&vaddr) {

@@ -198,6 +198,12 @@ impl Start {
         self
     }
 
+    /// With metrics on this address.
+    pub fn metrics(mut self, address: &str) -> Self {
+        self.words[3] = address.into();
+        self
+    }
+
     /// On this address for NBD instead.
     pub fn nbd(mut self, address: &str) -> Self {
         self.words[1] = address.into();

@@ -24,6 +24,7 @@ mod harness;
 mod kernel;
 mod kill;
 mod liars;
+mod metrics;
 mod pattern;
 mod postgres;
 mod power_cut;
