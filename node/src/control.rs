@@ -5,6 +5,7 @@ use crate::admin::{
     VolumeState,
 };
 use crate::event::{AdminToken, Effect};
+use crate::groups::LEADERSHIP_CHANGED;
 use crate::node::{Node, Phase};
 use crate::volume::{Proposal, Volume};
 use bytes::Bytes;
@@ -94,17 +95,7 @@ impl Node {
                 self.volume_rename(token, &name, new_name, effects)
             }
             AdminRequest::VolumeDelete { name } => self.volume_delete(token, &name, effects),
-            AdminRequest::VolumeAcceptLoss { name } => {
-                let id = self.find(&name)?;
-                self.writable()?;
-                let pending = self.admin_token(AdminPending::AcceptLoss(token, id));
-                let event = engine_event::Event::AcceptLoss {
-                    token: pending,
-                    group: id,
-                };
-                self.tell_engine(event);
-                Ok(None)
-            }
+            AdminRequest::VolumeAcceptLoss { name } => self.volume_accept_loss(token, &name),
             AdminRequest::Space { volume } => self.space(volume).map(Some),
             AdminRequest::Metrics => Ok(Some(AdminReply::Metrics(Box::new(self.sample())))),
             AdminRequest::Tune(tuning) => Ok(Some(self.tune(tuning))),
@@ -116,6 +107,28 @@ impl Node {
                 Ok(None)
             }
         }
+    }
+
+    fn volume_accept_loss(&mut self, token: AdminToken, name: &str) -> Outcome {
+        let id = self.find(name)?;
+        self.writable()?;
+        // Entries behind the gap may be in no other replica's log: applying them would make this
+        // one differ from the others for good.
+        let alone = self.engine.group(id).is_none_or(|view| {
+            let m = view.meta.membership;
+            m.voters.len() == 1 && m.voters_outgoing.is_empty() && m.learners.is_empty()
+        });
+        if !alone {
+            return Err(AdminError::Refused(format!(
+                "volume {name} has other replicas: this one takes from them what it has lost"
+            )));
+        }
+        let pending = self.admin_token(AdminPending::AcceptLoss(token, id));
+        self.tell_engine(engine_event::Event::AcceptLoss {
+            token: pending,
+            group: id,
+        });
+        Ok(None)
     }
 
     fn find(&self, name: &str) -> Result<GroupId, AdminError> {
@@ -263,9 +276,7 @@ impl Node {
     ) {
         let result = match self.report_of(id).filter(|_| committed) {
             Some(report) => Ok(AdminReply::Volume(report)),
-            None => Err(AdminError::Refused(
-                "the leadership changed; try again".into(),
-            )),
+            None => Err(AdminError::Refused(LEADERSHIP_CHANGED.into())),
         };
         Self::answer(token, result, effects);
     }

@@ -16,6 +16,10 @@ use esker_replication as repl;
 use esker_replication::{Group, GroupConfig, Output};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Why an operator is refused.
+pub(crate) const LEADERSHIP_CHANGED: &str = "the leadership changed; try again";
+const STOPPED_SERVING: &str =
+    "the volume stopped serving meanwhile: list the volumes to see what is in force";
 /// Ticket of an append that nobody waits for.
 const NO_TICKET: u64 = u64::MAX;
 
@@ -309,8 +313,16 @@ impl Node {
             volume.flushes.clear();
             volume.read_checks.clear();
             volume.read_waits.clear();
-            volume.proposals.clear();
+            for (_, proposal) in std::mem::take(&mut volume.proposals).into_values() {
+                if let Proposal::Resize(token) = proposal {
+                    self.refused.push((token, STOPPED_SERVING));
+                }
+            }
         }
+        // An operator who waits for it to serve waits no longer.
+        let starting = self.starting.remove(&id);
+        self.refused
+            .extend(starting.map(|token| (token, STOPPED_SERVING)));
         let ops = self.ops.iter().filter(|(_, op)| op.group == id);
         let ops: Vec<_> = ops.map(|(op, _)| *op).collect();
         for op in ops {
@@ -376,7 +388,9 @@ impl Node {
         for proposal in overwritten {
             match proposal {
                 Proposal::Op(op) => self.entry_done(op, false),
-                Proposal::Resize(token) => self.resizes_lost.push(token),
+                Proposal::Resize(token) => {
+                    self.refused.push((token, LEADERSHIP_CHANGED));
+                }
             }
         }
     }

@@ -127,8 +127,8 @@ pub struct Node {
     pub(crate) next_admin: u64,
     /// Volumes being created, with the operator who waits for them to serve.
     pub(crate) starting: BTreeMap<GroupId, AdminToken>,
-    /// Operators whose new size was lost with a leadership.
-    pub(crate) resizes_lost: Vec<AdminToken>,
+    /// Operators whose request will never be carried out, and why.
+    pub(crate) refused: Vec<(AdminToken, &'static str)>,
     pub(crate) next_tick: Moment,
     pub(crate) timer: Option<Moment>,
     pub(crate) report: ReadyReport,
@@ -184,7 +184,7 @@ impl Node {
             admin: BTreeMap::new(),
             next_admin: 1,
             starting: BTreeMap::new(),
-            resizes_lost: Vec::new(),
+            refused: Vec::new(),
             next_tick,
             timer: None,
             report: ReadyReport::default(),
@@ -333,8 +333,7 @@ impl Node {
                 break;
             }
         }
-        for token in std::mem::take(&mut self.resizes_lost) {
-            let text = "the leadership changed; try again";
+        for (token, text) in std::mem::take(&mut self.refused) {
             Self::answer(token, Err(AdminError::Refused(text.into())), effects);
         }
         self.pace(effects);

@@ -102,8 +102,9 @@ fn reusing_segments_too_early_is_noticed() {
     is_noticed(Sabotage::ReuseBeforeCheckpoint);
 }
 
+/// A seed that was found when worlds were as [`Options::plain`] has them.
 fn holds(seed: u64) {
-    let outcome = run_caught(Options::new(seed));
+    let outcome = run_caught(Options::plain(seed));
     assert_eq!(outcome.violation, None, "seed {seed}");
 }
 
@@ -141,4 +142,21 @@ fn a_volume_of_unknown_size_is_not_resized() {
 #[test]
 fn a_loss_whose_acceptance_was_not_answered_may_be_accepted() {
     holds(1754);
+}
+
+/// A volume was deleted while a resize of it was on its way. What was proposed went with the volume,
+/// and the operator who had asked for the new size was never answered. The same held for one who
+/// waited for a new volume to serve.
+#[test]
+fn a_resize_of_a_volume_that_is_deleted_is_answered() {
+    let outcome = run_caught(Options {
+        nodes: Some(1),
+        ..Options::new(314)
+    });
+    assert_eq!(outcome.violation, None);
+    let resizes = outcome.stats.work.get("resizes of volumes that go");
+    assert!(
+        resizes.is_some(),
+        "the seed is another run: find one that resizes what goes"
+    );
 }

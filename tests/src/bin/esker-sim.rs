@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: esker-sim --seed N [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [-v]
-       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [--twice]
+usage: esker-sim --seed N [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [--plain] [-v]
+       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [--plain] [--twice]
 
 A hunt runs --count seeds (all there are) from --from (0) on, for MINUTES at most.
 --full: some stores are too small for what is written to them.
+--plain: without what was added to the worlds later; regression seeds may ask for it.
 Sabotage names: IgnoreDurableSeq, CutNotDurable, LiveBitLate, AckBeforeSync, ReuseBeforeCheckpoint";
 
 struct Args {
@@ -41,6 +42,7 @@ fn parse() -> Option<Args> {
             "--from" => args.from = words.next()?.parse().ok()?,
             "--count" => args.count = words.next()?.parse().ok()?,
             "--twice" => args.twice = true,
+            "--plain" => args.options.extras = false,
             "--full" => args.options.full_stores = true,
             "-v" => args.options.verbose = true,
             _ => return None,

@@ -12,7 +12,7 @@ use super::rng::SimRng;
 use bytes::Bytes;
 use esker_base::{AlignedBuf, DiskError, DiskErrorKind, DiskOp, IoId, BLOCK_SIZE, BLOCK_SIZE_U64};
 use esker_engine::verify::ReadAt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes the device writes in one piece.
 pub const SECTOR_BYTES: usize = 512;
@@ -142,6 +142,8 @@ pub struct DiskFaults {
 pub struct FaultCounts {
     /// Failed reads.
     pub read_errors: u64,
+    /// Reads of pages that cannot be read.
+    pub unreadable: u64,
     /// Failed writes.
     pub write_errors: u64,
     /// Writes without space.
@@ -164,6 +166,7 @@ impl FaultCounts {
     /// Adds what another disk, or the same after a restart, counted.
     pub fn add(&mut self, other: &Self) {
         self.read_errors += other.read_errors;
+        self.unreadable += other.unreadable;
         self.write_errors += other.write_errors;
         self.no_space += other.no_space;
         self.sync_errors += other.sync_errors;
@@ -213,6 +216,8 @@ pub struct SimDisk {
     volatile: Vec<VolatileWrite>,
     in_flight: BTreeMap<IoId, Pending>,
     completions: u64,
+    /// Pages that cannot be read until they are written.
+    bad_pages: BTreeSet<u64>,
     /// How operations fail.
     pub faults: DiskFaults,
     /// How often they did.
@@ -230,6 +235,7 @@ impl SimDisk {
             volatile: Vec::new(),
             in_flight: BTreeMap::new(),
             completions: 0,
+            bad_pages: BTreeSet::new(),
             faults: DiskFaults::default(),
             counts: FaultCounts::default(),
         }
@@ -307,6 +313,12 @@ impl SimDisk {
                     self.counts.read_errors += 1;
                     return Some(Err(error(DiskErrorKind::Io, 5)));
                 }
+                let first = offset / BLOCK_SIZE_U64;
+                let end = first + (length / BLOCK_SIZE) as u64;
+                if self.bad_pages.range(first..end).next().is_some() {
+                    self.counts.unreadable += 1;
+                    return Some(Err(error(DiskErrorKind::Io, 5)));
+                }
                 Ok(self.visible.read(offset, length).freeze())
             }
             Pending::Write { first_page, pages } => self.write(first_page, pages),
@@ -333,6 +345,11 @@ impl SimDisk {
             return Err(error(DiskErrorKind::Io, 5));
         }
         put(&mut self.visible, &write);
+        if !self.bad_pages.is_empty() {
+            let end = first_page + write.pages.len() as u64;
+            self.bad_pages
+                .retain(|page| !(first_page..end).contains(page));
+        }
         self.volatile.push(write);
         Ok(Bytes::new())
     }
@@ -436,6 +453,11 @@ impl SimDisk {
     #[must_use]
     pub fn visible(&self) -> &Image {
         &self.visible
+    }
+
+    /// Media damage: a page cannot be read any more, until it is written anew.
+    pub fn spoil(&mut self, page: u64) {
+        self.bad_pages.insert(page);
     }
 
     /// Changes what is on the media, for reads and for good: damage chosen by a test.

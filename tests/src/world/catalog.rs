@@ -31,6 +31,8 @@ pub(crate) struct Slot {
     pub change: Option<(u64, Change)>,
     /// To be asked for once no client is attached.
     pub wanted: Option<Change>,
+    /// The size of a resize on its way whose volume was to go: after a crash, unsure.
+    pub resizing: Option<u64>,
     pub names: u64,
 }
 
@@ -88,6 +90,9 @@ impl Slot {
         }
         let unsure = self.change.take().map(|c| c.1);
         self.wanted = None;
+        if let (Some(size_bytes), Some(volume)) = (self.resizing.take(), &mut self.volume) {
+            volume.sizes.insert(size_bytes);
+        }
         match (&mut self.volume, report, unsure) {
             (None, None, _) => {}
             (None, Some(r), Some(Change::Create { name, size_bytes })) if r.name == name => {

@@ -7,6 +7,8 @@ use esker_base::BLOCK_SIZE_U64;
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_node::Event;
 
+/// The node of three whose log is damaged: the other two have what it loses.
+pub(crate) const DAMAGED_HOST: usize = 0;
 /// Longer than a store takes to fall idle, to write its closing record and to sync it.
 const HUSH_NS: u64 = 150_000_000;
 
@@ -29,6 +31,9 @@ impl World {
             w.admin,
             w.disk_errors,
             w.damage,
+            w.log_damage,
+            w.stall,
+            w.slow_disk,
         ];
         let mut at = self.rng.below(all.iter().sum::<u64>().max(1));
         let mut kind = 0;
@@ -44,7 +49,13 @@ impl World {
             4 => self.partition(),
             5 => self.operate(),
             6 => self.disk_fails(host),
-            7 => self.damage(host),
+            7 | 8 => self.damage(if self.plan.nodes > 1 {
+                DAMAGED_HOST
+            } else {
+                host
+            }),
+            9 => self.stall(host),
+            10 => self.disk_slows(host),
             _ => {}
         }
     }
@@ -73,7 +84,7 @@ impl World {
     }
 
     fn stop(&mut self, host: usize) {
-        if self.hosts[host].state != State::Serving || self.hosts[host].fenced {
+        if !self.may_be_told(host) {
             return;
         }
         self.log(|| format!("node {host} is asked to stop"));
@@ -120,6 +131,29 @@ impl World {
         self.at(heal, Ev::NetHeals);
     }
 
+    /// A process is held up: a machine that swaps, a guest that is paused. Its clock goes on.
+    fn stall(&mut self, host: usize) {
+        if self.hosts[host].node.is_none() {
+            return;
+        }
+        let usual = match self.plan.nodes {
+            1 => self.rng.pick(&[1_000_000, 50_000_000]),
+            _ => self.rng.pick(&[20_000_000, 500_000_000, 3_000_000_000]),
+        };
+        let stretch = usual / 2 + self.rng.below(usual);
+        self.log(|| format!("node {host} is held up for {stretch} ns"));
+        self.stats.fault("process held up");
+        self.hosts[host].stalled_until = self.now + stretch;
+    }
+
+    fn disk_slows(&mut self, host: usize) {
+        let factor = self.rng.pick(&[10, 100, 500]);
+        let stretch = self.latency(self.plan.fault_ns);
+        self.log(|| format!("the disk of node {host} is {factor} times slower for {stretch} ns"));
+        self.stats.fault("stretch of a slow disk");
+        self.hosts[host].slow_disk = (self.now + stretch, factor);
+    }
+
     fn disk_fails(&mut self, host: usize) {
         self.stats.fault("stretch of disk errors");
         self.hosts[host].disk.faults = self.plan.disk_faults;
@@ -134,25 +168,49 @@ impl World {
         if self.hosts[host].state != State::Serving || self.quiet_damage {
             return;
         }
+        self.log(|| format!("hush before damage to node {host}"));
         self.quiet_damage = true;
         self.hush_until = self.now + HUSH_NS;
+    }
+
+    /// How many of a node's records are known to be durable by a record that is durable itself. In
+    /// a group of three the log is never quite silent, and damage to a record that nothing durable
+    /// speaks of looks like a torn tail.
+    fn superseded_records(&self, host: usize) -> usize {
+        let records = &self.records[host];
+        let durable = records.iter().map(|r| r.durable).max().unwrap_or(0);
+        let witnesses = records.iter().filter(|r| r.seq <= durable);
+        let superseded = witnesses.map(|r| r.durable).max().unwrap_or(0);
+        records.partition_point(|r| r.seq <= superseded)
     }
 
     /// The hush is over: everything that was answered is durable and known to be.
     pub(crate) fn damage_now(&mut self, host: usize) {
         self.quiet_damage = false;
-        if self.hosts[host].state != State::Serving || self.hosts[host].fenced {
+        if !self.may_be_told(host) {
             return;
         }
         let first = SEGMENTS_OFFSET / BLOCK_SIZE_U64;
-        let at_log = self.rng.chance(600);
-        let page = match self.records[host].last().copied().filter(|_| at_log) {
-            // The last one is the closing record: whoever damages it takes what it says away.
-            Some(_) if self.records[host].len() > 1 => {
-                let n = self.records[host].len() - 1;
-                let (offset, bytes) = self.records[host][self.rng.index(n)];
-                (offset + self.rng.below(bytes)) / BLOCK_SIZE_U64
+        let replicated = self.plan.nodes > 1;
+        let at_log = replicated || self.rng.chance(600);
+        // The last one is the closing record: whoever damages it takes what it says away.
+        let damageable = match replicated {
+            true => self.superseded_records(host),
+            false => self.records[host].len().saturating_sub(1),
+        };
+        let page = match damageable {
+            n if n > 0 && at_log => {
+                let record = self.records[host][self.rng.index(n)];
+                // Of three, only headers: blocks of a damaged replica are not repaired yet.
+                let inside = if replicated {
+                    self.records[host].retain(|r| r.seq != record.seq);
+                    0
+                } else {
+                    self.rng.below(record.bytes)
+                };
+                (record.offset + inside) / BLOCK_SIZE_U64
             }
+            _ if replicated => return,
             _ => {
                 let pages: Vec<u64> = self.hosts[host]
                     .disk
@@ -167,19 +225,28 @@ impl World {
                 pages[self.rng.index(pages.len())]
             }
         };
-        let (how, bit) = (self.rng.below(3), self.rng.index(4096 * 8));
+        let kinds = if self.plan.bad_pages && !replicated {
+            4
+        } else {
+            3
+        };
+        let (how, bit) = (self.rng.below(kinds), self.rng.index(4096 * 8));
         let from = first + self.rng.below(256);
         self.log(|| format!("damage {how} to page {page} of node {host}"));
         self.stats.fault(match how {
             0 => "damage: bit flipped",
             1 => "damage: page lost",
-            _ => "damage: misdirected write",
+            2 => "damage: misdirected write",
+            _ => "damage: page unreadable",
         });
-        self.hosts[host].disk.damage(|image| match how {
-            0 => image.flip_bit(page, bit),
-            1 => image.zero_page(page),
-            _ => image.misdirect(from, page),
-        });
+        match how {
+            3 => self.hosts[host].disk.spoil(page),
+            _ => self.hosts[host].disk.damage(|image| match how {
+                0 => image.flip_bit(page, bit),
+                1 => image.zero_page(page),
+                _ => image.misdirect(from, page),
+            }),
+        }
         if self.rng.chance(700) {
             self.crash(host, Crash::Kill);
         }

@@ -71,7 +71,7 @@ impl World {
         self.pursue_changes();
         self.look_for_stuck_requests();
         if self.quiet_damage && self.now >= self.hush_until {
-            self.damage_now(0);
+            self.damage_now(super::chaos::DAMAGED_HOST);
         }
         if self.stage > Stage::Storm && self.now > self.stage_since + STAGE_NS_MAX {
             return self.stage_overdue();
@@ -149,6 +149,8 @@ impl World {
         for host in 0..self.hosts.len() {
             self.hosts[host].disk.faults = crate::sim::DiskFaults::default();
             self.hosts[host].fuse = None;
+            self.hosts[host].stalled_until = 0;
+            self.hosts[host].slow_disk = (0, 1);
             if self.hosts[host].fenced {
                 self.crash(host, Crash::Power);
             }
@@ -179,6 +181,7 @@ impl World {
             let Some(volume) = &self.slots[slot].volume else {
                 continue;
             };
+            // Of a volume that was grown it is only sure that it has its first size.
             let blocks = volume.sizes.first().copied().unwrap_or(0) / 4096;
             let step = self.plan.request_blocks_max.max(8);
             let mut script: VecDeque<Wish> = (0..blocks)
@@ -323,11 +326,17 @@ impl World {
                         v.used_blocks,
                         v.max_stamp,
                         v.epoch,
+                        v.meta.size_bytes,
                     )
                 })
                 .collect();
             if views.iter().any(|v| *v != views[0]) {
                 self.violate(format!("replicas of volume {slot} differ: {views:?}"));
+            }
+            if let (Some(view), Some(growth)) = (views.first(), self.growth.get(slot)) {
+                if let Err(text) = growth.allows(view.5) {
+                    self.violate(format!("volume {slot}: {text}"));
+                }
             }
             if views.len() > 1 {
                 self.stats.did("comparisons of replicas");

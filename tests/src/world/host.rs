@@ -69,6 +69,10 @@ pub(crate) struct Host {
     pub sync_failed: bool,
     /// Disk operations fail until then.
     pub faulty_until: u64,
+    /// It gets no processor until then.
+    pub stalled_until: u64,
+    /// Its disk is slower by this factor until then.
+    pub slow_disk: (u64, u64),
     /// It was up at least once: its store is formatted.
     pub formatted: bool,
     /// Crash after so many further effects.
@@ -91,6 +95,8 @@ impl Host {
             fenced: false,
             sync_failed: false,
             faulty_until: 0,
+            stalled_until: 0,
+            slow_disk: (0, 1),
             formatted: false,
             fuse: None,
             syncs_failed_seen: 0,

@@ -128,7 +128,7 @@ impl Hunt {
 }
 
 /// Every branch there is.
-pub const PROBES: [esker_engine::Probe; 17] = {
+pub const PROBES: [esker_engine::Probe; 18] = {
     use esker_engine::Probe as P;
     [
         P::Formatted,
@@ -141,6 +141,7 @@ pub const PROBES: [esker_engine::Probe; 17] = {
         P::GroupCleared,
         P::SegmentCrossed,
         P::SuperblockMixed,
+        P::SecondCheckpointCopy,
         P::UnappliedReplayed,
         P::ConflictReplayed,
         P::DeleteReplayed,

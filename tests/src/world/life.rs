@@ -112,7 +112,7 @@ impl World {
         self.hosts[host].formatted = true;
         if report.damaged_blocks > 0 || report.suspended_volumes > 0 {
             self.stats.did("openings that found damage");
-            if !self.plan.damages() {
+            if !self.plan.spoils() {
                 self.violate(format!(
                     "recovery found damage where there is none: {report:?}"
                 ));
@@ -212,7 +212,7 @@ impl World {
 
     /// The offline check of what is on the disk.
     pub(crate) fn verify_image(&mut self, host: usize) {
-        if !self.hosts[host].formatted || self.plan.damages() {
+        if !self.hosts[host].formatted || self.plan.spoils() {
             return;
         }
         self.stats.did("offline checks");

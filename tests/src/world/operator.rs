@@ -7,10 +7,39 @@ use super::world::{Purpose, World};
 use esker_base::{GroupId, VolumeId};
 use esker_node::admin::{AdminError, AdminReply, AdminRequest, ReplicaSpec, VolumeState};
 use esker_node::{AdminToken, Event};
+use std::collections::BTreeSet;
 
 /// The group of a volume that spans nodes.
 pub(crate) fn group_of(slot: usize) -> GroupId {
     GroupId(1000 + slot as u64)
+}
+
+/// The sizes of a volume of three.
+pub(crate) struct Growth {
+    /// All that were ever asked for: an unanswered resize may take effect at any time.
+    pub asked: BTreeSet<u64>,
+    /// The largest whose resize was answered: no replica goes below it.
+    pub answered: u64,
+}
+
+impl Growth {
+    pub fn new(size_bytes: u64) -> Self {
+        Self {
+            asked: BTreeSet::from([size_bytes]),
+            answered: size_bytes,
+        }
+    }
+
+    /// Whether a volume may have a size once all replicas are at one index.
+    pub fn allows(&self, size_bytes: u64) -> Result<(), String> {
+        let Self { asked, answered } = self;
+        match asked.contains(&size_bytes) && size_bytes >= *answered {
+            true => Ok(()),
+            false => Err(format!(
+                "its replicas have {size_bytes} bytes; asked for {asked:?}, answered {answered}"
+            )),
+        }
+    }
 }
 
 impl World {
@@ -26,7 +55,7 @@ impl World {
     /// A request by chance.
     pub(crate) fn operate(&mut self) {
         let host = self.rng.index(self.hosts.len());
-        if self.hosts[host].state != State::Serving || self.hosts[host].fenced {
+        if !self.may_be_told(host) {
             return;
         }
         let slot = self.rng.index(self.slots.len());
@@ -58,6 +87,9 @@ impl World {
 
     fn resize(&mut self, host: usize, slot: usize) {
         let most = self.plan.blocks_max;
+        if self.plan.nodes > 1 {
+            return self.grow(host, slot);
+        }
         let s = &self.slots[slot];
         let Some(volume) = s.volume.as_ref().filter(|_| s.change.is_none()) else {
             return;
@@ -66,17 +98,51 @@ impl World {
         let Some(now) = volume.sizes.last().map(|bytes| bytes / 4096) else {
             return;
         };
-        if now >= most || self.plan.nodes > 1 {
+        if now >= most {
             return;
         }
         let size_bytes = self.rng.range(now + 1, most) * 4096;
         self.change(host, slot, Change::Resize { size_bytes });
     }
 
+    /// Asks any node to grow a volume of three; only its leader can.
+    fn grow(&mut self, host: usize, slot: usize) {
+        let most = self.plan.blocks_max;
+        let Some(volume) = &self.slots[slot].volume else {
+            return;
+        };
+        let name = volume.name.clone();
+        let now = self.growth[slot].asked.last().copied().unwrap_or(0) / 4096;
+        if now >= most {
+            return;
+        }
+        let size_bytes = self.rng.range(now + 1, most) * 4096;
+        self.growth[slot].asked.insert(size_bytes);
+        let leads = |h: &usize| {
+            let node = self.hosts[*h].node.as_ref();
+            self.may_be_told(*h) && node.is_some_and(|n| n.serves(&name))
+        };
+        let leader = (0..self.hosts.len()).find(leads);
+        let host = leader.filter(|_| self.rng.chance(800)).unwrap_or(host);
+        let request = AdminRequest::VolumeResize { name, size_bytes };
+        self.ask_operator(host, request, Purpose::Grow(slot, size_bytes));
+    }
+
+    /// An operator can reach the node, and its store takes writes.
+    pub(crate) fn may_be_told(&self, host: usize) -> bool {
+        let h = &self.hosts[host];
+        h.state == State::Serving && !h.fenced && !self.is_held_up(host)
+    }
+
+    /// The process gets no processor now.
+    pub(crate) fn is_held_up(&self, host: usize) -> bool {
+        self.hosts[host].stalled_until > self.now
+    }
+
     /// Changes that wait for clients to leave, and volumes that are not there.
     pub(crate) fn pursue_changes(&mut self) {
         for slot in 0..self.slots.len() {
-            if self.hosts[0].state != State::Serving || self.hosts[0].fenced {
+            if !self.may_be_told(0) {
                 return;
             }
             let s = &self.slots[slot];
@@ -103,9 +169,38 @@ impl World {
         let s = &mut self.slots[slot];
         let name = s.volume.as_ref().map_or("", |v| v.name.as_str());
         let request = request_of(&change, name);
-        let token = self.next_token; // the one that is taken next
-        s.change = Some((token, change));
+        let per_mille = self.plan.contradictions;
+        let contradicted = per_mille > 0 && self.rng.chance(per_mille);
+        let rest = contradictions(&change, name);
+        if contradicted && change == Change::Delete {
+            self.resize_what_goes(host, slot);
+            if !self.may_be_told(host) {
+                return;
+            }
+        }
+        self.slots[slot].change = Some((self.next_token, change));
         self.ask_operator(host, request, Purpose::Change(slot));
+        for request in rest {
+            let on_its_way = self.slots[slot].change.is_some() && self.may_be_told(host);
+            if contradicted && on_its_way {
+                self.stats.did("requests that contradict one on its way");
+                self.ask_operator(host, request, Purpose::Refused);
+            }
+        }
+    }
+
+    /// Resizes a volume just before it is deleted, which may be refused.
+    fn resize_what_goes(&mut self, host: usize, slot: usize) {
+        let size_bytes = self.plan.blocks_max * 4096;
+        let s = &mut self.slots[slot];
+        let Some(volume) = s.volume.as_ref() else {
+            return;
+        };
+        let name = volume.name.clone();
+        s.resizing = Some(size_bytes);
+        self.stats.did("resizes of volumes that go");
+        let request = AdminRequest::VolumeResize { name, size_bytes };
+        self.ask_operator(host, request, Purpose::Doomed(slot));
     }
 
     pub(crate) fn admin_reply(
@@ -121,6 +216,27 @@ impl World {
         self.trace.note(&[token.0, u64::from(result.is_ok())]);
         match purpose {
             Purpose::Info => {}
+            Purpose::Doomed(slot) => {
+                let size_bytes = self.slots[slot].resizing.take();
+                if let (Ok(_), Some(size_bytes)) = (result, size_bytes) {
+                    self.slots[slot].done(Change::Resize { size_bytes }, || unreachable!());
+                }
+            }
+            Purpose::Refused if result.is_err() => {}
+            Purpose::Refused => {
+                self.violate("two requests that exclude each other are done".into())
+            }
+            Purpose::Grow(slot, size_bytes) => match result {
+                Ok(_) => {
+                    self.stats.did("volumes of three grown");
+                    let growth = &mut self.growth[slot];
+                    growth.answered = growth.answered.max(size_bytes);
+                }
+                Err(AdminError::Refused(_)) => {}
+                // A smaller size than one that was not answered, and took effect.
+                Err(AdminError::Invalid(_)) => {}
+                Err(error) => self.violate(format!("a volume of three is not grown: {error}")),
+            },
             Purpose::Compare => self.compared(host, result.is_ok()),
             Purpose::Change(slot) => self.changed(host, slot, result),
             Purpose::Replica => {
@@ -184,6 +300,14 @@ impl World {
                     &reports.iter().map(|r| &*r.name).collect::<Vec<_>>(),
                 );
             }
+            for report in reports {
+                if report.state == VolumeState::Suspended {
+                    self.stats.did("replicas suspended");
+                    let name = report.name;
+                    let request = AdminRequest::VolumeAcceptLoss { name };
+                    self.ask_operator(host, request, Purpose::Refused);
+                }
+            }
             return;
         }
         for slot in 0..self.slots.len() {
@@ -218,7 +342,7 @@ impl World {
         let voters = (0..self.plan.nodes).map(|n| replica_of(slot, n)).collect();
         let spec = ReplicaSpec {
             name: volume.name.clone(),
-            size_bytes: self.plan.blocks_max * 4096,
+            size_bytes: self.plan.blocks_first * 4096,
             volume: VolumeId(77 + slot as u128),
             group: group_of(slot),
             replica: replica_of(slot, host),
@@ -240,5 +364,35 @@ impl World {
             .iter()
             .filter(|c| matches!(c.mood, Mood::Attached | Mood::Leaving | Mood::Greeting))
             .count()
+    }
+}
+
+/// Requests that cannot be done while `change` of the volume `name` is on its way.
+fn contradictions(change: &Change, name: &str) -> Vec<AdminRequest> {
+    let owned = name.to_owned();
+    let resize = |name: String| AdminRequest::VolumeResize {
+        name,
+        size_bytes: 1 << 30,
+    };
+    match change {
+        // It is not there before it is durable, and its name is taken all the same.
+        Change::Create { name, .. } => vec![
+            request_of(change, name),
+            AdminRequest::VolumeDelete { name: name.clone() },
+            resize(name.clone()),
+        ],
+        Change::Delete => vec![
+            request_of(change, name),
+            resize(owned.clone()),
+            AdminRequest::VolumeRename {
+                name: owned,
+                new_name: "elsewhere".into(),
+            },
+        ],
+        Change::Rename { .. } => vec![resize(owned.clone()), request_of(&Change::Delete, name)],
+        Change::Resize { .. } => vec![AdminRequest::VolumeResize {
+            name: owned,
+            size_bytes: 1000, // no whole blocks
+        }],
     }
 }

@@ -18,6 +18,8 @@ pub struct Options {
     pub sabotage: Sabotage,
     /// Some stores are too small for what is written to them.
     pub full_stores: bool,
+    /// With what [`Plan::add_extras`] draws.
+    pub extras: bool,
     /// Print what happens.
     pub verbose: bool,
 }
@@ -32,7 +34,17 @@ impl Options {
             steps: 12_000,
             sabotage: Sabotage::None,
             full_stores: false,
+            extras: true,
             verbose: false,
+        }
+    }
+
+    /// A run as it was before there were extras: for seeds that were found then.
+    #[must_use]
+    pub fn plain(seed: u64) -> Self {
+        Self {
+            extras: false,
+            ..Self::new(seed)
         }
     }
 }
@@ -56,6 +68,12 @@ pub struct Weights {
     pub disk_errors: u64,
     /// Media damage.
     pub damage: u64,
+    /// Damage to a header of the log of one node of three.
+    pub log_damage: u64,
+    /// A process gets no processor for a while; what happens meanwhile comes to it afterwards.
+    pub stall: u64,
+    /// A stretch in which a disk is much slower.
+    pub slow_disk: u64,
 }
 
 /// A world to be.
@@ -101,6 +119,12 @@ pub struct Plan {
     pub disk_faults: DiskFaults,
     /// The volumes do not fit the store.
     pub overfull: bool,
+    /// Among what damage does is a page that cannot be read.
+    pub bad_pages: bool,
+    /// Blocks of a volume of three copies at first; an operator grows it.
+    pub blocks_first: u64,
+    /// Per mille of changes that are followed at once by requests that contradict them.
+    pub contradictions: u64,
     /// Run options.
     pub options: Options,
 }
@@ -146,13 +170,15 @@ impl Plan {
             admin: weight(r, 6),
             disk_errors: if faulty_disk { r.range(1, 4) } else { 0 },
             damage: if damage { r.range(2, 6) } else { 0 },
+            ..Weights::default()
         };
-        Self {
+        let blocks_max = blocks_max.max(8);
+        let mut plan = Self {
             seed: options.seed,
             nodes,
             engine,
             volumes,
-            blocks_max: blocks_max.max(8),
+            blocks_max,
             clients: usize::try_from(r.range(1, 3)).unwrap_or(1),
             depth: usize::try_from(r.pick(&[1, 4, 16])).unwrap_or(1),
             request_blocks_max: r.range(1, slots / 3),
@@ -172,7 +198,47 @@ impl Plan {
             weights,
             disk_faults: disk_faults(r),
             overfull,
+            bad_pages: false,
+            blocks_first: blocks_max,
+            contradictions: 0,
             options,
+        };
+        if options.extras {
+            plan.add_extras();
+        }
+        plan
+    }
+
+    /// Draws what later versions of the world do besides. It has a generator of its own, so that
+    /// the rest of a seed's plan stays what it was.
+    fn add_extras(&mut self) {
+        let mut rng = SimRng::new(self.seed, 3);
+        let r = &mut rng;
+        let single = self.nodes == 1;
+        let weight = |r: &mut SimRng, per_mille, most: u64| match r.chance(per_mille) {
+            true => r.range(1, most),
+            false => 0,
+        };
+        self.weights.stall = weight(r, 300, 5);
+        self.weights.slow_disk = weight(r, 300, 5);
+        let log_damage = weight(r, 250, 4);
+        if !single && self.weights.disk_errors == 0 {
+            self.weights.log_damage = log_damage;
+        }
+        self.bad_pages = r.chance(500);
+        self.contradictions = r.pick(&[0, 300]);
+        let first = r.range(8, self.blocks_max);
+        if !single && r.chance(500) {
+            self.blocks_first = first;
+        }
+        if r.chance(150) && !self.overfull {
+            let fits = self.volumes as u64 * self.blocks_max;
+            self.volumes = usize::try_from(r.range(4, 9)).unwrap_or(4);
+            self.blocks_max = (fits / self.volumes as u64).max(8);
+            self.blocks_first = self.blocks_first.min(self.blocks_max);
+        }
+        if r.chance(150) {
+            self.depth = 64;
         }
     }
 
@@ -186,6 +252,12 @@ impl Plan {
     #[must_use]
     pub fn damages(&self) -> bool {
         self.weights.damage > 0
+    }
+
+    /// What is on disks is damaged, if only where another node has it, too.
+    #[must_use]
+    pub fn spoils(&self) -> bool {
+        self.damages() || self.weights.log_damage > 0
     }
 }
 

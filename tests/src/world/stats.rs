@@ -30,6 +30,7 @@ impl Stats {
     pub fn disk(&mut self, counts: &FaultCounts) {
         for (kind, n) in [
             ("disk: read failed", counts.read_errors),
+            ("disk: unreadable page met", counts.unreadable),
             ("disk: write failed", counts.write_errors),
             ("disk: no space", counts.no_space),
             ("disk: sync failed", counts.sync_errors),

@@ -22,13 +22,27 @@ impl World {
         if self.clients[client].thinking || self.clients[client].mood == Mood::Gone {
             return;
         }
-        self.clients[client].thinking = true;
-        let usual = match self.clients[client].mood {
-            Mood::Away => 2_000_000,
-            _ => self.plan.think_ns,
+        let Some(usual) = self.pause_ns(client) else {
+            return;
         };
+        self.clients[client].thinking = true;
         let delay = self.latency(usual);
         self.at(delay, Ev::Think(client));
+    }
+
+    /// How long a client does nothing. None: until it is answered.
+    fn pause_ns(&self, client: usize) -> Option<u64> {
+        let c = &self.clients[client];
+        let hushed = self.quiet_damage || self.now < self.hush_until;
+        match c.mood {
+            Mood::Away if self.plan.options.extras && self.plan.nodes > 1 => Some(5_000_000),
+            Mood::Away => Some(2_000_000),
+            _ if !self.plan.options.extras => Some(self.plan.think_ns),
+            Mood::Greeting | Mood::Leaving => Some(2_000_000),
+            Mood::Attached if c.asked.len() >= c.depth => None,
+            Mood::Attached if hushed && c.script.is_none() => Some(5_000_000),
+            Mood::Attached | Mood::Gone => Some(self.plan.think_ns),
+        }
     }
 
     pub(crate) fn think(&mut self, client: usize) {
@@ -52,7 +66,8 @@ impl World {
         let c = &self.clients[client];
         let open = self.slots[c.slot].is_open();
         let host = c.next_host;
-        let up = matches!(self.hosts[host].state, State::Serving | State::Opening);
+        let state = self.hosts[host].state;
+        let up = matches!(state, State::Serving | State::Opening) && !self.is_held_up(host);
         if self.plan.nodes > 1 {
             self.clients[client].next_host = (host + 1) % self.plan.nodes;
         }
@@ -329,6 +344,14 @@ impl World {
                 }
             }
         }
+        self.wake(client);
+    }
+
+    /// A client that waited for an answer goes on.
+    fn wake(&mut self, client: usize) {
+        if self.plan.options.extras {
+            self.think_soon(client);
+        }
     }
 
     pub(crate) fn deliver_to_client(&mut self, id: u64) {
@@ -386,8 +409,16 @@ impl World {
             }
             Said::Size(size) => {
                 self.clients[client].size_bytes = size;
-                let slot = &mut self.slots[self.clients[client].slot];
-                let Some(volume) = slot.volume.as_mut().filter(|_| slot.change.is_none()) else {
+                let slot = self.clients[client].slot;
+                if let Some(growth) = self.growth.get(slot) {
+                    if !growth.asked.contains(&size) {
+                        self.violate(format!("an export of {size} bytes: nobody asked for that"));
+                    }
+                    return;
+                }
+                let slot = &mut self.slots[slot];
+                let quiet = slot.change.is_none() && slot.resizing.is_none();
+                let Some(volume) = slot.volume.as_mut().filter(|_| quiet) else {
                     return;
                 };
                 if volume.sizes.is_empty() || volume.sizes.contains(&size) {
@@ -400,6 +431,14 @@ impl World {
             }
             Said::OptionOk(7) => {
                 self.clients[client].mood = Mood::Attached;
+                if let Some(conn) = self.clients[client]
+                    .conn
+                    .filter(|_| self.plan.options.extras)
+                {
+                    // It tries this node first when it comes again.
+                    let host = self.conns.get(&conn).map(|conn| conn.host);
+                    self.clients[client].next_host = host.unwrap_or(0);
+                }
                 self.stats.did("attachments");
             }
             Said::OptionOk(_) => {}
@@ -442,6 +481,7 @@ impl World {
         };
         self.trace.note(&[cookie, u64::from(error)]);
         self.log(|| format!("client {client} is answered {cookie:x}: {error}"));
+        self.wake(client);
         let c = &mut self.clients[client];
         if c.script.is_some() {
             c.results.push((asked.wish, error));

@@ -11,13 +11,26 @@ use crate::check::trace::Trace;
 use crate::sim::SimRng;
 use bytes::Bytes;
 use esker_base::{DiskOp, IoId, Moment, WallClock};
+use esker_engine::format::record::RecordHeader;
 use esker_node::{Effect, Event, Machine, Node, PeerFrame};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Events without time passing, after which a run counts as stuck.
 const INSTANT_STEPS_MAX: u64 = 50_000;
+/// The longest that an operation of a slow disk takes.
+const SLOW_DISK_NS_MAX: u64 = 2_000_000_000;
 /// Time between two looks at what is overdue.
 const WATCH_NS: u64 = 5_000_000;
+
+/// A record of a store's log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub offset: u64,
+    pub bytes: u64,
+    pub seq: u64,
+    /// Records through this one are durable, it says.
+    pub durable: u64,
+}
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -82,6 +95,12 @@ pub(crate) enum Purpose {
     Reconcile,
     AcceptLoss(usize),
     Info,
+    /// A resize of a volume that is deleted next.
+    Doomed(usize),
+    /// It must be refused.
+    Refused,
+    /// A volume of three is to have this many bytes.
+    Grow(usize, u64),
     Compare,
 }
 
@@ -114,8 +133,10 @@ pub struct World {
     pub(crate) hush_until: u64,
     /// A fault at the end of the hush.
     pub(crate) quiet_damage: bool,
-    /// Where records were written last, per node: offset and bytes.
-    pub(crate) records: Vec<Vec<(u64, u64)>>,
+    /// Sizes that an operator asked for, and the largest that was answered: volumes of three.
+    pub(crate) growth: Vec<super::operator::Growth>,
+    /// Where records were written last, per node.
+    pub(crate) records: Vec<Vec<Written>>,
 }
 
 /// Runs a seed to its end.
@@ -164,6 +185,7 @@ impl World {
             hush_until: 0,
             quiet_damage: false,
             records: vec![Vec::new(); plan.nodes],
+            growth: Vec::new(),
             plan,
         }
     }
@@ -175,11 +197,12 @@ impl World {
         if self.plan.nodes > 1 {
             for slot in 0..self.slots.len() {
                 let name = self.slots[slot].fresh_name(slot);
-                let blocks = self.plan.blocks_max;
+                let size_bytes = self.plan.blocks_first * 4096;
                 let oracle = self.new_oracle();
+                self.growth.push(super::operator::Growth::new(size_bytes));
                 self.slots[slot].volume = Some(Volume {
                     name,
-                    sizes: BTreeSet::from([blocks * 4096]),
+                    sizes: BTreeSet::from([size_bytes]),
                     oracle,
                     loss_asked: false,
                 });
@@ -247,6 +270,10 @@ impl World {
             }
         }
         self.trace.note(&[self.step, self.now]);
+        let stalled_until = self.host_of(&ev).map_or(0, |h| self.hosts[h].stalled_until);
+        if stalled_until > self.now {
+            return self.at_time(stalled_until, ev);
+        }
         match ev {
             Ev::Disk {
                 host,
@@ -307,6 +334,18 @@ impl World {
         }
     }
 
+    /// The node whose process an event goes to.
+    fn host_of(&self, ev: &Ev) -> Option<usize> {
+        match ev {
+            Ev::Disk { host, .. } | Ev::Timer { host, .. } => Some(*host),
+            Ev::Peer { to, .. } => Some(*to),
+            Ev::ToNode(id) | Ev::ToClient(id) | Ev::Closed(id) | Ev::Gone(id) => {
+                self.conns.get(id).map(|conn| conn.host)
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn wall(&self) -> WallClock {
         WallClock(1_700_000_000_000_000 + self.now / 1000)
     }
@@ -323,7 +362,7 @@ impl World {
         let h = &mut self.hosts[host];
         h.incarnation += 1;
         h.state = State::Opening;
-        (h.fenced, h.fuse) = (false, None);
+        (h.fenced, h.fuse, h.stalled_until) = (false, None, 0);
         h.node = Some(Node::new(config, now, wall, &mut effects));
         self.log(|| format!("node {host} starts"));
         self.stats.did("starts");
@@ -410,10 +449,14 @@ impl World {
             self.violate(text);
         }
         if let DiskOp::Write { offset, bufs } = &op {
-            if bufs[0].starts_with(&esker_engine::format::record::MAGIC.to_le_bytes()) {
-                let bytes = bufs.iter().map(|b| b.len() as u64).sum();
+            if let Ok((header, ..)) = RecordHeader::decode(&bufs[0]) {
                 let records = &mut self.records[host];
-                records.push((*offset, bytes));
+                records.push(Written {
+                    offset: *offset,
+                    bytes: bufs.iter().map(|b| b.len() as u64).sum(),
+                    seq: header.seq.0,
+                    durable: header.durable_seq.0,
+                });
                 if records.len() > 64 {
                     records.drain(..32);
                 }
@@ -421,7 +464,11 @@ impl World {
         }
         self.log(|| super::words::disk_operation(host, io, &op));
         self.hosts[host].disk.submit(io, op);
-        let delay = self.latency(self.plan.disk_ns);
+        let (slow_until, factor) = self.hosts[host].slow_disk;
+        let mut delay = self.latency(self.plan.disk_ns);
+        if self.now < slow_until {
+            delay = (delay * factor).min(SLOW_DISK_NS_MAX);
+        }
         let incarnation = self.hosts[host].incarnation;
         self.at(
             delay,
