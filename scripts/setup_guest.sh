@@ -10,7 +10,7 @@ set -euo pipefail
 # What goes into the guest, each with the libraries it asks for.
 programs="usr/sbin/nbd-client usr/sbin/mkfs.ext4 usr/sbin/e2fsck usr/sbin/mkfs.xfs usr/sbin/xfs_repair
     usr/bin/fio usr/bin/python3"
-modules="virtio_net virtio_pci nbd crc32c_generic ext4 xfs"
+modules="virtio_net virtio_pci virtio_blk nbd crc32c_generic ext4 xfs"
 
 open_folder guest
 echo "$name: fetching Debian's kernel and QEMU into $dir" >&2

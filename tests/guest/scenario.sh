@@ -6,7 +6,8 @@
 #   note TEXT      for the reader
 #   failed STEP    the step that did not hold; nothing more is done
 #   passed         the end
-# Two volumes: e (ext4) and x (xfs). The kernel's own messages are on the first serial line.
+# Volumes: e (ext4) and x (xfs) through nbd.ko, q through the drive that QEMU makes of it, disk for the
+# examples. The kernel's own messages are on the first serial line.
 
 export PATH=/usr/sbin:/usr/bin
 mount -t proc none /proc
@@ -35,7 +36,7 @@ ip link set lo up
 ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0
 PORT=$(sed -n 's/.*esker_port=\([0-9]*\).*/\1/p' /proc/cmdline)
-mkdir -p /mnt/e /mnt/x
+mkdir -p /mnt/e /mnt/x /mnt/q
 ok
 
 attach() { # attach DEVICE NAME OPTIONS: with Debian's nbd-client
@@ -90,6 +91,27 @@ detach nbd1
 no_errors
 ok
 
+# The commands that examples/README.md gives for a kernel.
+step=examples
+cp /nbdtab /etc/nbdtab
+nc -ll -p 10809 -e nc 10.0.2.2 "$PORT" & # the node as if it ran here
+here=$!
+sh -eux /examples.sh
+kill $here
+no_errors
+ok
+
+# A disk of the virtual machine, whose NBD client is QEMU.
+step=qemu-drive
+mkfs.ext4 -q -E nodiscard /dev/vda
+mount /dev/vda /mnt/q
+cp /tmp/data /mnt/q/data
+sync
+fstrim -v /mnt/q
+umount /mnt/q
+e2fsck -f -n /dev/vda
+ok
+
 # Four connections, a filesystem that is strict about ordering, and fio, which knows every block it wrote.
 step=xfs-four-connections
 attach nbd0 x -C 4
@@ -112,6 +134,7 @@ python3 /nbd-attach.py "10.0.2.2:$PORT" x /dev/nbd1 --connections 3 --timeout 3 
 until grep -q connections /tmp/attach.e && grep -q connections /tmp/attach.x; do usleep 50000; done
 mount /dev/nbd0 /mnt/e
 mount /dev/nbd1 /mnt/x
+mount /dev/vda /mnt/q
 # Each line that is in `synced` was synced in its file before.
 write_on() {
     set +x
@@ -130,34 +153,46 @@ write_on /mnt/e &
 e=$!
 write_on /mnt/x &
 x=$!
+write_on /mnt/q &
+q=$!
+synced() { grep -c "$1/" /tmp/synced || true; }
 for _ in 1 2 3; do
     sleep 1
     host kill
-    lines=$(wc -l </tmp/synced)
-    until [ "$(wc -l </tmp/synced)" -gt $((lines + 4)) ]; do
-        kill -0 $e
-        kill -0 $x
-        usleep 100000
+    for at in /mnt/e /mnt/x /mnt/q; do
+        lines=$(synced $at)
+        until [ "$(synced $at)" -gt $((lines + 1)) ]; do
+            kill -0 $e
+            kill -0 $x
+            kill -0 $q
+            usleep 100000
+        done
     done
     no_errors
 done
 rm /tmp/go-on
 wait $e
 wait $x
+wait $q
 cat /tmp/attach.e /tmp/attach.x
 umount /mnt/e
 umount /mnt/x
+umount /mnt/q
 e2fsck -f -n /dev/nbd0
 xfs_repair -n /dev/nbd1
+e2fsck -f -n /dev/vda
 mount -o ro /dev/nbd0 /mnt/e
 mount -o ro /dev/nbd1 /mnt/x
+mount -o ro /dev/vda /mnt/q
 while read -r file sum; do
     [ "$(sha256sum <"$file")" = "$sum  -" ]
 done </tmp/synced
 tell "note $(wc -l </tmp/synced) files synced over three kills"
 cmp /tmp/data /mnt/e/data
+cmp /tmp/data /mnt/q/data
 umount /mnt/e
 umount /mnt/x
+umount /mnt/q
 detach nbd0
 detach nbd1
 no_errors

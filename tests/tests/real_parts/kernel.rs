@@ -3,6 +3,7 @@
 //! What happens inside is one file, `tests/guest/scenario.sh`; this test serves its volumes, kills
 //! the daemon when it is asked to, and expects each of its steps.
 
+use crate::examples::blocks;
 use crate::harness::{free_address, repository, run_for, skip, verify, Daemon, Folder, Start};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -12,11 +13,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 /// What the scenario must say is ok, in this order.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 9] = [
     "boot",
     "ext4",
     "fstrim",
     "reattach",
+    "examples",
+    "qemu-drive",
     "xfs-four-connections",
     "killed-while-mounted",
     "killed-under-nbd-client",
@@ -44,11 +47,19 @@ fn parts() -> Option<PathBuf> {
 fn initrd(parts: &Path, folder: &Folder) -> PathBuf {
     let over = folder.join("over");
     fs::create_dir_all(&over).unwrap();
-    for (from, to) in [
-        ("tests/guest/scenario.sh", "init"),
-        ("examples/nbd-attach.py", "nbd-attach.py"),
+    let file = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
+    let blocks: Vec<String> = blocks("examples/README.md")
+        .into_iter()
+        .filter_map(|(place, block)| (place == "in the guest").then_some(block))
+        .collect();
+    assert_eq!(blocks.len(), 3);
+    for (name, text) in [
+        ("init", file("tests/guest/scenario.sh")),
+        ("nbd-attach.py", file("examples/nbd-attach.py")),
+        ("nbdtab", file("examples/nbdtab")),
+        ("examples.sh", blocks.concat()),
     ] {
-        fs::copy(repository().join(from), over.join(to)).unwrap();
+        fs::write(over.join(name), text).unwrap();
     }
     run_for(10, "chmod", &["0755", over.join("init").to_str().unwrap()]).ok();
     let initrd = folder.join("initrd");
@@ -62,7 +73,7 @@ fn initrd(parts: &Path, folder: &Folder) -> PathBuf {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let names = b"init\nnbd-attach.py\n";
+    let names = b"init\nnbd-attach.py\nnbdtab\nexamples.sh\n";
     cpio.stdin.take().unwrap().write_all(names).unwrap();
     assert!(cpio.wait().unwrap().success());
     initrd
@@ -76,9 +87,15 @@ struct Guest {
 }
 
 impl Guest {
-    fn boot(parts: &Path, folder: &Folder, port: &str) -> Self {
+    fn boot(parts: &Path, folder: &Folder, daemon: &Daemon) -> Self {
         let data = parts.join("debian/usr/share");
         let console = folder.join("console");
+        let (port, socket) = (daemon.port(), daemon.socket());
+        let drive = format!(
+            "driver=nbd,node-name=disk,export=q,server.type=unix,server.path={},reconnect-delay=60,\
+             discard=unmap",
+            socket.display()
+        );
         let mut qemu = Command::new(parts.join("run"))
             .arg("usr/bin/qemu-system-x86_64")
             .args(["-accel", "tcg", "-m", "768", "-nodefaults", "-no-reboot"])
@@ -95,6 +112,8 @@ impl Guest {
             .arg(format!("console=ttyS0 quiet panic=-1 esker_port={port}"))
             .args(["-netdev", "user,id=net"])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
+            .args(["-blockdev", &drive])
+            .args(["-device", "virtio-blk-pci,drive=disk"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-serial", "stdio"])
@@ -169,11 +188,11 @@ fn a_real_kernel_mounts_writes_trims_and_outlives_kills() {
         .with(&["--store-size", "2GiB"])
         .nbd(&address);
     let mut daemon = how.ready();
-    daemon.create("e", "320MiB");
-    daemon.create("x", "320MiB");
+    for name in ["e", "x", "q", "disk"] {
+        daemon.create(name, "320MiB");
+    }
     let began = Instant::now();
-    let (_, port) = address.rsplit_once(':').unwrap();
-    let mut guest = Guest::boot(&parts, &folder, port);
+    let mut guest = Guest::boot(&parts, &folder, &daemon);
 
     let (mut steps, mut kills, mut before, mut passed) = (Vec::new(), 0, 0, false);
     while let Some(line) = guest.next() {

@@ -18,6 +18,7 @@ mod bad_input;
 mod client;
 mod damaged;
 mod disk;
+mod examples;
 mod filesystem;
 mod full;
 mod harness;
