@@ -14,6 +14,7 @@
 use crate::args::Args;
 use esker_api::size;
 use esker_base::BLOCK_SIZE_U64;
+use esker_node::admin::one_line;
 use serde::Deserialize;
 use std::fmt;
 use std::io;
@@ -167,6 +168,22 @@ impl Config {
             Some(path) => FileSettings::read(path)?,
             None => FileSettings::default(),
         };
+        Self::of_parts(args, file)
+    }
+
+    /// What a file at `path` with this text gives by itself. Touches nothing.
+    ///
+    /// # Errors
+    /// When the text or a value is not acceptable.
+    pub fn of_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let args = Args {
+            config: Some(path.to_path_buf()),
+            ..Args::default()
+        };
+        Self::of_parts(&args, FileSettings::of_text(path, text)?)
+    }
+
+    fn of_parts(args: &Args, file: FileSettings) -> Result<Self, ConfigError> {
         let data = args.data.clone().or(file.data);
         let data =
             data.ok_or_else(|| ConfigError::NoData(args.config.clone().unwrap_or_default()))?;
@@ -216,7 +233,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |reason: String| Err(ConfigError::Value(reason));
+        let refuse = |reason: String| Err(ConfigError::Value(one_line(&reason)));
         if let Some(bytes) = self.store_size_bytes {
             if bytes == 0 || bytes % BLOCK_SIZE_U64 != 0 {
                 return refuse(format!(
@@ -301,8 +318,12 @@ impl FileSettings {
             path: path.to_path_buf(),
             source,
         })?;
-        let source = Source { path, text: &text };
-        let raw: RawSettings = toml::from_str(&text).map_err(|e| source.toml_error(&e))?;
+        Self::of_text(path, &text)
+    }
+
+    fn of_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { path, text };
+        let raw: RawSettings = toml::from_str(text).map_err(|e| source.toml_error(&e))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Ok(Self {
             data: raw.data.map(|data| folder.join(data)),
@@ -359,7 +380,7 @@ impl Source<'_> {
         ConfigError::Line {
             path: self.path.to_path_buf(),
             line,
-            reason,
+            reason: one_line(&reason),
         }
     }
 }
@@ -414,6 +435,19 @@ mod tests {
         let config = load(&["--config", path, "--nbd", "none", "--store", "c"]).unwrap();
         assert_eq!(config.nbd, ListenOn::None);
         assert_eq!(config.stores, [PathBuf::from("c")]);
+    }
+
+    /// A value with a line break in it made an error of two lines. Found by fuzzing.
+    #[test]
+    fn an_error_is_one_line_whatever_the_value_is() {
+        for text in [
+            "data = \"/d\"\nstore_size = \"1\\n2\"\n",
+            "data = \"/d\"\nnbd = \"a\\nb\"\n",
+            "data = \"/d\"\nstores = [\"a\\nb\", \"a\\nb\"]\n",
+        ] {
+            let error = Config::of_text(Path::new("/e.toml"), text).unwrap_err();
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
     }
 
     #[test]

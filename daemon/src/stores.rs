@@ -3,7 +3,7 @@
 
 use crate::store::{RequestError, StoreHandle};
 use esker_node::admin::{
-    AdminError, AdminReply, AdminRequest, SpaceReport, StatusReport, Tuning, VolumeReport,
+    one_line, AdminError, AdminReply, AdminRequest, SpaceReport, StatusReport, Tuning, VolumeReport,
 };
 use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
@@ -232,7 +232,9 @@ impl Stores {
                 }
             }
         }
-        Err(refusal.unwrap_or_else(|| AdminError::NotFound(format!("no volume {name}")).into()))
+        Err(refusal.unwrap_or_else(|| {
+            AdminError::NotFound(format!("no volume {}", one_line(name))).into()
+        }))
     }
 
     /// That no store has a volume of this name, nor may have one.

@@ -226,3 +226,42 @@ impl std::fmt::Display for AdminError {
 }
 
 impl std::error::Error for AdminError {}
+
+/// Most characters of somebody's text that [`one_line`] keeps.
+pub const SHOWN_CHARS_MAX: usize = 1024;
+
+/// A text that somebody sent, for one line of an answer or of a log: control characters are escaped,
+/// and what passes [`SHOWN_CHARS_MAX`] is cut.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let mut out = String::new();
+    for (at, c) in text.chars().enumerate() {
+        if at == SHOWN_CHARS_MAX {
+            out.push('…');
+            break;
+        }
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name with a line break made a refusal of two lines, of which the command line shows one.
+    /// Found by fuzzing the admin API.
+    #[test]
+    fn what_somebody_sent_stays_on_one_line_and_is_cut() {
+        assert_eq!(one_line("v-1.a_ü"), "v-1.a_ü");
+        assert_eq!(one_line("a\nb\r\u{2028}\0"), "a\\nb\\r\\u{2028}\\u{0}");
+        assert_eq!(
+            one_line(&"x".repeat(1 << 20)).chars().count(),
+            SHOWN_CHARS_MAX + 1
+        );
+    }
+}

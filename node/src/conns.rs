@@ -1,5 +1,6 @@
 //! Connections: sessions, what they attach to, and the limits that slow them.
 
+use crate::admin::one_line;
 use crate::event::{Effect, ExportInfo, Transport};
 use crate::node::{Node, Phase};
 use crate::volume::{Action, Op};
@@ -314,7 +315,8 @@ impl Node {
                 all.len()
             ))),
             (None, Phase::Serving) => Some(nbd::ExportError::Unknown(format!(
-                "no volume is named {name}"
+                "no volume is named {}",
+                one_line(&name)
             ))),
             (Some(_), Phase::Serving) => None,
         };

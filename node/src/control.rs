@@ -1,8 +1,8 @@
 //! Administrative requests.
 
 use crate::admin::{
-    AdminError, AdminReply, AdminRequest, ReplicaSpec, SpaceReport, StatusReport, VolumeReport,
-    VolumeState,
+    one_line, AdminError, AdminReply, AdminRequest, ReplicaSpec, SpaceReport, StatusReport,
+    VolumeReport, VolumeState,
 };
 use crate::event::{AdminToken, Effect};
 use crate::groups::LEADERSHIP_CHANGED;
@@ -134,7 +134,7 @@ impl Node {
     fn find(&self, name: &str) -> Result<GroupId, AdminError> {
         let id = self.by_name.get(name).copied();
         id.filter(|id| self.volumes.get(id).is_some_and(|v| !v.deleting))
-            .ok_or_else(|| AdminError::NotFound(format!("no volume is named {name}")))
+            .ok_or_else(|| AdminError::NotFound(format!("no volume is named {}", one_line(name))))
     }
 
     fn writable(&self) -> Result<(), AdminError> {
@@ -566,7 +566,8 @@ fn check_name(name: &str) -> Result<(), AdminError> {
         || name.starts_with(['-', '.'])
     {
         return Err(AdminError::Invalid(format!(
-            "{name:?} is no volume name: 1 to {most} of A-Z a-z 0-9 . _ -, not starting with - or ."
+            "`{}` is no volume name: 1 to {most} of A-Z a-z 0-9 . _ -, not starting with - or .",
+            one_line(name)
         )));
     }
     Ok(())
