@@ -21,7 +21,7 @@ use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::to_usize;
 use esker_base::num::{to_u32_saturating, to_u64};
-use esker_base::{DiskError, DiskOp, Moment, Seq, StoreId};
+use esker_base::{DiskError, DiskOp, GroupId, Moment, Seq, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The segment that a formatting gives to the map, after two for the log.
@@ -132,6 +132,9 @@ pub(crate) struct Recovery {
     pub(crate) ends: BTreeMap<u32, u32>,
     /// Slots of the log that could not be read.
     pub(crate) unreadable: BTreeSet<(u32, u32)>,
+    /// Groups that the replayed log shows to have lost something: whatever it says later, it was
+    /// written when that was still there.
+    pub(crate) lost: BTreeSet<GroupId>,
     /// How often pages were tried.
     pub(crate) tries: BTreeMap<usize, u32>,
     /// The last read that failed, for the message.
@@ -152,6 +155,7 @@ impl Engine {
             broken_at_end: false,
             ends: BTreeMap::new(),
             unreadable: BTreeSet::new(),
+            lost: BTreeSet::new(),
             tries: BTreeMap::new(),
             read_error: None,
             report: OpenReport::default(),

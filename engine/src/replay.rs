@@ -65,6 +65,9 @@ impl Engine {
         }
         report.damaged_blocks = report.damaged_blocks.saturating_sub(hidden);
         report.damaged_records = verdict.lost.iter().map(|(_, a, b)| b.0 + 1 - a.0).sum();
+        if let Some(r) = &mut self.recovery {
+            doubted.append(&mut r.lost);
+        }
         self.suspend(&doubted);
         self.note_damage(&report);
         report.suspended_groups = to_u64(self.groups.values().filter(|g| g.suspended).count());
@@ -118,6 +121,22 @@ impl Engine {
         }
     }
 
+    /// A group has lost something, as its log shows. It stays suspended whatever is replayed after
+    /// this, but for its end.
+    fn lost(&mut self, id: GroupId) {
+        self.suspend(&BTreeSet::from([id]));
+        if let Some(r) = &mut self.recovery {
+            r.lost.insert(id);
+        }
+    }
+
+    /// The group's history begins or ends here: what was lost before is none of its business.
+    fn forget_loss(&mut self, id: GroupId) {
+        if let Some(r) = &mut self.recovery {
+            r.lost.remove(&id);
+        }
+    }
+
     fn suspend(&mut self, doubted: &BTreeSet<GroupId>) {
         for id in doubted {
             if let Some(group) = self.groups.get_mut(id) {
@@ -144,7 +163,7 @@ impl Engine {
                 if item.group_prev_seq == known {
                     self.probes.insert(Probe::GroupCleared);
                 } else {
-                    self.suspend(&BTreeSet::from([item.group]));
+                    self.lost(item.group);
                 }
             }
             self.replay_item(item, h.seq, h.generation, payload_slot)?;
@@ -172,11 +191,13 @@ impl Engine {
                 let old = self.groups.get(&id);
                 if old.is_some_and(|g| g.meta.replica != meta.replica) {
                     self.remove_group(id)?;
+                    self.forget_loss(id);
                 }
                 self.groups.entry(id).or_insert_with(|| Group::new(meta));
             }
             ItemBody::GroupDelete => {
                 self.probes.insert(Probe::DeleteReplayed);
+                self.forget_loss(id);
                 self.remove_group(id)?;
             }
             ItemBody::Entry { payload_page, .. } => {
@@ -220,11 +241,12 @@ impl Engine {
         };
         let (operation, request) = LogEntry::decode(*kind, data)
             .map_err(|e| StoreError::Invariant(format!("entry {index}: {e}")))?;
-        let gap = index.0 > group.last_index().0 + 1;
-        if gap && !group.suspended {
-            group.suspended = true;
-            self.probes.insert(Probe::GroupSuspended);
+        if index.0 > group.last_index().0 + 1 {
+            self.lost(item.group);
         }
+        let Some(group) = self.groups.get_mut(&item.group) else {
+            return Ok(());
+        };
         if *index <= group.last_index() {
             self.probes.insert(Probe::ConflictReplayed);
         }

@@ -84,12 +84,18 @@ impl World {
     }
 
     fn stop(&mut self, host: usize) {
-        if !self.may_be_told(host) {
-            return;
+        let any = self.plan.options.extras && !self.is_held_up(host);
+        let h = &self.hosts[host];
+        match h.state {
+            State::Opening if any => self.stats.did("stops of a node that opens"),
+            State::Serving if h.fenced && any => self.stats.did("stops of a fenced node"),
+            State::Serving if self.may_be_told(host) => self.stats.did("orderly stops"),
+            _ => return,
         }
         self.log(|| format!("node {host} is asked to stop"));
-        self.stats.did("orderly stops");
-        self.hosts[host].state = State::Stopping;
+        if self.hosts[host].state == State::Serving {
+            self.hosts[host].state = State::Stopping;
+        }
         self.step_node(host, Event::Stop);
     }
 
