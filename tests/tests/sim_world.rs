@@ -160,3 +160,16 @@ fn a_resize_of_a_volume_that_is_deleted_is_answered() {
         "the seed is another run: find one that resizes what goes"
     );
 }
+
+/// A mistake of the simulator: a resize was refused because its volume was being deleted, and a power
+/// cut took the deletion back but not the resize. "Refused" there says no more than that nobody knows.
+#[test]
+fn a_resize_refused_for_a_deletion_may_outlive_it() {
+    for seed in [2494, 3491] {
+        assert_eq!(
+            run_caught(Options::new(seed)).violation,
+            None,
+            "seed {seed}"
+        );
+    }
+}

@@ -217,9 +217,15 @@ impl World {
         match purpose {
             Purpose::Info => {}
             Purpose::Doomed(slot) => {
-                let size_bytes = self.slots[slot].resizing.take();
-                if let (Ok(_), Some(size_bytes)) = (result, size_bytes) {
-                    self.slots[slot].done(Change::Resize { size_bytes }, || unreachable!());
+                let s = &mut self.slots[slot];
+                let size_bytes = s.resizing.take();
+                if let (Some(size_bytes), Some(volume)) = (size_bytes, s.volume.as_mut()) {
+                    // One that was refused may be in force all the same, should the end of the
+                    // volume be lost in a crash.
+                    if result.is_ok() {
+                        volume.sizes.clear();
+                    }
+                    volume.sizes.insert(size_bytes);
                 }
             }
             Purpose::Refused if result.is_err() => {}
