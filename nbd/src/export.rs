@@ -1,6 +1,8 @@
 //! What a session is told about an export.
 
+use crate::headers::Headers;
 use crate::wire::{option_reply, transmission_flag as flag};
+use std::sync::Arc;
 
 /// An export, as its session presents it to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +25,15 @@ pub struct Export {
     pub block_size_max: u32,
     /// For people; may be empty.
     pub description: String,
+    /// Names of the metadata contexts it offers, `namespace:leaf`, each at most 4096 bytes. Those that
+    /// the client selects come back in [`crate::Operation::BlockStatus`].
+    pub contexts: Vec<Arc<str>>,
 }
 
 impl Export {
-    /// The transmission flags that a client of this export is told.
-    pub(crate) fn transmission_flags(&self, structured_replies: bool) -> u16 {
+    /// The transmission flags that a client of this export is told. `contexts`: it has selected
+    /// metadata contexts of this export.
+    pub(crate) fn transmission_flags(&self, headers: Headers, contexts: bool) -> u16 {
         let mut flags = flag::HAS_FLAGS
             | flag::SEND_FLUSH
             | flag::SEND_FUA
@@ -38,7 +44,8 @@ impl Export {
         for (condition, bit) in [
             (self.read_only, flag::READ_ONLY),
             (self.multi_conn, flag::CAN_MULTI_CONN),
-            (structured_replies, flag::SEND_DF),
+            (headers.chunks(), flag::SEND_DF),
+            (headers.extended() && contexts, flag::BLOCK_STATUS_PAYLOAD),
         ] {
             if condition {
                 flags |= bit;

@@ -1,6 +1,7 @@
 //! The handshake: greeting, client flags, options, until an export is attached.
 
 use crate::export::{Export, ExportError};
+use crate::headers::Headers;
 use crate::input::Input;
 use crate::limits::{HANDSHAKE_OPTIONS_MAX, OPTION_BYTES_MAX, OPTION_DISCARD_BYTES_MAX};
 use crate::option::{
@@ -11,6 +12,7 @@ use crate::output::Output;
 use crate::session::{Action, Closing, Step};
 use crate::wire::{self, handshake_flag, option_reply, OptionHeader};
 use esker_base::num::to_usize;
+use std::sync::Arc;
 
 /// Where the handshake is, and what was agreed on so far.
 #[derive(Debug)]
@@ -20,7 +22,9 @@ pub(crate) struct Handshake {
     fixed: bool,
     /// From the client flags.
     no_zeroes: bool,
-    structured_replies: bool,
+    headers: Headers,
+    /// The metadata contexts selected last, and the export they are of, by its canonical name.
+    selected: Option<(String, Vec<Arc<str>>)>,
     options_seen: usize,
 }
 
@@ -55,7 +59,9 @@ pub(crate) enum Answered {
     /// The export is attached.
     Attached {
         export: Export,
-        structured_replies: bool,
+        headers: Headers,
+        /// The metadata contexts that the client has selected.
+        contexts: Vec<Arc<str>>,
     },
     /// The session ends.
     Close(Closing),
@@ -71,7 +77,8 @@ impl Handshake {
             state: State::ClientFlags,
             fixed: false,
             no_zeroes: false,
-            structured_replies: false,
+            headers: Headers::default(),
+            selected: None,
             options_seen: 0,
         }
     }
@@ -156,6 +163,9 @@ impl Handshake {
         if length > OPTION_DISCARD_BYTES_MAX {
             return violation(format!("option {code} announces {length} bytes"));
         }
+        if code == wire::option::SET_META_CONTEXT {
+            self.selected = None; // also when it fails, for whatever reason
+        }
         let discard = |refusal| State::Discard {
             code,
             left: length,
@@ -196,7 +206,7 @@ impl Handshake {
             );
             return Step::Again;
         }
-        match option::run(code, payload, self.structured_replies) {
+        match option::run(code, payload, self.headers) {
             Outcome::List => {
                 self.state = State::List;
                 Step::Act(Action::ListExports)
@@ -206,8 +216,8 @@ impl Handshake {
                 self.state = State::Export(query);
                 Step::Act(Action::Export { name, attach })
             }
-            Outcome::StructuredReplies => {
-                self.structured_replies = true;
+            Outcome::Headers(headers) => {
+                self.headers = headers;
                 acknowledge(output, code);
                 Step::Again
             }
@@ -242,54 +252,63 @@ impl Handshake {
         payload_limit: u32,
         output: &mut Output,
     ) -> Answered {
-        let State::Export(query) = &self.state else {
+        if !matches!(self.state, State::Export(_)) {
+            return Answered::Stay;
+        }
+        let State::Export(query) = std::mem::replace(&mut self.state, State::OptionHeader) else {
             return Answered::Stay;
         };
-        let (name, form) = (query.name.clone(), query.form);
-        self.state = State::OptionHeader;
         let export = match answer {
             Ok(export) => export,
-            Err(error) => return Self::unavailable(&name, form, &error, output),
+            Err(error) => return Self::unavailable(&query, &error, output),
         };
-        let structured_replies = self.structured_replies;
-        let describe = |output: &mut Output, code, wanted| {
-            let payload_max = export.payload_bytes_max(payload_limit);
-            info::answer(
-                output,
-                code,
-                wanted,
-                &export,
-                structured_replies,
-                payload_max,
-            );
-        };
-        match form {
+        let contexts = self.selected_of(&export);
+        let flags = export.transmission_flags(self.headers, !contexts.is_empty());
+        let payload_max = export.payload_bytes_max(payload_limit);
+        match query.form {
             QueryForm::Info(wanted) => {
-                describe(output, wire::option::INFO, wanted);
+                let code = wire::option::INFO;
+                info::answer(output, code, wanted, &export, flags, payload_max);
                 return Answered::Stay;
             }
-            QueryForm::Go(wanted) => describe(output, wire::option::GO, wanted),
+            QueryForm::Contexts(queries) => {
+                let selected = queries.answer(output, &export.contexts);
+                if queries.select {
+                    self.selected = Some((export.name, selected));
+                }
+                return Answered::Stay;
+            }
+            QueryForm::Go(wanted) => {
+                let code = wire::option::GO;
+                info::answer(output, code, wanted, &export, flags, payload_max);
+            }
             QueryForm::ExportName => {
-                export_name::answer(output, &export, structured_replies, self.no_zeroes);
+                export_name::answer(output, export.size_bytes, flags, self.no_zeroes);
             }
         }
         Answered::Attached {
             export,
-            structured_replies,
+            headers: self.headers,
+            contexts,
         }
     }
 
-    fn unavailable(
-        name: &str,
-        form: QueryForm,
-        error: &ExportError,
-        output: &mut Output,
-    ) -> Answered {
+    /// The contexts that the client has selected of this export.
+    fn selected_of(&self, export: &Export) -> Vec<Arc<str>> {
+        match &self.selected {
+            Some((name, contexts)) if *name == export.name => contexts.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn unavailable(query: &ExportQuery, error: &ExportError, output: &mut Output) -> Answered {
         let (kind, text) = error.reply();
-        let code = match form {
+        let code = match &query.form {
             QueryForm::Info(_) => wire::option::INFO,
             QueryForm::Go(_) => wire::option::GO,
+            QueryForm::Contexts(queries) => queries.code(),
             QueryForm::ExportName => {
+                let name = &query.name;
                 let reason = format!("export {name:?} asked for by EXPORT_NAME: {text}");
                 return Answered::Close(Closing::violation(reason));
             }

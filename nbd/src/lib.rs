@@ -10,7 +10,8 @@
 //! 2. After every `receive`, answer or completion, [`Session::poll`] is called until it returns
 //!    `None`; then [`Session::take_output`] is called and what it gives is sent in order.
 //! 3. [`Action::ListExports`] is answered by one [`Session::list_exports`], [`Action::Export`] by one
-//!    [`Session::export`], and each [`Action::Request`] by one [`Session::complete`], in any order.
+//!    [`Session::export`], and each [`Action::Request`] by one [`Session::complete`] or
+//!    [`Session::fail_at`], in any order.
 //! 4. A session bounds what it holds itself: its input, its requests and their payload. What was
 //!    taken from `take_output` and not yet sent is the caller's to bound: it calls neither `receive`
 //!    nor `poll` while too much of it is waiting.
@@ -20,7 +21,9 @@
 
 mod errno;
 mod export;
+mod filter;
 mod handshake;
+mod headers;
 mod input;
 mod limits;
 mod option;
@@ -35,8 +38,9 @@ pub mod wire;
 
 pub use export::{Export, ExportError};
 pub use limits::{
-    SessionLimits, EXPORT_NAME_BYTES_MAX, HANDSHAKE_OPTIONS_MAX, INPUT_QUEUED_BYTES_MAX,
-    OPTION_BYTES_MAX, OPTION_DISCARD_BYTES_MAX, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX,
+    SessionLimits, CONTEXTS_SELECTED_MAX, EXPORT_NAME_BYTES_MAX, HANDSHAKE_OPTIONS_MAX,
+    INPUT_QUEUED_BYTES_MAX, META_QUERIES_MAX, OPTION_BYTES_MAX, OPTION_DISCARD_BYTES_MAX,
+    PAYLOAD_BYTES_MAX, PAYLOAD_TOLERATED_BYTES_MAX, STATUS_EXTENTS_MAX, STRING_BYTES_MAX,
 };
-pub use request::{Operation, ReadPiece, Reply, Request, RequestError, RequestId};
+pub use request::{Extent, Operation, ReadPiece, Reply, Request, RequestError, RequestId};
 pub use session::{Action, Session};

@@ -19,6 +19,17 @@ pub const HANDSHAKE_OPTIONS_MAX: usize = 4096;
 /// Longest write payload that is read at all, kept or dropped, in bytes; a longer one ends the
 /// session. [`SessionLimits::request_bytes_max`] is cut to it.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Payload that is never taken for an attack, in bytes (2^25): with extended headers a payload beyond
+/// both this and the maximum that the client was told ends the session.
+pub const PAYLOAD_TOLERATED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Queries in one `NBD_OPT_LIST_META_CONTEXT` or `NBD_OPT_SET_META_CONTEXT`; more get
+/// `NBD_REP_ERR_TOO_BIG`.
+pub const META_QUERIES_MAX: usize = 1024;
+/// Metadata contexts selected at a time; more get `NBD_REP_ERR_TOO_BIG`.
+pub const CONTEXTS_SELECTED_MAX: usize = 16;
+/// Extents in a reply to `NBD_CMD_BLOCK_STATUS`, per context; the reply is cut there, and the client
+/// asks on.
+pub const STATUS_EXTENTS_MAX: usize = 2048;
 /// Received bytes that may wait unparsed before [`crate::Session::wants_input`] becomes false.
 pub const INPUT_QUEUED_BYTES_MAX: usize = 256 * 1024;
 

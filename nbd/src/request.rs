@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use std::fmt;
+use std::sync::Arc;
 
 /// Names a request within its session. Never reused while the session lives, unlike the client's
 /// cookie, which may repeat.
@@ -24,7 +25,7 @@ pub struct Request {
     pub op: Operation,
     /// Byte offset in the export.
     pub offset: u64,
-    /// Length in bytes. `Trim`, `WriteZeroes` and `Cache` may reach `u32::MAX`.
+    /// Length in bytes. Only that of `Read` and `Write` is limited below the export's size.
     pub length: u64,
     /// Answer only when the effect is durable. Only ever set for `Write`, `Trim` and `WriteZeroes`.
     pub fua: bool,
@@ -58,6 +59,15 @@ pub enum Operation {
     },
     /// The range will be read soon.
     Cache,
+    /// What is known of the range; answered with [`Reply::BlockStatus`].
+    BlockStatus {
+        /// The metadata contexts to answer, by the names of [`crate::Export::contexts`]. At least one,
+        /// none twice.
+        contexts: Vec<Arc<str>>,
+        /// The client wants the first extent only. The session cuts the reply; an owner that knows
+        /// this can stop early.
+        one: bool,
+    },
 }
 
 /// A successful answer.
@@ -67,6 +77,20 @@ pub enum Reply {
     Done,
     /// To a read: its bytes in order. Anything but exactly the request's length is answered with EIO.
     Data(Vec<ReadPiece>),
+    /// To a block status request: for each context, in the order of the request, the extents from the
+    /// request's offset on. At least one each, none empty, and together no longer than the request,
+    /// or it is answered with EIO. They may end before the request does; of more than
+    /// [`crate::STATUS_EXTENTS_MAX`] the rest is dropped. The client asks on.
+    BlockStatus(Vec<Vec<Extent>>),
+}
+
+/// A run of bytes of which a metadata context says one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Length in bytes, a multiple of the export's minimum block size.
+    pub length: u64,
+    /// What the context says; for `base:allocation` see [`crate::wire::allocation`].
+    pub flags: u32,
 }
 
 /// A part of what was read.

@@ -179,11 +179,12 @@ impl Session {
             Answered::Stay => {}
             Answered::Attached {
                 export,
-                structured_replies,
+                headers,
+                contexts,
             } => {
                 self.export_name = Some(export.name.clone());
                 let limits = self.limits.clone();
-                let transmission = Transmission::new(export, structured_replies, limits);
+                let transmission = Transmission::new(export, headers, contexts, limits);
                 self.phase = Phase::Transmission(Box::new(transmission));
             }
             Answered::Close(closing) => self.phase = Phase::Closing(closing),
@@ -194,6 +195,14 @@ impl Session {
     pub fn complete(&mut self, id: RequestId, result: Result<Reply, RequestError>) {
         if let Phase::Transmission(transmission) = &mut self.phase {
             transmission.complete(id, result, &mut self.output);
+        }
+    }
+
+    /// Answers [`Action::Request`] with an error that is known to lie at byte `offset` of the export,
+    /// which is one of the request's. Clients that understand chunks are told where.
+    pub fn fail_at(&mut self, id: RequestId, error: RequestError, offset: u64) {
+        if let Phase::Transmission(transmission) = &mut self.phase {
+            transmission.fail_at(id, error, offset, &mut self.output);
         }
     }
 

@@ -2,8 +2,11 @@
 //! anything.
 
 use crate::export::Export;
+use crate::headers::Headers;
+use crate::limits::STATUS_EXTENTS_MAX;
 use crate::request::RequestError;
 use crate::wire::{command, command_flag as flag, RequestHeader};
+use esker_base::num::to_usize;
 
 /// A command that a client may send and that is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,7 @@ pub(crate) enum Command {
     Trim,
     WriteZeroes { no_hole: bool, fast: bool },
     Cache,
+    BlockStatus { one: bool },
 }
 
 impl Command {
@@ -26,7 +30,21 @@ impl Command {
     pub(crate) const fn has_payload(self) -> bool {
         matches!(self, Self::Read { .. } | Self::Write)
     }
+
+    /// Bytes it counts against the session's limit: those of its payload, or the most that its reply
+    /// can need for each of `contexts`.
+    pub(crate) fn cost(self, length: u64, contexts: usize) -> usize {
+        match self {
+            Self::Read { .. } | Self::Write => to_usize(length),
+            Self::BlockStatus { one: true } => EXTENT_BYTES * contexts,
+            Self::BlockStatus { one: false } => EXTENT_BYTES * STATUS_EXTENTS_MAX * contexts,
+            Self::Flush | Self::Trim | Self::WriteZeroes { .. } | Self::Cache => 0,
+        }
+    }
 }
+
+/// Bytes of an extent in a reply with extended headers.
+const EXTENT_BYTES: usize = 16;
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +62,9 @@ const fn refusal(error: RequestError, text: &'static str) -> Refusal {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules<'a> {
     pub export: &'a Export,
-    pub structured_replies: bool,
+    pub headers: Headers,
+    /// Metadata contexts are selected.
+    pub contexts: bool,
     /// Longest read or write in bytes.
     pub payload_bytes_max: u32,
 }
@@ -73,7 +93,7 @@ impl Rules<'_> {
         let has = |bit: u16| header.flags & bit != 0;
         let (command, allowed) = match header.command {
             command::READ => {
-                let df = if self.structured_replies { flag::DF } else { 0 };
+                let df = if self.headers.chunks() { flag::DF } else { 0 };
                 (
                     Command::Read {
                         dont_fragment: has(flag::DF),
@@ -81,7 +101,12 @@ impl Rules<'_> {
                     df,
                 )
             }
-            command::WRITE => (Command::Write, 0),
+            command::WRITE if !self.headers.extended() => (Command::Write, 0),
+            command::WRITE if has(flag::PAYLOAD_LEN) => (Command::Write, flag::PAYLOAD_LEN),
+            command::WRITE => {
+                let text = "a write without a payload";
+                return Err(refusal(RequestError::Invalid, text));
+            }
             command::FLUSH => (Command::Flush, 0),
             command::TRIM => (Command::Trim, 0),
             command::CACHE => (Command::Cache, 0),
@@ -91,6 +116,12 @@ impl Rules<'_> {
                     fast: has(flag::FAST_ZERO),
                 },
                 flag::NO_HOLE | flag::FAST_ZERO,
+            ),
+            command::BLOCK_STATUS if self.contexts => (
+                Command::BlockStatus {
+                    one: has(flag::REQ_ONE),
+                },
+                flag::REQ_ONE,
             ),
             command::BLOCK_STATUS => {
                 let text = "no metadata context is negotiated";
@@ -107,19 +138,24 @@ impl Rules<'_> {
     }
 
     fn check_length(&self, command: Command, header: &RequestHeader) -> Result<(), Refusal> {
-        if !command.has_payload() || header.length <= self.payload_bytes_max {
+        if header.length == 0 && matches!(command, Command::BlockStatus { .. }) {
+            // A successful answer has an extent, and none is empty.
+            let text = "the status of no bytes";
+            return Err(refusal(RequestError::Invalid, text));
+        }
+        if !command.has_payload() || header.length <= u64::from(self.payload_bytes_max) {
             return Ok(());
         }
-        // EOVERFLOW is documented for reads with structured replies only.
+        // EOVERFLOW is documented for reads that are answered in chunks only.
         let error = match command {
-            Command::Read { .. } if self.structured_replies => RequestError::TooBig,
+            Command::Read { .. } if self.headers.chunks() => RequestError::TooBig,
             _ => RequestError::Invalid,
         };
         Err(refusal(error, "longer than the largest payload"))
     }
 
     fn check_bounds(&self, command: Command, header: &RequestHeader) -> Result<(), Refusal> {
-        let length = u64::from(header.length);
+        let length = header.length;
         let inside = header.offset.checked_add(length);
         if inside.is_none_or(|end| end > self.export.size_bytes) {
             let error = if command.writes() {

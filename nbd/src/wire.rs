@@ -6,12 +6,16 @@ pub const MAGIC_GREETING: u64 = 0x4e42_444d_4147_4943;
 pub const MAGIC_OPTION: u64 = 0x4948_4156_454f_5054;
 /// Start of every option reply.
 pub const MAGIC_OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
-/// Start of every request.
+/// Start of every compact request.
 pub const MAGIC_REQUEST: u32 = 0x2560_9513;
+/// Start of every request once extended headers are negotiated.
+pub const MAGIC_EXTENDED_REQUEST: u32 = 0x21e4_1c71;
 /// Start of a simple reply.
 pub const MAGIC_SIMPLE_REPLY: u32 = 0x6744_6698;
 /// Start of a structured reply chunk.
 pub const MAGIC_STRUCTURED_REPLY: u32 = 0x668e_33ef;
+/// Start of a reply chunk once extended headers are negotiated.
+pub const MAGIC_EXTENDED_REPLY: u32 = 0x6e8a_278c;
 
 /// Bytes of zero after the answer to `NBD_OPT_EXPORT_NAME`, unless the client declined them.
 pub const EXPORT_NAME_ZEROES: usize = 124;
@@ -56,6 +60,8 @@ pub mod option_reply {
     pub const SERVER: u32 = 2;
     /// One fact about an export.
     pub const INFO: u32 = 3;
+    /// One metadata context.
+    pub const META_CONTEXT: u32 = 4;
     /// Unknown option.
     pub const ERR_UNSUP: u32 = (1 << 31) + 1;
     /// Forbidden here.
@@ -68,6 +74,8 @@ pub mod option_reply {
     pub const ERR_SHUTDOWN: u32 = (1 << 31) + 7;
     /// Too long.
     pub const ERR_TOO_BIG: u32 = (1 << 31) + 9;
+    /// Extended headers are needed, or are negotiated and cannot be left.
+    pub const ERR_EXT_HEADER_REQD: u32 = (1 << 31) + 10;
 }
 
 /// Facts about an export (`NBD_INFO_*`).
@@ -104,6 +112,8 @@ pub mod transmission_flag {
     pub const SEND_CACHE: u16 = 1 << 10;
     /// FAST_ZERO works.
     pub const SEND_FAST_ZERO: u16 = 1 << 11;
+    /// BLOCK_STATUS takes a payload that names the contexts to answer.
+    pub const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Commands (`NBD_CMD_*`).
@@ -138,9 +148,11 @@ pub mod command_flag {
     pub const REQ_ONE: u16 = 1 << 3;
     /// Fail rather than be slow.
     pub const FAST_ZERO: u16 = 1 << 4;
+    /// The header's length is that of a payload, which follows it. Extended headers only.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
-/// Structured reply chunks (`NBD_REPLY_TYPE_*`, `NBD_REPLY_FLAG_DONE`).
+/// Reply chunks (`NBD_REPLY_TYPE_*`, `NBD_REPLY_FLAG_DONE`).
 pub mod chunk {
     /// Flag: last chunk of the reply.
     pub const FLAG_DONE: u16 = 1 << 0;
@@ -150,8 +162,14 @@ pub mod chunk {
     pub const OFFSET_DATA: u16 = 1;
     /// Zeros at an offset.
     pub const OFFSET_HOLE: u16 = 2;
+    /// Extents of one metadata context, with 32 bits each for length and flags.
+    pub const BLOCK_STATUS: u16 = 5;
+    /// The same with 64 bits each; the only form with extended headers.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     /// The request failed.
     pub const ERROR: u16 = (1 << 15) + 1;
+    /// The request failed at an offset.
+    pub const ERROR_OFFSET: u16 = (1 << 15) + 2;
 }
 
 /// Header of an option, as the client sends it.
@@ -181,10 +199,20 @@ impl OptionHeader {
     }
 }
 
-/// Header of a request, as the client sends it.
+/// The metadata context that every export offers, and its flags (`NBD_STATE_*`).
+pub mod allocation {
+    /// Its name.
+    pub const NAME: &str = "base:allocation";
+    /// Nothing is stored for the range.
+    pub const HOLE: u32 = 1 << 0;
+    /// The range reads as zeros.
+    pub const ZERO: u32 = 1 << 1;
+}
+
+/// Header of a request, as the client sends it in either form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHeader {
-    /// Must be [`MAGIC_REQUEST`].
+    /// Must be [`MAGIC_REQUEST`] or [`MAGIC_EXTENDED_REQUEST`], as negotiated.
     pub magic: u32,
     /// Command flags.
     pub flags: u16,
@@ -194,25 +222,37 @@ pub struct RequestHeader {
     pub cookie: u64,
     /// Byte offset in the export.
     pub offset: u64,
-    /// Length in bytes.
-    pub length: u32,
+    /// Length in bytes: of the range, or with [`command_flag::PAYLOAD_LEN`] of the payload. At most
+    /// `u32::MAX` in the compact form.
+    pub length: u64,
 }
 
 impl RequestHeader {
-    /// Encoded size in bytes.
-    pub const SIZE: usize = 28;
+    /// Encoded size of the compact form in bytes.
+    pub const COMPACT_SIZE: usize = 28;
+    /// Encoded size of the extended form in bytes.
+    pub const EXTENDED_SIZE: usize = 32;
 
-    /// Reads a header.
+    /// Reads a compact header.
     #[must_use]
-    pub fn decode(raw: &[u8; Self::SIZE]) -> Self {
-        let mut fields = Fields(raw);
+    pub fn decode_compact(raw: &[u8; Self::COMPACT_SIZE]) -> Self {
+        Self::decode(Fields(raw), |fields| u64::from(fields.u32()))
+    }
+
+    /// Reads an extended header.
+    #[must_use]
+    pub fn decode_extended(raw: &[u8; Self::EXTENDED_SIZE]) -> Self {
+        Self::decode(Fields(raw), |fields| fields.u64())
+    }
+
+    fn decode(mut fields: Fields<'_>, length: fn(&mut Fields<'_>) -> u64) -> Self {
         Self {
             magic: fields.u32(),
             flags: fields.u16(),
             command: fields.u16(),
             cookie: fields.u64(),
             offset: fields.u64(),
-            length: fields.u32(),
+            length: length(&mut fields),
         }
     }
 }
@@ -250,16 +290,20 @@ mod tests {
 
     #[test]
     fn headers_are_read_field_by_field() {
-        let mut raw = [0u8; RequestHeader::SIZE];
+        let mut raw = [0u8; RequestHeader::EXTENDED_SIZE];
         for (i, byte) in raw.iter_mut().enumerate() {
             *byte = u8::try_from(i).unwrap();
         }
-        let header = RequestHeader::decode(&raw);
-        assert_eq!(header.magic, 0x0001_0203);
-        assert_eq!((header.flags, header.command), (0x0405, 0x0607));
-        assert_eq!(header.cookie, 0x0809_0a0b_0c0d_0e0f);
-        assert_eq!(header.offset, 0x1011_1213_1415_1617);
-        assert_eq!(header.length, 0x1819_1a1b);
+        let extended = RequestHeader::decode_extended(&raw);
+        assert_eq!(extended.magic, 0x0001_0203);
+        assert_eq!((extended.flags, extended.command), (0x0405, 0x0607));
+        assert_eq!(extended.cookie, 0x0809_0a0b_0c0d_0e0f);
+        assert_eq!(extended.offset, 0x1011_1213_1415_1617);
+        assert_eq!(extended.length, 0x1819_1a1b_1c1d_1e1f);
+        let compact = raw.first_chunk().unwrap();
+        let length = 0x1819_1a1b;
+        let expected = RequestHeader { length, ..extended };
+        assert_eq!(RequestHeader::decode_compact(compact), expected);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `NBD_OPT_EXPORT_NAME`: attach, in the form that has no error reply.
 
 use super::{export_name, ExportQuery, Outcome, QueryForm};
-use crate::export::Export;
 use crate::output::Output;
 use crate::wire;
 
@@ -16,14 +15,9 @@ pub(crate) fn run(payload: &[u8]) -> Outcome {
 }
 
 /// Answers with the export's size and flags.
-pub(crate) fn answer(
-    output: &mut Output,
-    export: &Export,
-    structured_replies: bool,
-    no_zeroes: bool,
-) {
-    output.u64(export.size_bytes);
-    output.u16(export.transmission_flags(structured_replies));
+pub(crate) fn answer(output: &mut Output, size_bytes: u64, flags: u16, no_zeroes: bool) {
+    output.u64(size_bytes);
+    output.u16(flags);
     if !no_zeroes {
         output.zeros(wire::EXPORT_NAME_ZEROES);
     }

@@ -54,13 +54,13 @@ pub(crate) fn answer(
     code: u32,
     wanted: Wanted,
     export: &Export,
-    structured_replies: bool,
+    flags: u16,
     payload_bytes_max: u32,
 ) {
     output.option_reply(code, option_reply::INFO, 12);
     output.u16(info::EXPORT);
     output.u64(export.size_bytes);
-    output.u16(export.transmission_flags(structured_replies));
+    output.u16(flags);
     if wanted.name {
         text(output, code, info::NAME, &export.name);
     }

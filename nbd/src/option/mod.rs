@@ -3,11 +3,14 @@
 
 pub(crate) mod abort;
 pub(crate) mod export_name;
+pub(crate) mod extended_headers;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod meta_context;
 pub(crate) mod structured_reply;
 pub(crate) mod unsupported;
 
+use crate::headers::Headers;
 use crate::limits::STRING_BYTES_MAX;
 use crate::output::Output;
 use crate::wire::{option, option_reply};
@@ -31,8 +34,8 @@ pub(crate) enum Outcome {
     List,
     /// Ask the caller for an export.
     Export(ExportQuery),
-    /// Acknowledge, and use structured replies from now on.
-    StructuredReplies,
+    /// Acknowledge, and use these headers in transmission.
+    Headers(Headers),
     /// Acknowledge, and end the session.
     Abort,
     /// Refuse, and go on.
@@ -67,7 +70,7 @@ pub(crate) struct ExportQuery {
 }
 
 /// With which option the client asked, and so in which form it is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum QueryForm {
     /// `NBD_OPT_INFO`: describe only.
     Info(info::Wanted),
@@ -75,32 +78,44 @@ pub(crate) enum QueryForm {
     Go(info::Wanted),
     /// `NBD_OPT_EXPORT_NAME`: attach.
     ExportName,
+    /// `NBD_OPT_LIST_META_CONTEXT`, `NBD_OPT_SET_META_CONTEXT`: list or select its contexts.
+    Contexts(meta_context::Queries),
 }
 
 impl QueryForm {
-    pub(crate) fn attaches(self) -> bool {
-        !matches!(self, Self::Info(_))
+    pub(crate) fn attaches(&self) -> bool {
+        matches!(self, Self::Go(_) | Self::ExportName)
     }
 }
 
 /// What to do with the payload of option `code`.
 pub(crate) fn payload_rule(code: u32) -> PayloadRule {
     match code {
-        option::EXPORT_NAME | option::INFO | option::GO => PayloadRule::Arguments,
-        option::LIST | option::STRUCTURED_REPLY => PayloadRule::Empty,
+        option::EXPORT_NAME
+        | option::INFO
+        | option::GO
+        | option::LIST_META_CONTEXT
+        | option::SET_META_CONTEXT => PayloadRule::Arguments,
+        option::LIST | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => PayloadRule::Empty,
         _ => PayloadRule::Ignored,
     }
 }
 
 /// Runs option `code` with its whole payload (empty where the rule says that it is dropped).
-pub(crate) fn run(code: u32, payload: &[u8], structured_replies: bool) -> Outcome {
+pub(crate) fn run(code: u32, payload: &[u8], headers: Headers) -> Outcome {
     match code {
+        option::EXPORT_NAME if headers.extended() => {
+            Outcome::Close("NBD_OPT_EXPORT_NAME after extended headers".to_owned())
+        }
         option::EXPORT_NAME => export_name::run(payload),
         option::ABORT => abort::run(),
         option::LIST => list::run(),
         option::INFO => info::run(payload, QueryForm::Info),
         option::GO => info::run(payload, QueryForm::Go),
-        option::STRUCTURED_REPLY => structured_reply::run(structured_replies),
+        option::STRUCTURED_REPLY => structured_reply::run(headers),
+        option::LIST_META_CONTEXT => meta_context::run(payload, false, headers),
+        option::SET_META_CONTEXT => meta_context::run(payload, true, headers),
+        option::EXTENDED_HEADERS => extended_headers::run(headers),
         _ => unsupported::run(),
     }
 }

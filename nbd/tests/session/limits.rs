@@ -1,6 +1,6 @@
 //! Limits slow a session; they never end it, and never lose a request.
 
-use crate::client::{export, messages, request, requests, write, Peer};
+use crate::client::{export, messages, request, requests, write, Form, Peer};
 use bytes::Bytes;
 use esker_nbd::{
     Operation, ReadPiece, Reply, Request, RequestError, SessionLimits, INPUT_QUEUED_BYTES_MAX,
@@ -19,7 +19,7 @@ fn limits(requests: usize, bytes: usize) -> SessionLimits {
 }
 
 fn peer(requests: usize, bytes: usize) -> Peer {
-    Peer::attached_with(limits(requests, bytes), true, export())
+    Peer::attached_with(limits(requests, bytes), Form::Structured, export())
 }
 
 fn reads(count: u64, length: u32) -> Vec<u8> {
@@ -216,6 +216,7 @@ proptest! {
 fn is_last(message: &crate::client::Message) -> bool {
     match message {
         crate::client::Message::Simple { .. } => true,
-        crate::client::Message::Chunk { flags, .. } => flags & 1 == 1,
+        crate::client::Message::Chunk { flags, .. }
+        | crate::client::Message::Extended { flags, .. } => flags & 1 == 1,
     }
 }

@@ -1,10 +1,10 @@
 //! How a stream is cut into pieces makes no difference, and no stream makes a session panic.
 
-use crate::client::{export, info, option, request};
+use crate::client::{contexts, export, extended, info, option, request, Form, FORMS, PAYLOAD};
 use bytes::Bytes;
 use esker_nbd::{
-    Action, ExportError, Operation, ReadPiece, Reply, Request, RequestError, RequestId, Session,
-    SessionLimits,
+    Action, ExportError, Extent, Operation, ReadPiece, Reply, Request, RequestError, RequestId,
+    Session, SessionLimits,
 };
 use proptest::prelude::*;
 
@@ -73,6 +73,11 @@ fn result(request: &Request) -> Result<Reply, RequestError> {
     if request.offset % 7 == 3 {
         return Err(RequestError::Io);
     }
+    if let Operation::BlockStatus { contexts, .. } = &request.op {
+        let (length, flags) = (request.length.min(700), 1);
+        let extent = Extent { length, flags };
+        return Ok(Reply::BlockStatus(vec![vec![extent]; contexts.len()]));
+    }
     let Operation::Read { .. } = request.op else {
         return Ok(Reply::Done);
     };
@@ -102,39 +107,82 @@ fn an_option() -> impl Strategy<Value = Vec<u8>> {
         4 => Just(option(7, &info("none", &[3]))),
         4 => Just(option(3, &[])),
         4 => Just(option(8, &[])),
+        3 => Just(option(9, &contexts("vol", &["base:"]))),
+        3 => Just(option(10, &contexts("vol", &["base:allocation"]))),
         1 => Just(option(7, &info("vol", &[]))),
         1 => Just(option(2, &[])),
         8 => junk
-            .prop_filter("may end the handshake", |(code, _)| *code != 1 && *code != 2)
+            .prop_filter("may end the handshake or change the form", |(code, _)| {
+                ![1, 2, 11].contains(code)
+            })
             .prop_map(|(code, data)| option(code, &data)),
     ]
 }
 
-fn a_request() -> impl Strategy<Value = Vec<u8>> {
-    let command = prop_oneof![20 => 0u16..2, 10 => 3u16..7, 1 => 2u16..3, 2 => 7u16..10];
+fn a_request(form: Form) -> impl Strategy<Value = Vec<u8>> {
+    let command = prop_oneof![20 => 0u16..2, 10 => 3u16..8, 1 => 2u16..3, 1 => 8u16..10];
     let flags = prop_oneof![16 => Just(0u16), 4 => 0u16..32, 1 => any::<u16>()];
     let offset = prop_oneof![8 => 0u64..(1 << 20), 1 => any::<u64>()];
-    let length = prop_oneof![8 => 0u32..300, 1 => 0u32..20_000, 1 => (32u32 << 20)..(33 << 20)];
-    (flags, command, any::<u64>(), offset, length).prop_map(
-        |(flags, command, cookie, offset, length)| {
-            let long = length > 100_000;
-            let length = if command == 1 && long { 20_000 } else { length };
-            let carried = if command == 1 {
-                usize::try_from(length).expect("64-bit")
+    let length = prop_oneof![
+        8 => 0u64..300,
+        1 => 0u64..20_000,
+        1 => (32u64 << 20)..(33 << 20),
+        1 => any::<u64>(),
+    ];
+    let ids =
+        prop_oneof![4 => Just(None), 1 => prop::collection::vec(0u32..3, 0..3).prop_map(Some)];
+    (flags, command, any::<u64>(), offset, length, ids).prop_map(
+        move |(flags, command, cookie, offset, length, ids)| {
+            let filter = ids.filter(|_| command == 7 && form == Form::Extended);
+            let length = if length > 100_000 && command == 1 {
+                20_000
             } else {
-                0
+                length
             };
-            let data: Vec<u8> = (0..carried).map(|i| i.to_le_bytes()[0]).collect();
-            request(flags, command, cookie, offset, length, &data)
+            if form != Form::Extended {
+                let length = u32::try_from(length).unwrap_or(u32::MAX);
+                let data = carried(u64::from(length) * u64::from(command == 1));
+                return request(flags, command, cookie, offset, length, &data);
+            }
+            let payload = command == 1 || flags & PAYLOAD != 0;
+            let (length, data) = match filter {
+                Some(ids) => {
+                    let ids = ids.iter().flat_map(|id| id.to_be_bytes());
+                    let data: Vec<u8> = length.to_be_bytes().into_iter().chain(ids).collect();
+                    (u64::try_from(data.len()).expect("short"), data)
+                }
+                None if payload && length < 100_000 => (length, carried(length)),
+                None => (length, Vec::new()),
+            };
+            let flag = if data.is_empty() { 0 } else { PAYLOAD };
+            extended(flags | flag, command, cookie, offset, length, &data)
         },
     )
 }
 
+fn carried(length: u64) -> Vec<u8> {
+    (0..length).map(|i| i.to_le_bytes()[0]).collect()
+}
+
 /// A conversation, most often one that reaches transmission.
 fn a_stream() -> impl Strategy<Value = Vec<u8>> {
+    let form = prop_oneof![
+        1 => Just(Form::Simple),
+        1 => Just(Form::Structured),
+        2 => Just(Form::Extended),
+    ];
+    form.prop_flat_map(a_stream_in)
+}
+
+fn a_stream_in(form: Form) -> impl Strategy<Value = Vec<u8>> {
     let client_flags = prop_oneof![18 => Just(3u32), 1 => 0u32..4, 1 => any::<u32>()];
+    let select = match form {
+        Form::Simple => Vec::new(),
+        _ => option(10, &contexts("vol", &["base:allocation", "x-test:two"])),
+    };
     let go = prop_oneof![
-        8 => Just(option(7, &info("vol", &[3]))),
+        4 => Just(option(7, &info("vol", &[3]))),
+        4 => Just([select, option(7, &info("vol", &[3]))].concat()),
         2 => Just(option(1, b"vol")),
         1 => Just(Vec::new()),
     ];
@@ -142,10 +190,10 @@ fn a_stream() -> impl Strategy<Value = Vec<u8>> {
         client_flags,
         prop::collection::vec(an_option(), 0..5),
         go,
-        prop::collection::vec(a_request(), 1..20),
+        prop::collection::vec(a_request(form), 1..20),
     )
-        .prop_map(|(flags, options, go, requests)| {
-            let head = [&flags.to_be_bytes()[..], &options.concat()].concat();
+        .prop_map(move |(flags, options, go, requests)| {
+            let head = [&flags.to_be_bytes()[..], &form.options(), &options.concat()].concat();
             [head, go, requests.concat()].concat()
         })
 }
@@ -195,19 +243,22 @@ enum Call {
     List,
     Export(bool),
     Complete(prop::sample::Index, u64),
+    FailAt(prop::sample::Index, u64),
     Take,
     Shutdown,
 }
 
 fn a_call() -> impl Strategy<Value = Call> {
     prop_oneof![
-        6 => a_request().prop_map(Call::Receive),
+        6 => a_request(Form::Simple).prop_map(Call::Receive),
+        3 => a_request(Form::Extended).prop_map(Call::Receive),
         3 => an_option().prop_map(Call::Receive),
         3 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Call::Receive),
         8 => Just(Call::Poll),
         1 => Just(Call::List),
         2 => any::<bool>().prop_map(Call::Export),
         4 => (any::<prop::sample::Index>(), 0u64..2000).prop_map(|(i, n)| Call::Complete(i, n)),
+        2 => (any::<prop::sample::Index>(), any::<u64>()).prop_map(|(i, n)| Call::FailAt(i, n)),
         2 => Just(Call::Take),
         1 => Just(Call::Shutdown),
     ]
@@ -230,6 +281,7 @@ proptest! {
     #[test]
     fn no_order_of_calls_panics(
         attached in any::<bool>(),
+        form in prop::sample::select(&FORMS[..]),
         calls in prop::collection::vec(a_call(), 0..60),
     ) {
         let mut session = Session::new(SessionLimits {
@@ -240,7 +292,8 @@ proptest! {
         let mut held: Vec<RequestId> = Vec::new();
         let mut closed = false;
         if attached {
-            let go = [&3u32.to_be_bytes()[..], &option(7, &info("vol", &[]))].concat();
+            let go = option(7, &info("vol", &[]));
+            let go = [&3u32.to_be_bytes()[..], &form.options(), &go].concat();
             session.receive(Bytes::from(go));
         }
         for call in calls {
@@ -258,7 +311,11 @@ proptest! {
                 Call::List => session.list_exports(&[]),
                 Call::Export(true) => session.export(Ok(export())),
                 Call::Export(false) => session.export(Err(ExportError::Policy(String::new()))),
-                Call::Complete(_, _) if held.is_empty() => {}
+                Call::Complete(..) | Call::FailAt(..) if held.is_empty() => {}
+                Call::FailAt(index, place) => {
+                    let id = held.swap_remove(index.index(held.len()));
+                    session.fail_at(id, RequestError::Io, place);
+                }
                 Call::Complete(index, length) => {
                     let id = held.swap_remove(index.index(held.len()));
                     let reply = Reply::Data(vec![ReadPiece::Zeros(length)]);
