@@ -34,6 +34,7 @@ fn attached() -> Session {
         block_size_preferred: 4096,
         block_size_max: 32 << 20,
         description: String::new(),
+        contexts: Vec::new(),
     }));
     assert!(session.poll().is_none());
     session.take_output(&mut Vec::new());

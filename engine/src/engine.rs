@@ -4,6 +4,7 @@ use crate::checkpoint::Checkpointing;
 use crate::config::{EngineConfig, Sabotage};
 use crate::error::StoreError;
 use crate::event::{Effect, Event};
+use crate::extents::ExtentsState;
 use crate::format::checkpoint::{Counters, DiscardEntry, SegmentKind};
 use crate::format::operation::Operation;
 use crate::format::record::{Item, ItemBody, RecordHeader, FLAG_CLOSING};
@@ -82,6 +83,7 @@ pub struct Engine {
     pub(crate) counters: Counters,
     pub(crate) discards: Vec<DiscardEntry>,
     pub(crate) reads: BTreeMap<u64, ReadState>,
+    pub(crate) extents: BTreeMap<u64, ExtentsState>,
     pub(crate) node_waiters: BTreeMap<VAddr, Vec<NodeWaiter>>,
     pub(crate) purposes: HashMap<IoId, (Purpose, u64)>,
     pub(crate) next_io: u64,
@@ -124,6 +126,7 @@ impl Engine {
             counters: Counters::default(),
             discards: Vec::new(),
             reads: BTreeMap::new(),
+            extents: BTreeMap::new(),
             node_waiters: BTreeMap::new(),
             purposes: HashMap::new(),
             next_io: 1,
@@ -158,6 +161,7 @@ impl Engine {
             Event::Append(append) => self.append(append, effects),
             Event::Apply { group, through } => self.apply(group, through, effects),
             Event::Read(request) => self.read(request, effects),
+            Event::Extents(request) => self.extents(request, effects),
             Event::ReadPayload {
                 token,
                 group,

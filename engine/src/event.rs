@@ -63,6 +63,41 @@ pub struct ReadRequest {
     pub latest: bool,
 }
 
+/// Blocks to tell about.
+#[derive(Clone, Debug)]
+pub struct ExtentsRequest {
+    /// Comes back in [`Effect::ExtentsDone`].
+    pub token: u64,
+    /// The group.
+    pub group: GroupId,
+    /// Which blocks; not empty.
+    pub range: BlockRange,
+    /// Include entries that are appended and not yet applied.
+    pub latest: bool,
+    /// The first run is enough.
+    pub one: bool,
+}
+
+/// What is stored for a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Nothing: never written, or discarded. Reads as zeros.
+    Hole,
+    /// Written as zeros. Once a checkpoint has merged it, a long run of these may be a hole.
+    Zero,
+    /// Data.
+    Data,
+}
+
+/// Neighbouring blocks of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtentRun {
+    /// What is stored.
+    pub kind: ExtentKind,
+    /// How many blocks.
+    pub count: u64,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event {
@@ -86,6 +121,8 @@ pub enum Event {
     },
     /// Read blocks.
     Read(ReadRequest),
+    /// Tell where data is.
+    Extents(ExtentsRequest),
     /// Read the payload of a retained entry.
     ReadPayload {
         /// Comes back in [`Effect::PayloadDone`].
@@ -263,6 +300,14 @@ pub enum Effect {
         token: u64,
         /// The blocks or why not.
         result: Result<Vec<ReadPiece>, ReadError>,
+    },
+    /// A query of extents ended.
+    ExtentsDone {
+        /// Its token.
+        token: u64,
+        /// The runs from the first block on, neighbours of different kinds. At least one; they may
+        /// end before the range does. Or why not.
+        result: Result<Vec<ExtentRun>, ReadError>,
     },
     /// A payload was read.
     PayloadDone {

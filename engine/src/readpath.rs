@@ -27,6 +27,7 @@ const NODES_AT_A_TIME_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NodeWaiter {
     Read(u64),
+    Extents(u64),
     Merge,
     Discard,
 }
@@ -306,6 +307,9 @@ impl Engine {
                 (NodeWaiter::Read(token), None) => {
                     let error = ReadError::MapDamaged(Lba(expected.first_lba));
                     self.read_failed(token, error, effects);
+                }
+                (NodeWaiter::Extents(token), page) => {
+                    self.node_for_extents(token, vaddr, page.clone(), effects);
                 }
                 (NodeWaiter::Merge, page) => self.node_for_merge(vaddr, page.clone()),
                 (NodeWaiter::Discard, Some(_)) => self.map.discard_failures = 0,

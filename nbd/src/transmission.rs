@@ -110,7 +110,7 @@ impl Transmission {
     }
 
     pub(crate) fn cookie(&self, id: RequestId) -> Option<u64> {
-        self.in_flight.get(&id).map(|r| r.cookie)
+        self.in_flight.get(&id).map(|r| r.to.cookie)
     }
 
     pub(crate) fn bytes_in_flight(&self) -> usize {

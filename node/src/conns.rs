@@ -3,6 +3,7 @@
 use crate::admin::one_line;
 use crate::event::{Effect, ExportInfo, Transport};
 use crate::node::{Node, Phase};
+use crate::status;
 use crate::volume::{Action, Op};
 use bytes::Bytes;
 use esker_base::num::to_usize;
@@ -424,6 +425,14 @@ impl Node {
         };
         let action = match request.op {
             nbd::Operation::Read { .. } => Action::Read,
+            nbd::Operation::BlockStatus { contexts, one } => {
+                if !status::can_answer(&contexts) {
+                    let gone = Err(nbd::RequestError::Invalid);
+                    conn.session.complete(request.id, gone);
+                    return;
+                }
+                Action::Status { one }
+            }
             nbd::Operation::Write { payload } => Action::Write(payload),
             nbd::Operation::Flush => Action::Flush,
             nbd::Operation::Trim => Action::Trim,
@@ -442,7 +451,7 @@ impl Node {
         let bytes_counted = match &action {
             Action::Write(payload) => payload.len(),
             Action::Read => to_usize(request.length),
-            Action::Flush | Action::Trim | Action::Zeroes { .. } => 0,
+            Action::Status { .. } | Action::Flush | Action::Trim | Action::Zeroes { .. } => 0,
         };
         let op = Op {
             conn: id,
@@ -457,7 +466,7 @@ impl Node {
             head: None,
             tail: None,
             edges_awaited: 0,
-            failed: false,
+            failed: None,
             bytes_counted,
             since: self.now,
         };
@@ -476,5 +485,6 @@ fn export_of(export: &ExportInfo) -> nbd::Export {
         block_size_preferred: 4096,
         block_size_max: u32::try_from(limits::REQUEST_BYTES_MAX).unwrap_or(u32::MAX),
         description: String::new(),
+        contexts: status::contexts(),
     }
 }

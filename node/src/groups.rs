@@ -455,6 +455,7 @@ impl Node {
                 self.applied(group, index, term, &outcome, effects);
             }
             E::ReadDone { token, result } => self.read_done(token, result),
+            E::ExtentsDone { token, result } => self.extents_done(token, result),
             E::PayloadDone { token, payload } => self.payload_done(token, payload),
             E::CatalogDone { token, result } => self.catalog_done(token, result, effects),
             E::LogTruncated { group, index, .. } => {

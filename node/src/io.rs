@@ -2,6 +2,7 @@
 
 use crate::event::Effect;
 use crate::node::{Node, ReadFor};
+use crate::status::place_of;
 use crate::volume::{Action, EpochState, Op, OpId, Proposal};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
@@ -42,7 +43,7 @@ impl Node {
         self.op_bytes += op.bytes_counted;
         let refused = self.refusal(&op);
         self.request_begins(id, &op);
-        let (mutates, is_read) = (op.mutates(), matches!(op.action, Action::Read));
+        let (mutates, is_read) = (op.mutates(), op.reads());
         self.ops.insert(id, op);
         if let Some(error) = refused {
             return self.fail_op(id, error);
@@ -61,7 +62,7 @@ impl Node {
 
     fn refusal(&self, op: &Op) -> Option<RequestError> {
         let volume = self.volumes.get(&op.group).filter(|v| v.is_serving());
-        if volume.is_none() || (self.fenced.is_some() && !matches!(op.action, Action::Read)) {
+        if volume.is_none() || (self.fenced.is_some() && !op.reads()) {
             return Some(RequestError::Io);
         }
         let room = match &op.action {
@@ -71,7 +72,7 @@ impl Node {
                 self.engine.has_room_for(accepted)
             }
             Action::Trim | Action::Zeroes { .. } => self.engine.has_room_for_metadata(),
-            Action::Read | Action::Flush => true,
+            Action::Read | Action::Status { .. } | Action::Flush => true,
         };
         (!room).then_some(RequestError::NoSpace)
     }
@@ -135,6 +136,9 @@ impl Node {
 
     fn read_data(&mut self, id: OpId, latest: bool) {
         let Some(op) = self.ops.get(&id) else { return };
+        if matches!(op.action, Action::Status { .. }) {
+            return self.read_extents(id, latest);
+        }
         let (group, range) = (op.group, op.range());
         let token = self.read_token(ReadFor::Data(id));
         let request = ReadRequest {
@@ -165,11 +169,16 @@ impl Node {
         match purpose {
             ReadFor::Data(id) => {
                 let Some(op) = self.ops.get(&id) else { return };
-                let reply = match result {
-                    Ok(pieces) => Ok(Reply::Data(cut(pieces, op.offset, op.length))),
-                    Err(_) => Err(RequestError::Io),
-                };
-                self.finish_op(id, reply);
+                match result {
+                    Ok(pieces) => {
+                        let pieces = cut(pieces, op.offset, op.length);
+                        self.finish_op(id, Ok(Reply::Data(pieces)));
+                    }
+                    Err(error) => {
+                        let at = place_of(&error, op.offset);
+                        self.fail_op_at(id, RequestError::Io, at);
+                    }
+                }
             }
             ReadFor::Head(id) | ReadFor::Tail(id) => {
                 let Some(op) = self.ops.get_mut(&id) else {
@@ -179,13 +188,13 @@ impl Node {
                 match result.map(flatten) {
                     Ok(block) if purpose == ReadFor::Head(id) => op.head = Some(block),
                     Ok(block) => op.tail = Some(block),
-                    Err(_) => op.failed = true,
+                    Err(error) => op.failed = Some(place_of(&error, op.offset)),
                 }
                 if op.edges_awaited == 0 {
                     self.edges_read(id);
                 }
             }
-            ReadFor::Payload { .. } => {}
+            ReadFor::Payload { .. } | ReadFor::Status(_) => {}
         }
     }
 
@@ -198,8 +207,8 @@ impl Node {
             return;
         };
         volume.locked.remove(&id);
-        if failed {
-            self.fail_op(id, RequestError::Io);
+        if let Some(at) = failed {
+            self.fail_op_at(id, RequestError::Io, at);
         } else {
             volume.waiting.push_front(id);
         }
@@ -483,7 +492,7 @@ impl Node {
         gone.extend(
             self.ops
                 .iter()
-                .filter(|(_, op)| op.group == id && matches!(op.action, Action::Read))
+                .filter(|(_, op)| op.group == id && op.reads())
                 .map(|(id, _)| *id),
         );
         for op in gone {
@@ -501,7 +510,7 @@ impl Node {
         let stuck: Vec<OpId> = self
             .ops
             .iter()
-            .filter(|(_, op)| !matches!(op.action, Action::Read))
+            .filter(|(_, op)| !op.reads())
             .map(|(id, _)| *id)
             .collect();
         for op in stuck {
@@ -521,16 +530,34 @@ impl Node {
         self.ticking.clear();
     }
 
-    fn finish_op(&mut self, id: OpId, result: Result<Reply, RequestError>) {
-        let Some(op) = self.ops.remove(&id) else {
-            return;
+    /// Answers a request with an error whose place may be known, as a byte of the volume.
+    pub(crate) fn fail_op_at(&mut self, id: OpId, error: RequestError, at: Option<u64>) {
+        let Some(at) = at else {
+            return self.fail_op(id, error);
         };
-        self.request_ends(id, &op, &result);
-        self.op_bytes -= op.bytes_counted;
-        if let Some(conn) = self.conns.get_mut(&op.conn) {
-            conn.session.complete(op.request, result);
-            self.conns_dirty.insert(op.conn);
+        if let Some((op, session)) = self.end_op(id, Some(error)) {
+            session.fail_at(op.request, error, at);
         }
+    }
+
+    pub(crate) fn finish_op(&mut self, id: OpId, result: Result<Reply, RequestError>) {
+        if let Some((op, session)) = self.end_op(id, result.as_ref().err().copied()) {
+            session.complete(op.request, result);
+        }
+    }
+
+    /// Takes a request out, to be answered now. None when nobody waits for the answer.
+    fn end_op(
+        &mut self,
+        id: OpId,
+        error: Option<RequestError>,
+    ) -> Option<(Op, &mut esker_nbd::Session)> {
+        let op = self.ops.remove(&id)?;
+        self.request_ends(id, &op, error);
+        self.op_bytes -= op.bytes_counted;
+        let conn = self.conns.get_mut(&op.conn)?;
+        self.conns_dirty.insert(op.conn);
+        Some((op, &mut conn.session))
     }
 }
 
@@ -562,7 +589,7 @@ fn parts_of(op: &Op) -> Vec<Part> {
     let payload = match &op.action {
         Action::Write(payload) => Some(payload),
         Action::Zeroes { .. } => None,
-        Action::Read | Action::Flush | Action::Trim => return parts,
+        Action::Read | Action::Status { .. } | Action::Flush | Action::Trim => return parts,
     };
     let edge = |old: &Bytes, lba: u64| merged(old, lba, op.offset, op.length, payload);
     if let Some(old) = op.head.as_ref().filter(|_| op.head_is_partial()) {

@@ -12,6 +12,7 @@ mod groups;
 mod io;
 pub mod meters;
 mod node;
+mod status;
 mod volume;
 
 pub use event::{AdminToken, Effect, Event, ExportInfo, PeerFrame, Transport};

@@ -10,11 +10,19 @@ use crate::volume::{Action, Op, OpId};
 use esker_base::num::to_u64;
 use esker_base::{GroupId, Histogram, Moment, BLOCK_SIZE_U64};
 use esker_engine::meters::EngineSample;
-use esker_nbd::{Reply, RequestError};
+use esker_nbd::RequestError;
 use std::time::Duration;
 
 /// Operations of clients, in the order of [`Requests::took`].
-pub const OPERATIONS: [&str; 6] = ["read", "write", "flush", "trim", "write_zeroes", "cache"];
+pub const OPERATIONS: [&str; 7] = [
+    "read",
+    "write",
+    "flush",
+    "trim",
+    "write_zeroes",
+    "cache",
+    "block_status",
+];
 const WRITE: usize = 1;
 const CACHE: usize = 5;
 /// How a request failed, in the order of [`Requests::errors`].
@@ -39,9 +47,9 @@ pub const SLOW_WINDOW: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
     /// How long each took, in nanoseconds, by [`OPERATIONS`]; failed ones included.
-    pub took: [Histogram; 6],
+    pub took: [Histogram; 7],
     /// Bytes asked for, by [`OPERATIONS`]; failed ones included.
-    pub bytes: [u64; 6],
+    pub bytes: [u64; 7],
     /// Failures, by [`REQUEST_ERRORS`].
     pub errors: [u64; 8],
     /// Requests that were on their way already when one arrived.
@@ -54,9 +62,9 @@ pub struct Requests {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VolumeCounts {
     /// Requests answered, by [`OPERATIONS`].
-    pub requests: [u64; 6],
+    pub requests: [u64; 7],
     /// Bytes asked for, by [`OPERATIONS`].
-    pub bytes: [u64; 6],
+    pub bytes: [u64; 7],
     /// Those of them that failed.
     pub errors: u64,
 }
@@ -203,6 +211,7 @@ fn operation_of(action: &Action) -> usize {
         Action::Flush => 2,
         Action::Trim => 3,
         Action::Zeroes { .. } => 4,
+        Action::Status { .. } => 6,
     }
 }
 
@@ -251,10 +260,9 @@ impl Node {
     }
 
     /// A request is answered.
-    pub(crate) fn request_ends(&mut self, id: OpId, op: &Op, result: &Result<Reply, RequestError>) {
+    pub(crate) fn request_ends(&mut self, id: OpId, op: &Op, error: Option<RequestError>) {
         let took = self.now.since(op.since);
         let operation = operation_of(&op.action);
-        let error = result.as_ref().err().copied();
         self.count_request(op.group, operation, op.length, took, error);
         tracing::debug!(
             request = id,

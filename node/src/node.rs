@@ -78,6 +78,8 @@ pub(crate) enum Phase {
 pub(crate) enum ReadFor {
     /// The data of a read request.
     Data(OpId),
+    /// The extents of a block status request.
+    Status(OpId),
     /// The first block of a request that covers it in part.
     Head(OpId),
     /// The last block of such a request.

@@ -29,10 +29,16 @@ pub(crate) enum EpochState {
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     Read,
+    /// Where data is.
+    Status {
+        one: bool,
+    },
     Write(Bytes),
     Flush,
     Trim,
-    Zeroes { no_hole: bool },
+    Zeroes {
+        no_hole: bool,
+    },
 }
 
 /// A client request on its way.
@@ -55,7 +61,8 @@ pub(crate) struct Op {
     pub tail: Option<Bytes>,
     /// Parts of a read of its edges that are still on their way.
     pub edges_awaited: usize,
-    pub failed: bool,
+    /// A read of its edges failed, at this byte of the volume if that is known.
+    pub failed: Option<Option<u64>>,
     /// Bytes it counts against the node's limit.
     pub bytes_counted: usize,
     /// When it was taken on.
@@ -81,7 +88,12 @@ impl Op {
 
     /// It changes blocks.
     pub fn mutates(&self) -> bool {
-        !matches!(self.action, Action::Read | Action::Flush)
+        !self.reads() && !matches!(self.action, Action::Flush)
+    }
+
+    /// It tells what is in the volume, and needs nothing of the log.
+    pub fn reads(&self) -> bool {
+        matches!(self.action, Action::Read | Action::Status { .. })
     }
 }
 

@@ -4,7 +4,7 @@
 use super::Violation;
 use bytes::Bytes;
 use esker_base::{BlockRange, RaftIndex, Term, BLOCK_SIZE};
-use esker_engine::event::{Outcome, ReadPiece, RecoveredGroup};
+use esker_engine::event::{ExtentKind, ExtentRun, Outcome, ReadPiece, RecoveredGroup};
 use esker_engine::format::checkpoint::GroupMeta;
 use esker_engine::format::operation::Operation;
 use esker_engine::format::record::{EntryKind, HardState};
@@ -482,4 +482,41 @@ pub fn check_read(
         return Err(format!("the read ends at lba {at}"));
     }
     Ok(())
+}
+
+/// Checks what a query of extents told against where data may be, block by block; gives the number
+/// of blocks told about. `allowed` as for [`check_read`].
+///
+/// # Errors
+/// When it told something that never was so, or an answer of a wrong form.
+pub fn check_extents(
+    range: BlockRange,
+    allowed: &[Blocks],
+    runs: &[ExtentRun],
+    first: bool,
+) -> Result<u64, String> {
+    let mut at = range.start.0;
+    if runs.is_empty() || (first && runs.len() > 1) {
+        return Err(format!("{} runs of extents", runs.len()));
+    }
+    for (i, run) in runs.iter().enumerate() {
+        let same = runs.get(i + 1).is_some_and(|next| next.kind == run.kind);
+        if run.count == 0 || run.count > range.end() - at || same {
+            return Err(format!("run {i} of {runs:?} from lba {at}, of {range:?}"));
+        }
+        let end = at + run.count;
+        let wrong = if run.kind == ExtentKind::Data {
+            (at..end).find(|lba| !allowed.iter().any(|blocks| blocks.contains_key(lba)))
+        } else {
+            // Only blocks that some state has can be told of wrongly: volumes are mostly empty.
+            let some = allowed.iter().flat_map(|blocks| blocks.range(at..end));
+            some.map(|(lba, _)| *lba)
+                .find(|lba| allowed.iter().all(|blocks| blocks.contains_key(lba)))
+        };
+        if let Some(lba) = wrong {
+            return Err(format!("lba {lba} is told to be {:?}", run.kind));
+        }
+        at += run.count;
+    }
+    Ok(at - range.start.0)
 }

@@ -1,11 +1,11 @@
 //! One engine over one simulated disk, and the models that judge what it says.
 
-use super::group::{check_read, Blocks, GroupModel};
+use super::group::{check_extents, check_read, Blocks, GroupModel};
 use super::trace::Trace;
 use super::Violation;
 use crate::sim::{FaultCounts, Image, SimDisk, SimRng};
 use esker_base::{BlockRange, GroupId, Moment, RaftIndex, WallClock};
-use esker_engine::event::{Opened, ReadPiece, ReadRequest};
+use esker_engine::event::{ExtentRun, ExtentsRequest, Opened, ReadPiece, ReadRequest};
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_engine::{
     CatalogError, Effect, Engine, EngineConfig, Event, OpenError, Probe, ReadError, Sabotage,
@@ -42,6 +42,17 @@ pub struct PendingRead {
     pub latest: bool,
     /// Every state of the range since it was asked for.
     pub allowed: Vec<Blocks>,
+    /// Where data is, rather than what it is: all runs, or the first.
+    pub extents: Option<Runs>,
+}
+
+/// How much a query of extents asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// All.
+    All,
+    /// The first.
+    First,
 }
 
 /// The world of one run.
@@ -236,6 +247,7 @@ impl World {
                 ..
             } => self.applied(group, index, term, &outcome)?,
             Effect::ReadDone { token, result } => self.read_done(token, result)?,
+            Effect::ExtentsDone { token, result } => self.extents_done(token, result)?,
             Effect::CatalogDone { token, result } => {
                 let unknown = matches!(
                     result,
@@ -326,6 +338,15 @@ impl World {
             range,
             latest,
             allowed,
+            extents: None,
+        };
+        let runs = match token % 4 {
+            0 => Runs::First,
+            _ => Runs::All,
+        };
+        let query = PendingRead {
+            extents: Some(runs),
+            ..read.clone()
         };
         self.reads.insert(token, read);
         self.step(Event::Read(ReadRequest {
@@ -334,7 +355,66 @@ impl World {
             range,
             latest,
         }))?;
+        if !range.is_empty() {
+            self.ask_extents(query)?;
+        }
         Ok(token)
+    }
+
+    /// Asks where data is.
+    fn ask_extents(&mut self, query: PendingRead) -> Result<(), Violation> {
+        let token = self.token();
+        let request = ExtentsRequest {
+            token,
+            group: query.group,
+            range: query.range,
+            latest: query.latest,
+            one: query.extents == Some(Runs::First),
+        };
+        self.reads.insert(token, query);
+        self.step(Event::Extents(request))
+    }
+
+    fn extents_done(
+        &mut self,
+        token: u64,
+        result: Result<Vec<ExtentRun>, ReadError>,
+    ) -> Result<(), Violation> {
+        let Some(query) = self.reads.remove(&token) else {
+            return Err(Violation::new(format!("query {token} ended twice")));
+        };
+        let id = query.group;
+        let runs = match result {
+            Ok(runs) => runs,
+            Err(error) if self.excuses(id, &error) => return Ok(()),
+            Err(error) => {
+                let text = format!("group {id}: extents of {:?} failed: {error}", query.range);
+                return Err(Violation::new(text));
+            }
+        };
+        let first = query.extents == Some(Runs::First);
+        let told = check_extents(query.range, &query.allowed, &runs, first)
+            .map_err(|text| Violation::new(format!("group {id}: {text}")))?;
+        // An answer may stop early; the next question begins there.
+        let rest = BlockRange::new(query.range.start.0 + told, query.range.count - told);
+        if first || rest.is_empty() {
+            return Ok(());
+        }
+        self.ask_extents(PendingRead {
+            range: rest,
+            ..query
+        })
+    }
+
+    /// Whether a read of this group may fail so.
+    fn excuses(&self, id: GroupId, error: &ReadError) -> bool {
+        match error {
+            ReadError::UnknownGroup => self.groups.get(&id).is_none_or(|m| m.deleting),
+            ReadError::Disk { .. } => self.disk.counts.read_errors > 0,
+            ReadError::MapDamaged(_) => self.damaged || self.disk.counts.read_errors > 0,
+            ReadError::Damaged(_) => self.damaged,
+            ReadError::OutOfRange => false,
+        }
     }
 
     fn read_done(
@@ -350,15 +430,7 @@ impl World {
             Ok(pieces) => check_read(read.range, &read.allowed, pieces)
                 .map_err(|text| Violation::new(format!("group {id}: {text}")))?,
             Err(error) => {
-                let gone = self.groups.get(&id).is_none_or(|m| m.deleting);
-                let excused = match error {
-                    ReadError::UnknownGroup => gone,
-                    ReadError::Disk { .. } => self.disk.counts.read_errors > 0,
-                    ReadError::MapDamaged(_) => self.damaged || self.disk.counts.read_errors > 0,
-                    ReadError::Damaged(_) => self.damaged,
-                    ReadError::OutOfRange => false,
-                };
-                if !excused {
+                if !self.excuses(id, error) {
                     return Err(Violation::new(format!(
                         "group {id}: reading {:?} failed: {error}",
                         read.range

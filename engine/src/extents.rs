@@ -1,0 +1,349 @@
+//! What the map knows of a range of blocks: which hold data, which were written as zeros, and of
+//! which nothing is stored. No data is read. The layers are those of a read: what is appended and
+//! not applied, the delta, the delta that a checkpoint is merging, the tree. Subtrees that hold
+//! nothing or nothing but data are answered from the pointer to them.
+//!
+//! A query does a bounded amount of work and may answer less than it was asked; whoever asks goes on
+//! from there. Each run is as the map has it at some moment between the question and the answer.
+
+use crate::engine::Engine;
+use crate::error::ReadError;
+use crate::event::{Effect, ExtentKind, ExtentRun, ExtentsRequest};
+use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
+use crate::format::operation::Operation;
+use crate::format::vaddr::VAddr;
+use crate::format::PAGE_U64;
+use crate::group::Group;
+use crate::map::cache::NodeCache;
+use crate::map::interval::{IntervalMap, Piece};
+use crate::map::tree::{child_index, span, Held, Missing};
+use crate::readpath::NodeWaiter;
+use esker_base::num::{to_u64, to_usize};
+use esker_base::{BlockRange, Lba, RaftIndex};
+use std::sync::Arc;
+
+/// Most runs in one answer.
+pub const RUNS_MAX: usize = 2048;
+/// Most lookups in the map for one answer. Each goes down the tree once at most, and stays within one
+/// node of the lowest level that it needs.
+const LOOKUPS_MAX: usize = 4096;
+/// Most map nodes read from the device for one answer, but for those on the way to its first run.
+const NODES_READ_MAX: usize = 256;
+/// Most map nodes read at a time.
+const NODES_AT_A_TIME_MAX: usize = 32;
+
+/// A query on its way.
+#[derive(Debug)]
+pub(crate) struct ExtentsState {
+    request: ExtentsRequest,
+    /// The first block that is not answered.
+    next: u64,
+    runs: Vec<ExtentRun>,
+    held: Held,
+    lookups: usize,
+    nodes_read: usize,
+    nodes_awaited: usize,
+}
+
+/// What a lookup found out about the blocks from one on.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Run(ExtentKind, u64),
+    /// These nodes are needed first; the first of them is indispensable.
+    Missing(Vec<Missing>),
+}
+
+impl ExtentsState {
+    fn is_done(&self) -> bool {
+        let range = self.request.range;
+        let runs_max = if self.request.one { 1 } else { RUNS_MAX };
+        let tired = self.lookups >= LOOKUPS_MAX || self.nodes_read >= NODES_READ_MAX;
+        // The run after the last one shows that the last one is complete.
+        self.next >= range.end() || self.runs.len() > runs_max || (tired && !self.runs.is_empty())
+    }
+
+    fn push(&mut self, kind: ExtentKind, count: u64) {
+        self.next += count;
+        match self.runs.last_mut() {
+            Some(last) if last.kind == kind => last.count += count,
+            _ => self.runs.push(ExtentRun { kind, count }),
+        }
+    }
+
+    /// The answer. Of nodes that cannot be read, what was found before them is told.
+    fn finish(mut self, error: Option<ReadError>) -> Effect {
+        let runs_max = if self.request.one { 1 } else { RUNS_MAX };
+        self.runs.truncate(runs_max);
+        let result = match error {
+            Some(error) if self.runs.is_empty() => Err(error),
+            _ => Ok(self.runs),
+        };
+        let token = self.request.token;
+        Effect::ExtentsDone { token, result }
+    }
+}
+
+impl Engine {
+    /// Begins a query.
+    pub(crate) fn extents(&mut self, request: ExtentsRequest, effects: &mut Vec<Effect>) {
+        let (token, range) = (request.token, request.range);
+        let refused = match self.groups.get(&request.group).filter(|g| !g.deleting) {
+            None => Some(ReadError::UnknownGroup),
+            Some(g) if range.is_empty() || range.end() > g.meta.size_bytes.div_ceil(PAGE_U64) => {
+                Some(ReadError::OutOfRange)
+            }
+            Some(_) => None,
+        };
+        let state = ExtentsState {
+            next: range.start.0,
+            request,
+            runs: Vec::new(),
+            held: Held::new(),
+            lookups: 0,
+            nodes_read: 0,
+            nodes_awaited: 0,
+        };
+        if refused.is_some() {
+            effects.push(state.finish(refused));
+            return;
+        }
+        self.extents.insert(token, state);
+        self.extents_go_on(token, effects);
+    }
+
+    fn extents_go_on(&mut self, token: u64, effects: &mut Vec<Effect>) {
+        let Some(mut state) = self.extents.remove(&token) else {
+            return;
+        };
+        while !state.is_done() {
+            let group = self.groups.get(&state.request.group);
+            let Some(group) = group.filter(|g| !g.deleting) else {
+                effects.push(state.finish(Some(ReadError::UnknownGroup)));
+                return;
+            };
+            state.lookups += 1;
+            let ahead = match state.request.one {
+                true => 1,
+                false => NODES_AT_A_TIME_MAX.min(NODES_READ_MAX.saturating_sub(state.nodes_read)),
+            };
+            let mut lookup = Lookup {
+                group,
+                cache: &mut self.cache,
+                held: &state.held,
+                latest: state.request.latest,
+                ahead: ahead.max(1),
+            };
+            match lookup.at(state.next, state.request.range.end()) {
+                Found::Run(kind, count) => state.push(kind, count),
+                Found::Missing(nodes) => return self.extents_wait(state, nodes, effects),
+            }
+        }
+        effects.push(state.finish(None));
+    }
+
+    /// Reads map nodes that a query needs.
+    fn extents_wait(
+        &mut self,
+        mut state: ExtentsState,
+        nodes: Vec<Missing>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (token, group) = (state.request.token, state.request.group);
+        state.nodes_read += nodes.len();
+        // The walk is past the leaves it held. Inner nodes stay, so that eviction cannot starve it.
+        state.held.retain(|_, node| node.level() > 0);
+        for node in nodes {
+            let at = Lba(node.first_lba);
+            if self.fetch_node(group, node, NodeWaiter::Extents(token), effects) {
+                state.nodes_awaited += 1;
+            } else {
+                effects.push(state.finish(Some(ReadError::MapDamaged(at))));
+                return;
+            }
+        }
+        self.extents.insert(token, state);
+    }
+
+    /// A node came for a query, or cannot be had.
+    pub(crate) fn node_for_extents(
+        &mut self,
+        token: u64,
+        vaddr: VAddr,
+        page: Option<Arc<NodePage>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.extents.get_mut(&token) else {
+            return;
+        };
+        let Some(page) = page else {
+            let at = Lba(state.next);
+            if let Some(state) = self.extents.remove(&token) {
+                effects.push(state.finish(Some(ReadError::MapDamaged(at))));
+            }
+            return;
+        };
+        state.held.insert(vaddr, page);
+        state.nodes_awaited -= 1;
+        if state.nodes_awaited == 0 {
+            self.extents_go_on(token, effects);
+        }
+    }
+}
+
+/// Looks one run up.
+struct Lookup<'a> {
+    group: &'a Group,
+    cache: &'a mut NodeCache,
+    held: &'a Held,
+    latest: bool,
+    /// Nodes to name when one is missing: the one and those that will be missing next.
+    ahead: usize,
+}
+
+impl Lookup<'_> {
+    /// The run from `lba` on, no longer than to `end`. Its neighbour may be of the same kind.
+    fn at(&mut self, lba: u64, mut end: u64) -> Found {
+        let group = self.group;
+        if self.latest {
+            match first(&group.overlay, lba, end) {
+                Some((at, pending)) if at == lba => {
+                    return Found::Run(self.kind_of(pending.index), pending.count);
+                }
+                Some((at, _)) => end = at,
+                None => {}
+            }
+        }
+        for delta in [Some(&group.active), group.frozen.as_deref()] {
+            match delta.and_then(|delta| first(delta, lba, end)) {
+                Some((at, extent)) if at == lba => {
+                    return Found::Run(kind_of(extent.kind), extent.count);
+                }
+                Some((at, _)) => end = at,
+                None => {}
+            }
+        }
+        self.tree(lba, end)
+    }
+
+    /// What an entry that is not applied does to its blocks.
+    fn kind_of(&self, index: RaftIndex) -> ExtentKind {
+        let entry = self.group.entry(index);
+        match entry.and_then(|entry| entry.operation.as_deref()) {
+            Some(Operation::Write { .. }) => ExtentKind::Data,
+            Some(Operation::Zero { .. }) => ExtentKind::Zero,
+            _ => ExtentKind::Hole,
+        }
+    }
+
+    fn tree(&mut self, lba: u64, end: u64) -> Found {
+        let (mut pointer, mut level) = (self.group.root, self.group.root_level);
+        let mut first = 0;
+        let mut above: Option<(Arc<NodePage>, usize)> = None;
+        if lba >= span(level) {
+            return Found::Run(ExtentKind::Hole, end - lba);
+        }
+        loop {
+            if let Some(kind) = uniform(&pointer, level) {
+                let count = self.uniform_run(above.as_ref(), level, kind);
+                let to = first + count * span(level);
+                return Found::Run(kind, to.min(end) - lba);
+            }
+            let held = self.held.get(&pointer.vaddr).cloned();
+            let Some(node) = held.or_else(|| self.cache.get(pointer.vaddr)) else {
+                let needed = Missing {
+                    pointer,
+                    level,
+                    first_lba: first,
+                };
+                return Found::Missing(self.missing(needed, above.as_ref(), end));
+            };
+            if level == 0 {
+                return leaf_run(&node, to_usize(lba - first), end - first);
+            }
+            let i = child_index(level, lba);
+            level -= 1;
+            first += to_u64(i) * span(level);
+            pointer = node.child(i);
+            above = Some((node, i));
+        }
+    }
+
+    /// How many children from this one on are of one kind, within their parent.
+    fn uniform_run(
+        &self,
+        above: Option<&(Arc<NodePage>, usize)>,
+        level: u8,
+        kind: ExtentKind,
+    ) -> u64 {
+        let Some((parent, from)) = above else {
+            return 1; // the root
+        };
+        let same = |i: &usize| uniform(&parent.child(*i), level) == Some(kind);
+        to_u64((*from..FANOUT).take_while(same).count())
+    }
+
+    /// The node that is missing, and its next siblings that will be missing too.
+    fn missing(
+        &mut self,
+        needed: Missing,
+        above: Option<&(Arc<NodePage>, usize)>,
+        end: u64,
+    ) -> Vec<Missing> {
+        let mut nodes = vec![needed];
+        let Some((parent, from)) = above.filter(|_| needed.level == 0) else {
+            return nodes;
+        };
+        for i in from + 1..FANOUT {
+            let first_lba = needed.first_lba + to_u64(i - from) * span(0);
+            if nodes.len() >= self.ahead || first_lba >= end {
+                break;
+            }
+            let pointer = parent.child(i);
+            let known = self.held.contains_key(&pointer.vaddr);
+            if uniform(&pointer, 0).is_none() && !known && self.cache.get(pointer.vaddr).is_none() {
+                nodes.push(Missing {
+                    pointer,
+                    level: 0,
+                    first_lba,
+                });
+            }
+        }
+        nodes
+    }
+}
+
+/// The first piece in `[lba, end)`.
+fn first<P: Piece>(map: &IntervalMap<P>, lba: u64, end: u64) -> Option<(u64, P)> {
+    if map.is_empty() {
+        return None;
+    }
+    map.overlapping(BlockRange::new(lba, end - lba)).next()
+}
+
+/// What a pointer alone tells of everything below it.
+fn uniform(pointer: &ChildPointer, level: u8) -> Option<ExtentKind> {
+    if pointer.vaddr.is_none() {
+        Some(ExtentKind::Hole)
+    } else if pointer.live == span(level) {
+        Some(ExtentKind::Data)
+    } else {
+        None
+    }
+}
+
+/// The run in a leaf from its `from`th block on, no longer than to its `end`th.
+fn leaf_run(leaf: &NodePage, from: usize, end: u64) -> Found {
+    let end = FANOUT.min(to_usize(end));
+    let kind = kind_of(leaf.leaf(from).kind);
+    let same = |i: &usize| kind_of(leaf.leaf(*i).kind) == kind;
+    Found::Run(kind, to_u64((from..end).take_while(same).count()))
+}
+
+fn kind_of(kind: LeafKind) -> ExtentKind {
+    match kind {
+        LeafKind::Absent | LeafKind::Discarded => ExtentKind::Hole,
+        LeafKind::Zero => ExtentKind::Zero,
+        // A damaged block does not read as zeros, whatever else is known of it.
+        LeafKind::Data | LeafKind::Damaged | LeafKind::Compressed => ExtentKind::Data,
+    }
+}
