@@ -5,8 +5,8 @@ use crate::nbd_client::{to_u64, Negotiated, Sent};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use esker_nbd::{
-    Action, Export, ExportError, Operation, ReadPiece, Reply, Request, RequestError, Session,
-    SessionLimits,
+    Action, Export, ExportError, Extent, Operation, ReadPiece, Reply, Request, RequestError,
+    Session, SessionLimits,
 };
 
 /// Small enough that every limit is met often.
@@ -163,6 +163,13 @@ impl Owner {
             .to_be_bytes()
             .to_vec();
         data.extend_from_slice(name);
+        if items >= 0xe0 {
+            let query = b"base:allocation";
+            let queries = [&1u32.to_be_bytes()[..], &15u32.to_be_bytes(), query].concat();
+            let length = u32::try_from(data.len() + queries.len()).expect("short");
+            let head = [b"IHAVEOPT", &10u32.to_be_bytes()[..], &length.to_be_bytes()].concat();
+            self.send(&[head, data.clone(), queries].concat());
+        }
         let wanted: Vec<u16> = (0..8u16).filter(|bit| items >> bit & 1 == 1).collect();
         data.extend(u16::try_from(wanted.len()).expect("few").to_be_bytes());
         data.extend(wanted.iter().flat_map(|item| item.to_be_bytes()));
@@ -197,7 +204,8 @@ impl Owner {
         let mut bytes = if self.negotiated.extended {
             [
                 &0x21e4_1c71u32.to_be_bytes()[..],
-                &u16::from(*flags).to_be_bytes(),
+                // A write has its payload flag but for a few.
+                &(u16::from(*flags) | u16::from(command == 1 && *flags != 1) << 5).to_be_bytes(),
             ]
             .concat()
         } else {
@@ -294,6 +302,7 @@ impl Owner {
                 block_size_preferred: 4096,
                 block_size_max: 32 << 20,
                 description: "d".into(),
+                contexts: vec!["base:allocation".into()],
             }),
         };
         let had = answer.is_ok();
@@ -356,6 +365,12 @@ impl Owner {
                     ReadPiece::Data(data.into()),
                     ReadPiece::Zeros(rest),
                 ]))
+            }
+            (_, Operation::BlockStatus { contexts, .. }) => {
+                assert_eq!(contexts.len(), 1);
+                let length = request.length.div_ceil(1 + u64::from(how));
+                let extent = Extent { length, flags: 3 };
+                Ok(Reply::BlockStatus(vec![vec![extent]]))
             }
             _ => Ok(Reply::Done),
         };
