@@ -32,4 +32,5 @@ mod power_cut;
 mod readme;
 mod stop;
 mod stores;
+mod stress;
 mod tools;
