@@ -412,6 +412,18 @@ impl Node {
         }
     }
 
+    /// Attachments that waited for a volume to start, which it will not.
+    pub(crate) fn refuse_attaching(&mut self, group: GroupId) {
+        let Some(volume) = self.volumes.get_mut(&group) else {
+            return;
+        };
+        let text = format!("volume {} stopped serving meanwhile", volume.name);
+        for (conn, _) in std::mem::take(&mut volume.attaching) {
+            let refused = nbd::ExportError::Unavailable(text.clone());
+            self.answer_export(conn, Err(refused));
+        }
+    }
+
     /// A request of an attached client.
     fn request(&mut self, id: ConnId, request: nbd::Request) {
         let Some(conn) = self.conns.get_mut(&id) else {

@@ -153,7 +153,8 @@ impl Node {
         if self.by_name.contains_key(name) {
             return Err(AdminError::Exists(format!("a volume named {name} exists")));
         }
-        if self.volumes.len() >= limits::STORE_VOLUMES_MAX {
+        // Those that are being created have a name and nothing else.
+        if self.by_name.len() >= limits::STORE_VOLUMES_MAX {
             let most = limits::STORE_VOLUMES_MAX;
             return Err(AdminError::Refused(format!(
                 "the store has {most} volumes, the most"

@@ -319,6 +319,7 @@ impl Node {
                 }
             }
         }
+        self.refuse_attaching(id);
         // An operator who waits for it to serve waits no longer.
         let starting = self.starting.remove(&id);
         self.refused

@@ -517,7 +517,8 @@ impl Node {
             self.fail_op(op, RequestError::Io);
         }
         self.fail_admin(&message, effects);
-        for volume in self.volumes.values_mut() {
+        let mut left = Vec::new();
+        for (id, volume) in &mut self.volumes {
             volume.waiting.clear();
             volume.flushes.clear();
             volume.locked.clear();
@@ -525,7 +526,13 @@ impl Node {
             if !volume.is_single() {
                 volume.group = None;
                 volume.trouble = Some(format!("volume {}: the store is fenced", volume.name));
+                left.push(*id);
             }
+        }
+        // Reads that wait for the group's word would wait for ever.
+        for id in left {
+            self.fail_reads_and_flushes(id);
+            self.refuse_attaching(id);
         }
         self.ticking.clear();
     }

@@ -34,6 +34,8 @@ pub(crate) struct Slot {
     /// The size of a resize on its way whose volume was to go: after a crash, unsure.
     pub resizing: Option<u64>,
     pub names: u64,
+    /// Last names of volumes that were deleted.
+    pub gone: BTreeSet<String>,
 }
 
 impl Slot {
@@ -60,7 +62,7 @@ impl Slot {
                     loss_asked: false,
                 });
             }
-            (Change::Delete, any) => *any = None,
+            (Change::Delete, any) => self.gone.extend(any.take().map(|v| v.name)),
             (Change::Resize { size_bytes }, Some(volume)) => {
                 volume.sizes = BTreeSet::from([size_bytes]);
             }

@@ -58,6 +58,8 @@ pub(crate) struct Client {
     pub conn: Option<u64>,
     pub decoder: Decoder,
     pub size_bytes: u64,
+    /// The volume it has asked for.
+    pub name: String,
     /// Sizes the volume may have had when it connected: the answer may be older than a resize.
     pub sizes_before: BTreeSet<u64>,
     pub asked: BTreeMap<u64, Asked>,
@@ -86,6 +88,7 @@ impl Client {
             conn: None,
             decoder: Decoder::new(structured),
             size_bytes: 0,
+            name: String::new(),
             sizes_before: BTreeSet::new(),
             asked: BTreeMap::new(),
             next_cookie: rng.next(),

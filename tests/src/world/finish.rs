@@ -16,6 +16,8 @@ const ENOSPC: u32 = 28;
 const STAGE_NS_MAX: u64 = 120_000_000_000;
 /// Virtual time in which a healthy node of one copy must have answered.
 const ANSWER_NS_MAX: u64 = 60_000_000_000;
+/// Virtual time in which a fenced node must have answered: its disk is at most slow for a moment.
+const FENCED_ANSWER_NS_MAX: u64 = 1_000_000_000;
 /// A client of a group gives up on an answer and tries another node.
 const GROUP_ANSWER_NS_MAX: u64 = 5_000_000_000;
 
@@ -135,6 +137,16 @@ impl World {
             if single && self.now > oldest + ANSWER_NS_MAX {
                 let asked: Vec<Wish> = c.asked.values().map(|a| a.wish).collect();
                 return self.violate(format!("requests without an answer: {asked:?}"));
+            }
+            let host = c.conn.and_then(|id| Some(self.conns.get(&id)?.host));
+            let fenced = host.map(|h| &self.hosts[h]).filter(|h| h.fenced);
+            if let Some(h) = fenced.filter(|_| self.plan.options.extras) {
+                let slow = h.slow_disk.0.max(h.stalled_until);
+                let since = oldest.max(h.fenced_at).max(slow);
+                if self.now > since + FENCED_ANSWER_NS_MAX {
+                    let asked: Vec<Wish> = c.asked.values().map(|a| a.wish).collect();
+                    return self.violate(format!("a fenced node does not answer {asked:?}"));
+                }
             }
             if !single && self.now > oldest + GROUP_ANSWER_NS_MAX {
                 self.stats.did("clients that gave up waiting");

@@ -65,6 +65,8 @@ pub(crate) struct Host {
     pub timers: u64,
     /// The store takes no more writes.
     pub fenced: bool,
+    /// When it became so.
+    pub fenced_at: u64,
     /// A sync failed: what the disk shows is not what a restart may build on.
     pub sync_failed: bool,
     /// Disk operations fail until then.
@@ -93,6 +95,7 @@ impl Host {
             incarnation: 0,
             timers: 0,
             fenced: false,
+            fenced_at: 0,
             sync_failed: false,
             faulty_until: 0,
             stalled_until: 0,

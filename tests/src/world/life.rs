@@ -131,11 +131,14 @@ impl World {
         self.log(|| format!("node {host} is fenced: {message}"));
         self.stats.did("fences");
         self.hosts[host].fenced = true;
+        self.hosts[host].fenced_at = self.now;
         if self.plan.weights.disk_errors == 0 && !self.plan.damages() {
             return self.violate(format!("node {host} fenced itself: {message}"));
         }
         // Reads go on for a while, then an operator restarts it.
-        let delay = self.latency(100_000_000);
+        let longer = self.plan.options.extras && self.plan.nodes > 1;
+        let usual = if longer { 2_000_000_000 } else { 100_000_000 };
+        let delay = self.latency(usual);
         self.at(delay, Ev::Restart(host));
     }
 

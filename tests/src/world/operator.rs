@@ -155,7 +155,12 @@ impl World {
                 self.change(0, slot, Change::Create { name, size_bytes });
                 continue;
             }
-            let attached = |c: &super::client::Client| c.slot == slot && c.conn.is_some();
+            // Who is still being greeted may be overtaken: the node refuses whom it must.
+            let extras = self.plan.options.extras;
+            let attached = |c: &super::client::Client| {
+                let greeted = extras && c.mood == Mood::Greeting;
+                c.slot == slot && c.conn.is_some() && !greeted
+            };
             if s.wanted.is_none() || self.clients.iter().any(attached) {
                 continue;
             }

@@ -53,6 +53,7 @@ impl World {
             Mood::Away => self.attach(client),
             Mood::Greeting => {
                 if self.now > c.since_ns + ATTACH_NS_MAX {
+                    self.greeting_overdue(client);
                     self.client_leaves(client);
                 }
             }
@@ -60,6 +61,20 @@ impl World {
             Mood::Leaving => {}
         }
         self.think_soon(client);
+    }
+
+    /// A client was not answered: its volume may be starting, but not gone.
+    fn greeting_overdue(&mut self, client: usize) {
+        let c = &self.clients[client];
+        let gone = self.slots[c.slot].gone.contains(&c.name);
+        let host = c.conn.and_then(|id| Some(self.conns.get(&id)?.host));
+        let serving = host.is_some_and(|h| self.may_be_told(h));
+        if self.plan.options.extras && gone && serving && self.plan.nodes == 1 {
+            self.violate(format!(
+                "an attachment to {} is not answered",
+                self.clients[client].name
+            ));
+        }
     }
 
     fn attach(&mut self, client: usize) {
@@ -97,6 +112,7 @@ impl World {
         let volume = self.slots[c.slot].volume.as_ref();
         c.sizes_before = volume.map(|v| v.sizes.clone()).unwrap_or_default();
         c.decoder = Decoder::new(c.structured);
+        c.name.clear();
         let transport = match c.tcp {
             true => Transport::Tcp(format!("192.0.2.1:{id}")),
             false => Transport::Unix,
@@ -405,6 +421,7 @@ impl World {
                     return self.client_leaves(client);
                 };
                 let bytes = wire::hello(&volume.name, structured);
+                self.clients[client].name.clone_from(&volume.name);
                 self.send_bytes(client, bytes);
             }
             Said::Size(size) => {
