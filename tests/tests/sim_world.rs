@@ -173,3 +173,22 @@ fn a_resize_refused_for_a_deletion_may_outlive_it() {
         );
     }
 }
+
+/// A store was fenced whose replicas were among three. They took no further part, and reads that
+/// waited for the group's word that this is still the leader were never answered. The world had
+/// hidden it: clients of a group give up after a while and try another node.
+#[test]
+fn a_fenced_replica_answers_reads_that_wait_for_its_group() {
+    for seed in [315, 1772, 3238] {
+        let outcome = run_caught(Options {
+            nodes: Some(3),
+            ..Options::new(seed)
+        });
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        let fences = outcome.stats.work.get("fences");
+        assert!(
+            fences.is_some(),
+            "seed {seed} is another run: find one that fences a leader"
+        );
+    }
+}
