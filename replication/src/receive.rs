@@ -183,16 +183,17 @@ impl Group {
 
 impl Group {
     /// A peer whose next entry was truncated is never probed again by raft-rs, which waits for a
-    /// snapshot to be taken. What it has committed it surely shares with the leader: once that
-    /// reaches the retained log (it caught up by versions), probe it from there.
+    /// snapshot to be taken. It may hold more than it has acknowledged or knows to be committed,
+    /// though: what it answered was lost, or it caught up by versions. So it is asked, with every
+    /// heartbeat it answers, whether it holds the cut point, and goes on from there if it does.
     fn notice_caught_up(&mut self, peer: u64, commit: u64) {
         let (first, last) = (
             self.raw.store().first(),
             self.raw.raft.raft_log.last_index(),
         );
         if let Some(progress) = self.raw.raft.mut_prs().get_mut(peer) {
-            if progress.next_idx < first && commit + 1 >= first && commit <= last {
-                progress.next_idx = commit + 1;
+            if progress.next_idx < first && commit <= last {
+                progress.next_idx = first.max(commit + 1);
             }
         }
     }

@@ -192,3 +192,15 @@ fn a_fenced_replica_answers_reads_that_wait_for_its_group() {
         );
     }
 }
+
+/// The answers of a replica were lost, so that its leader knew of less than it held. Then the leader
+/// cut its log between the two, took the replica for one that is behind every log, and never asked it
+/// again: nothing but a new election, or a catch-up by state, could have brought it back.
+#[test]
+fn a_replica_that_holds_the_cut_point_goes_on_from_there() {
+    let outcome = run_caught(Options {
+        nodes: Some(3),
+        ..Options::new(2790)
+    });
+    assert_eq!(outcome.violation, None);
+}
