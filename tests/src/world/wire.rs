@@ -244,12 +244,12 @@ impl Decoder {
                 self.end_of = Some(cookie);
                 Ok(Some(Said::Data(cookie, offset, data)))
             }
-            Some(0x668e_33ef) if self.structured => self.chunk(),
+            Some(0x668e_33ef) if self.structured => self.chunk(read_of),
             Some(other) => Err(format!("bad reply magic {other:#x}")),
         }
     }
 
-    fn chunk(&mut self) -> Result<Option<Said>, String> {
+    fn chunk(&mut self, read_of: ReadOf<'_>) -> Result<Option<Said>, String> {
         let (Some(flags), Some(kind), Some(cookie), Some(length)) = (
             self.number(4, 2),
             self.number(6, 2),
@@ -273,6 +273,21 @@ impl Decoder {
                 Said::Hole(cookie, offset, self.number32(28).ok_or("short hole chunk")?)
             }
             0x8001 => Said::Done(cookie, self.number32(20).ok_or("short error chunk")?),
+            // An error that says where: behind its text, which is as long as it says.
+            0x8002 => {
+                let text = self.number(24, 2).ok_or("short error chunk")?;
+                let at = 26 + usize::try_from(text).unwrap_or(usize::MAX);
+                let place = self.number(at, 8).filter(|_| at + 8 == 20 + length);
+                let place = place.ok_or("an error chunk of a wrong length")?;
+                if let Some((offset, bytes)) = read_of(cookie) {
+                    if place < offset || place >= offset + u64::from(bytes) {
+                        return Err(format!(
+                            "an error at {place} of a read of {bytes} at {offset}"
+                        ));
+                    }
+                }
+                Said::Done(cookie, self.number32(20).ok_or("short error chunk")?)
+            }
             other => return Err(format!("unknown chunk type {other}")),
         };
         self.at += 20 + length;
