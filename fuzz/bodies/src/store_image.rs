@@ -143,3 +143,23 @@ fn step(node: &mut Node, now: u64, event: Event, queue: &mut VecDeque<Effect>) {
     node.step(Moment(now), WALL, event, &mut effects);
     queue.extend(effects);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The corpus reaches code; this reaches pages: each is damaged in turn, so that a block that is
+    /// served without its check is noticed whatever the corpus holds.
+    #[test]
+    fn one_damaged_page_is_never_served_as_data() {
+        let pages = occupied(&golden().device);
+        for number in 0..u16::try_from(pages.len()).expect("few") {
+            let page = number;
+            for damage in [Damage::Flip { page, bit: 801 }, Damage::Zero { page }] {
+                let mut device = golden().device.clone();
+                damage.apply(&mut device, &pages);
+                read_all(&mut device, false);
+            }
+        }
+    }
+}
