@@ -120,6 +120,7 @@ impl Engine {
             return;
         };
         let mut result = Ok(());
+        let before = group.load();
         while group.applied < through && result.is_ok() {
             let index = RaftIndex(group.applied.0 + 1);
             let Some(entry) = group.entry_mut(index) else {
@@ -148,6 +149,7 @@ impl Engine {
                 Err(error) => result = Err(error),
             }
         }
+        self.load.replace(before, group.load());
         self.check(result, effects);
     }
 }
@@ -265,8 +267,13 @@ fn insert(
         group.overlay.insert(at, piece, |_, _| {});
     }
     let mut result = Ok(());
+    if extent.kind == LeafKind::Data {
+        group.active_blocks += extent.count();
+    }
+    let blocks = &mut group.active_blocks;
     group.active.insert(start, extent, |_, old: Extent| {
         if old.kind == LeafKind::Data && result.is_ok() {
+            *blocks -= old.count;
             result = kill(segs, old.vaddr, old.count);
         }
     });

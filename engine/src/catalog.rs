@@ -7,7 +7,7 @@ use crate::event::Effect;
 use crate::format::checkpoint::{DiscardEntry, GroupMeta};
 use crate::format::node::LeafKind;
 use crate::format::record::ItemBody;
-use crate::group::{kill, Group};
+use crate::group::{kill, Group, Load};
 use crate::log::writer::Notify;
 use bytes::Bytes;
 use esker_base::{GroupId, RaftIndex};
@@ -88,6 +88,7 @@ impl Engine {
         let Some(group) = self.groups.get_mut(&id) else {
             return Ok(());
         };
+        let before = group.load();
         while let Some(entry) = group.log.pop_front() {
             group.truncated = (entry.index, entry.term);
             if entry.index <= group.applied {
@@ -101,6 +102,7 @@ impl Engine {
         group.hard_state.commit = group.truncated.0;
         group.overlay.clear();
         group.suspended = false;
+        self.load.replace(before, group.load());
         Ok(())
     }
 
@@ -135,6 +137,7 @@ impl Engine {
         let Some(group) = self.groups.remove(&id) else {
             return Ok(());
         };
+        self.load.replace(group.load(), Load::default());
         for entry in group
             .log
             .iter()

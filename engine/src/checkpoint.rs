@@ -12,12 +12,14 @@ use crate::config::Sabotage;
 use crate::engine::{Engine, Purpose};
 use crate::error::StoreError;
 use crate::event::Effect;
-use crate::format::checkpoint::{Checkpoint, Counters, DiscardEntry, GroupEntry, SegmentKind};
+use crate::format::checkpoint::{
+    Checkpoint, Counters, DiscardEntry, GroupEntry, LogEntryMeta, SegmentKind,
+};
 use crate::format::node::{ChildPointer, NodePage, FANOUT};
 use crate::format::superblock::{Chunk, LogStart, Superblock, CHECKPOINT_COPIES, CHUNKS_MAX};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
-use crate::group::liveness;
+use crate::group::{liveness, Load};
 use crate::map::cache::NodeCache;
 use crate::map::delta::Delta;
 use crate::map::merge::{Merge, MergeStore, Stop};
@@ -173,12 +175,13 @@ impl Engine {
         if self.checkpoint.is_some() {
             return;
         }
-        let extents: usize = self.groups.values().map(|g| g.active.len()).sum();
-        let short = || self.room_is_short() && self.checkpoint_helps();
+        let bytes_max = self.checkpoint_bytes();
+        let refused = self.refused.take();
+        let short = || (refused || self.room_is_short()) && self.checkpoint_helps();
         let due = self.checkpoint_wanted
-            || self.log.bytes_since_checkpoint >= self.config.checkpoint_bytes
+            || self.log.bytes_since_checkpoint >= bytes_max
             || self.log.records_since_checkpoint >= self.config.checkpoint_records
-            || extents >= self.config.delta_extents_max
+            || self.load.extents >= to_u64(self.config.delta_extents_max)
             || short();
         if due {
             self.checkpoint_wanted = false;
@@ -192,6 +195,7 @@ impl Engine {
             self.fence_pending.get_or_insert(error);
             return;
         }
+        self.publish_collected();
         self.log.bytes_since_checkpoint = 0;
         self.log.items_since_checkpoint = 0;
         let mut nodes_frozen = 0;
@@ -202,7 +206,7 @@ impl Engine {
             // A map that must grow is merged even with nothing: its hash depends on its height, and
             // is to be the same on all replicas.
             if !group.active.is_empty() || group.is_low() {
-                group.frozen = Some(Arc::new(std::mem::take(&mut group.active)));
+                group.freeze();
                 to_merge.push_back(*id);
             }
             if !group.suspended {
@@ -216,6 +220,10 @@ impl Engine {
             nodes_frozen += to_u64(group.footprint.len());
             group.footprint_restart();
             entries.insert(*id, group.to_entry());
+        }
+        self.load = Load::default();
+        for group in self.groups.values() {
+            self.load.replace(Load::default(), group.load());
         }
         self.map.nodes_frozen = nodes_frozen;
         self.map.deaths_frozen = self.segs.deaths;
@@ -322,7 +330,9 @@ impl Engine {
             Stop::Done => {
                 if let Some(group) = self.groups.get_mut(&id) {
                     (group.root, group.root_level) = (merge.root, merge.root_level);
-                    group.frozen = None;
+                    let before = group.load();
+                    (group.frozen, group.frozen_blocks) = (None, 0);
+                    self.load.replace(before, group.load());
                 }
                 if let Some(entry) = c.entries.get_mut(&id) {
                     (entry.root, entry.root_level) = (merge.root, merge.root_level);
@@ -466,11 +476,14 @@ impl Engine {
         let Some(mut c) = self.checkpoint.take() else {
             return;
         };
-        c.freed = self.segs.emptied(c.log.generation, &BTreeSet::new());
+        let keep = self.collector.unpublished_segments();
+        c.freed = self.segs.emptied(c.log.generation, &keep);
         self.cut_logs_before_reuse(&mut c, effects);
+        let (segments, pieces) = self.segs.frozen_entries();
         let body = Checkpoint {
             counters: c.counters,
-            segments: self.segs.snapshot_entries(),
+            segments,
+            pieces,
             groups: std::mem::take(&mut c.entries).into_values().collect(),
             discards: std::mem::take(&mut c.discards),
         }
@@ -527,19 +540,21 @@ impl Engine {
     /// Entries whose payload lies in a segment about to be reused leave the retained Raft log: a
     /// follower that far behind catches up by versions.
     fn cut_logs_before_reuse(&mut self, c: &mut Checkpointing, effects: &mut Vec<Effect>) {
-        let generations: BTreeSet<u64> = c
-            .freed
-            .iter()
-            .map(|number| self.segs.get(*number).generation)
-            .collect();
+        let freed: BTreeSet<u32> = c.freed.iter().copied().collect();
         for (id, entry) in &mut c.entries {
+            // Not to be found where it will be in use again, or left behind when survivors moved.
+            let lost = |e: &&LogEntryMeta| {
+                let runs = self.segs.locate_run(e.payload, u64::from(e.payload_pages));
+                runs.is_none_or(|runs| runs.iter().any(|(segment, ..)| freed.contains(segment)))
+            };
             let last = entry
                 .log
                 .iter()
-                .filter(|e| e.payload_pages > 0 && generations.contains(&e.payload.vseg()))
+                .filter(|e| e.payload_pages > 0 && e.index <= entry.applied)
+                .filter(lost)
                 .map(|e| e.index)
                 .max();
-            let Some(last) = last.filter(|last| *last <= entry.applied) else {
+            let Some(last) = last else {
                 continue;
             };
             let cut = entry.log.iter().take_while(|e| e.index <= last).count();
@@ -602,6 +617,7 @@ impl Engine {
         self.map.nodes_frozen = 0;
         self.superblock_order = [0, 1, 2, 3];
         self.segs.release(&c.freed);
+        self.collected_released();
         self.busy = true; // another one may be wanted, and the log may wait for the room
         for token in c.tokens {
             effects.push(Effect::CheckpointDone { token });
@@ -631,7 +647,8 @@ impl MergeStore for Store<'_> {
         self.cache.get(vaddr)
     }
 
-    fn write(&mut self, page: NodePage) -> Option<(VAddr, u32)> {
+    fn write(&mut self, mut page: NodePage) -> Option<(VAddr, u32)> {
+        page.seal();
         if self.map.gathered.len() >= MAP_WRITE_PAGES {
             self.map.gather();
         }

@@ -41,6 +41,8 @@ pub struct EngineConfig {
     pub retained_entries_max: u64,
     /// Share of the segments kept back from client writes, in per cent.
     pub reserve_percent: u64,
+    /// Moves what is live out of segments that are mostly dead when room is short.
+    pub collect: bool,
     /// Breaks the engine on purpose; for tests that show that they notice.
     pub sabotage: Sabotage,
 }
@@ -64,6 +66,7 @@ impl Default for EngineConfig {
             idle_time: Duration::from_millis(20),
             retained_entries_max: 4096,
             reserve_percent: 15,
+            collect: true,
             sabotage: Sabotage::None,
         }
     }
@@ -86,4 +89,6 @@ pub enum Sabotage {
     AckBeforeSync,
     /// Segments are reused before the checkpoint that empties them is durable.
     ReuseBeforeCheckpoint,
+    /// Garbage collection moves slots to where they are not written yet.
+    MoveUnwritten,
 }

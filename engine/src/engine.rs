@@ -6,38 +6,47 @@ use crate::error::StoreError;
 use crate::event::{Effect, Event};
 use crate::extents::ExtentsState;
 use crate::format::checkpoint::{Counters, DiscardEntry, SegmentKind};
-use crate::format::operation::Operation;
 use crate::format::record::{Item, ItemBody, RecordHeader, FLAG_CLOSING};
 use crate::format::superblock::{Superblock, COPIES};
 use crate::format::VAddr;
-use crate::group::{liveness, Group, GroupView};
-use crate::log::writer::{LogWriter, Notify, PendingItem};
+use crate::gc::Collector;
+use crate::group::{liveness, Group, GroupView, Load};
+use crate::log::writer::{Batch, LogWriter, Notify, PendingItem};
 use crate::map::cache::NodeCache;
-use crate::readpath::{checked_payload, NodeWaiter, ReadState};
+use crate::readpath::{NodeWaiter, PayloadRead, ReadState};
 use crate::recovery::{Probe, Recovery};
 use crate::space::Segments;
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{DiskError, DiskOp, GroupId, IoId, Moment, Seq, WallClock};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 /// What an outstanding disk operation is for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
     Record(Seq),
     Sync,
-    Node(VAddr),
+    Node {
+        vaddr: VAddr,
+        segment: u32,
+    },
     Data {
         read: u64,
         piece: usize,
         segment: u32,
     },
     Payload {
-        token: u64,
+        read: u64,
+        part: usize,
         segment: u32,
-        operation: Option<Arc<Operation>>,
     },
+    /// A window of the segment being collected.
+    Collect {
+        segment: u32,
+    },
+    /// A batch of survivors.
+    Survivors(u64),
     MapWrite(Vec<VAddr>),
     Super,
     Recovery(usize),
@@ -79,11 +88,16 @@ pub struct Engine {
     pub(crate) segs: Segments,
     pub(crate) log: LogWriter,
     pub(crate) groups: BTreeMap<GroupId, Group>,
+    /// The sum over all groups.
+    pub(crate) load: Load,
     pub(crate) cache: NodeCache,
     pub(crate) counters: Counters,
     pub(crate) discards: Vec<DiscardEntry>,
     pub(crate) reads: BTreeMap<u64, ReadState>,
     pub(crate) extents: BTreeMap<u64, ExtentsState>,
+    /// Payloads of retained entries being read, by an arbitrary number.
+    pub(crate) payloads: BTreeMap<u64, PayloadRead>,
+    pub(crate) collector: Collector,
     pub(crate) node_waiters: BTreeMap<VAddr, Vec<NodeWaiter>>,
     pub(crate) purposes: HashMap<IoId, (Purpose, u64)>,
     pub(crate) next_io: u64,
@@ -104,6 +118,9 @@ pub struct Engine {
     pub(crate) stopped: bool,
     /// What waits for the log does not fit the store.
     pub(crate) stalled: bool,
+    /// Somebody was told that the store is full since the last checkpoint began: what it merges may
+    /// make room.
+    pub(crate) refused: Cell<bool>,
     pub(crate) damaged_blocks: u64,
     pub(crate) probes: BTreeSet<Probe>,
     pub(crate) meters: crate::meters::Meters,
@@ -122,11 +139,14 @@ impl Engine {
             segs: Segments::blank(0, 0),
             log: LogWriter::default(),
             groups: BTreeMap::new(),
+            load: Load::default(),
             cache,
             counters: Counters::default(),
             discards: Vec::new(),
             reads: BTreeMap::new(),
             extents: BTreeMap::new(),
+            payloads: BTreeMap::new(),
+            collector: Collector::default(),
             node_waiters: BTreeMap::new(),
             purposes: HashMap::new(),
             next_io: 1,
@@ -143,6 +163,7 @@ impl Engine {
             stopping: false,
             stopped: false,
             stalled: false,
+            refused: Cell::new(false),
             damaged_blocks: 0,
             probes: BTreeSet::new(),
             meters: crate::meters::Meters::default(),
@@ -226,6 +247,7 @@ impl Engine {
         if self.is_open() {
             self.discard_step(effects);
             self.pump_log(now, wall, effects);
+            self.collect_step(effects);
         }
         self.sync_if_due(now, effects);
         if let Some(error) = self.fence_pending.take() {
@@ -251,6 +273,9 @@ impl Engine {
         }
         if !self.is_open() {
             return None;
+        }
+        if self.refused.get() && self.checkpoint.is_none() {
+            return Some(Moment(0));
         }
         let sync = match (&self.sync, self.log.unsynced.front()) {
             (None, Some(record)) => Some(record.since + self.config.unsynced_time_max),
@@ -290,7 +315,10 @@ impl Engine {
                 Ok(_) => self.superblock_written(),
                 Err(error) => self.fence_write(offset, error, effects),
             },
-            Purpose::Node(vaddr) => self.node_read(vaddr, result, effects),
+            Purpose::Node { vaddr, segment } => {
+                self.segs.reader_ends(segment);
+                self.node_read(vaddr, result, effects);
+            }
             Purpose::Data {
                 read,
                 piece,
@@ -300,17 +328,21 @@ impl Engine {
                 self.data_read(read, piece, result, effects);
             }
             Purpose::Payload {
-                token,
+                read,
+                part,
                 segment,
-                operation,
             } => {
                 self.segs.reader_ends(segment);
-                let payload = result.ok();
-                effects.push(Effect::PayloadDone {
-                    token,
-                    payload: payload.and_then(|b| checked_payload(b, operation.as_deref())),
-                });
+                self.payload_part(read, part, result, effects);
             }
+            Purpose::Collect { segment } => {
+                self.segs.reader_ends(segment);
+                self.collect_read(result, effects);
+            }
+            Purpose::Survivors(batch) => match result {
+                Ok(_) => self.survivors_written(batch),
+                Err(error) => self.fence_write(offset, error, effects),
+            },
             Purpose::Recovery(part) => self.recovery_read(part, result, effects),
         }
     }
@@ -407,15 +439,19 @@ impl Engine {
                 self.stalled = true;
                 return;
             }
-            let batch = self.log.next_batch(self.sb.slots() as usize);
-            let header = crate::format::record::header_pages_for(batch.items_bytes);
-            let pages = batch.payload_pages + to_u32_saturating(header);
+            let (mut batch, mut pages) = self.batch_of(usize::MAX);
             if pages > self.sb.slots() {
                 let text = format!("a record of {pages} pages does not fit a segment");
                 return self.fence(StoreError::Invariant(text), effects);
             }
-            let fits = self.record_fits(pages, batch.nodes, batch.payload_pages > 0);
-            self.stalled = !fits || !self.make_room(pages);
+            let fits = |this: &Self, batch: &Batch, pages| {
+                this.record_fits(pages, batch.nodes, batch.payload_pages > 0)
+            };
+            // What does not fit together may fit one after the other, with checkpoints between.
+            while batch.count > 1 && !fits(self, &batch, pages) {
+                (batch, pages) = self.batch_of(batch.count / 2);
+            }
+            self.stalled = !fits(self, &batch, pages) || !self.make_room(pages);
             if self.stalled {
                 // The log waits until a checkpoint has freed segments.
                 self.probes.insert(Probe::LogStalled);
@@ -432,16 +468,22 @@ impl Engine {
         }
     }
 
+    /// The next record of at most `count_max` items, and its pages.
+    fn batch_of(&self, count_max: usize) -> (Batch, u32) {
+        let batch = self.log.next_batch(self.sb.slots() as usize, count_max);
+        let header = crate::format::record::header_pages_for(batch.items_bytes);
+        (batch, batch.payload_pages + to_u32_saturating(header))
+    }
+
     /// A checkpoint is on its way, and as much has been written since it began as makes the next one
     /// due.
     fn checkpoint_lags(&self) -> bool {
-        let extents: usize = self.groups.values().map(|g| g.active.len()).sum();
         self.checkpoint
             .as_ref()
             .is_some_and(|c| !c.waits_for_log(self.log.written))
-            && (self.log.bytes_since_checkpoint >= self.config.checkpoint_bytes
+            && (self.log.bytes_since_checkpoint >= self.checkpoint_bytes()
                 || self.log.records_since_checkpoint >= self.config.checkpoint_records
-                || extents >= self.config.delta_extents_max)
+                || self.load.extents >= to_u64(self.config.delta_extents_max))
     }
 
     /// A closing record is missing and there is room for it.
@@ -515,7 +557,9 @@ impl Engine {
                 }
             }
             if let Some(group) = self.groups.get_mut(&placed.group) {
+                let before = group.load();
                 group.footprint_add(operation.as_deref());
+                self.load.replace(before, group.load());
             }
         }
         let offset = self.sb.offset_of(built.segment, built.slot);
@@ -635,9 +679,12 @@ impl Engine {
         // A store too full for what waits stops without it: nobody was told it is durable.
         let log_done = self.log.in_flight.is_empty()
             && self.log.unsynced.is_empty()
-            && (self.log.pending.is_empty() || self.stalled);
+            && (self.log.pending.is_empty() || self.stalled && !self.busy);
         let done = self.fenced.is_some()
-            || (log_done && self.checkpoint.is_none() && !self.checkpoint_wanted);
+            || (log_done
+                && self.checkpoint.is_none()
+                && !self.checkpoint_wanted
+                && !self.collector.is_working());
         if self.stopping && !self.stopped && done && self.is_open() {
             self.stopped = true;
             effects.push(Effect::Stopped);

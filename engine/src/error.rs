@@ -19,6 +19,9 @@ pub enum OpenError {
     /// Written by a newer version.
     #[error("the store was written by a newer version of Esker ({0}); upgrade this node")]
     Newer(FormatError),
+    /// Written by an older version whose format is not read any more.
+    #[error("the store cannot be opened by this version of Esker: its {0}")]
+    Older(FormatError),
     /// What was asked for is not there.
     #[error("{0}")]
     Nothing(String),

@@ -89,6 +89,27 @@ pub struct GroupView {
     pub root: ChildPointer,
 }
 
+/// What a group, or all groups together, will make checkpoints write. Summed as it changes, because
+/// every step of the engine asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Extents that no checkpoint has frozen.
+    pub extents: u64,
+    /// Data blocks that are not in the tree yet.
+    pub blocks: u64,
+    /// Map nodes that checkpoints will write, at most.
+    pub nodes: u64,
+}
+
+impl Load {
+    /// A group's part changed.
+    pub fn replace(&mut self, before: Load, after: Load) {
+        self.extents = self.extents + after.extents - before.extents;
+        self.blocks = self.blocks + after.blocks - before.blocks;
+        self.nodes = self.nodes + after.nodes - before.nodes;
+    }
+}
+
 /// A group in the store.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -109,8 +130,12 @@ pub(crate) struct Group {
     pub log: VecDeque<LogEntry>,
     pub overlay: Overlay,
     pub active: Delta,
+    /// Data blocks in `active`.
+    pub active_blocks: u64,
     /// The delta the checkpoint in progress merges.
     pub frozen: Option<Arc<Delta>>,
+    /// Data blocks in `frozen`.
+    pub frozen_blocks: u64,
     /// Map nodes that the next checkpoint, or one after it, writes for what is in records and not
     /// frozen.
     pub footprint: Footprint,
@@ -134,7 +159,9 @@ impl Group {
             log: VecDeque::new(),
             overlay: Overlay::default(),
             active: Delta::default(),
+            active_blocks: 0,
             frozen: None,
+            frozen_blocks: 0,
             footprint: Footprint::default(),
         }
     }
@@ -341,16 +368,19 @@ impl Group {
         cut
     }
 
-    /// Data blocks in deltas.
-    fn delta_blocks(&self) -> u64 {
-        let count = |delta: &Delta| -> u64 {
-            delta
-                .iter()
-                .filter(|(_, e)| !e.vaddr.is_none())
-                .map(|(_, e)| e.count)
-                .sum()
-        };
-        count(&self.active) + self.frozen.as_ref().map_or(0, |d| count(d))
+    /// The group's part of what checkpoints will write.
+    pub fn load(&self) -> Load {
+        Load {
+            extents: to_u64(self.active.len()),
+            blocks: self.active_blocks + self.frozen_blocks,
+            nodes: to_u64(self.footprint.len()),
+        }
+    }
+
+    /// The checkpoint that begins merges what is applied.
+    pub fn freeze(&mut self) {
+        self.frozen = Some(Arc::new(std::mem::take(&mut self.active)));
+        self.frozen_blocks = std::mem::take(&mut self.active_blocks);
     }
 
     pub fn view(&self) -> GroupView {
@@ -361,7 +391,7 @@ impl Group {
             last_index: self.last_index(),
             epoch: self.epoch,
             max_stamp: self.max_stamp,
-            used_blocks: self.root.live + self.delta_blocks(),
+            used_blocks: self.root.live + self.active_blocks + self.frozen_blocks,
             suspended: self.suspended,
             root: self.root,
         }

@@ -1,11 +1,12 @@
 //! Decoded dumps of what is on the device, without opening the store.
 
 use crate::error::OpenError;
-use crate::format::checkpoint::Checkpoint;
+use crate::format::checkpoint::{Checkpoint, PieceEntry, SegmentKind};
 use crate::format::node::{LeafKind, NodePage, FANOUT};
 use crate::format::operation::Operation;
 use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
 use crate::format::superblock::{Superblock, COPIES};
+use crate::format::survivors::SurvivorsHeader;
 use crate::format::{PAGE, SEGMENTS_OFFSET};
 use crate::log::reader::{scan, slots_bytes, Place};
 use crate::superblock_io::{choose, Choice};
@@ -102,11 +103,28 @@ pub fn inspect(device: &mut dyn ReadAt, what: What) -> Result<String, OpenError>
 fn dump_checkpoint(out: &mut String, c: &Checkpoint) {
     _ = writeln!(out, "{:#?}", c.counters);
     for (n, s) in c.segments.iter().enumerate() {
-        let live: u32 = s.live.iter().map(|word| word.count_ones()).sum();
+        let here = |p: &&PieceEntry| p.segment as usize == n;
+        let live = |p: &PieceEntry| p.live.iter().map(|word| word.count_ones()).sum::<u32>();
+        let live: u32 = c.pieces.iter().filter(here).map(live).sum();
         _ = writeln!(
             out,
             "segment {n}: {:?} generation {} written {} live {live}",
             s.kind, s.generation, s.written
+        );
+    }
+    let packed = |p: &&PieceEntry| {
+        let segment = c.segments.get(p.segment as usize);
+        segment.is_some_and(|s| s.kind == SegmentKind::Survivors)
+    };
+    for p in c.pieces.iter().filter(packed) {
+        let live: u32 = p.live.iter().map(|word| word.count_ones()).sum();
+        _ = writeln!(
+            out,
+            "piece {}: {} slots at {}:{} live {live}",
+            p.first,
+            p.kept.count(),
+            p.segment,
+            p.base
         );
     }
     for g in &c.groups {
@@ -167,6 +185,13 @@ fn dump_segment(out: &mut String, sb: &Superblock, segment: u32, bytes: &[u8]) {
         }
     }
     for (slot, page) in bytes.chunks(PAGE).enumerate() {
+        if let Ok(batch) = SurvivorsHeader::decode(page) {
+            let (count, generation) = (batch.entries.len(), batch.generation);
+            _ = writeln!(
+                out,
+                "slot {slot}: survivors generation {generation}, {count} pages"
+            );
+        }
         if let Ok(head) = NodePage::check(page) {
             _ = writeln!(
                 out,

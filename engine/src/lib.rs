@@ -15,6 +15,7 @@ mod error;
 pub mod event;
 mod extents;
 pub mod format;
+mod gc;
 mod group;
 pub mod inspect;
 mod log;

@@ -131,14 +131,30 @@ impl Engine {
 
     fn start_device_reads(&mut self, token: u64, pieces: Vec<Piece>, effects: &mut Vec<Effect>) {
         let mut reads = Vec::new();
-        for (at, piece) in pieces.iter().enumerate() {
-            if let Source::Device { vaddr, auths } = &piece.source {
-                let Some(segment) = self.segs.segment_of(*vaddr) else {
-                    return self.read_failed(token, ReadError::Damaged(Lba(piece.lba)), effects);
-                };
-                reads.push((at, segment, vaddr.slot(), auths.len()));
+        let mut placed = Vec::with_capacity(pieces.len());
+        for mut piece in pieces {
+            let Source::Device { vaddr, auths } = &mut piece.source else {
+                placed.push(piece);
+                continue;
+            };
+            let Some(runs) = self.segs.locate_run(*vaddr, to_u64(auths.len())) else {
+                return self.read_failed(token, ReadError::Damaged(Lba(piece.lba)), effects);
+            };
+            // What garbage collection packed may lie in several places.
+            let (mut vaddr, mut lba, mut rest) = (*vaddr, piece.lba, std::mem::take(auths));
+            for (segment, slot, count) in runs {
+                let after = rest.split_off((count as usize).min(rest.len()));
+                reads.push((placed.len(), segment, slot, count as usize));
+                placed.push(Piece {
+                    lba,
+                    source: Source::Device { vaddr, auths: rest },
+                    data: None,
+                });
+                rest = after;
+                (vaddr, lba) = (vaddr.plus(u64::from(count)), lba + u64::from(count));
             }
         }
+        let pieces = placed;
         let Some(state) = self.reads.get_mut(&token) else {
             return;
         };
@@ -248,7 +264,7 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) -> bool {
         let vaddr = node.pointer.vaddr;
-        let Some(segment) = self.segs.segment_of(vaddr) else {
+        let Some((segment, slot)) = self.segs.locate(vaddr) else {
             return false;
         };
         let first = !self.node_waiters.contains_key(&vaddr);
@@ -257,13 +273,13 @@ impl Engine {
         if first {
             self.map.expect(vaddr, node, group);
             self.segs.reader_begins(segment);
-            let offset = self.sb.offset_of(segment, vaddr.slot());
+            let offset = self.sb.offset_of(segment, slot);
             self.disk(
                 DiskOp::Read {
                     offset,
                     length: PAGE,
                 },
-                Purpose::Node(vaddr),
+                Purpose::Node { vaddr, segment },
                 effects,
             );
         }
@@ -277,9 +293,6 @@ impl Engine {
         result: Result<Bytes, DiskError>,
         effects: &mut Vec<Effect>,
     ) {
-        if let Some(segment) = self.segs.segment_of(vaddr) {
-            self.segs.reader_ends(segment);
-        }
         let waiters = self.node_waiters.remove(&vaddr).unwrap_or_default();
         let Some((expected, group)) = self.map.expected(vaddr) else {
             return;
@@ -362,27 +375,74 @@ impl Engine {
             effects.push(Effect::PayloadDone { token, payload });
             return;
         }
-        let (vaddr, length) = (entry.vaddr, entry.payload_pages as usize * PAGE);
+        let (vaddr, pages) = (entry.vaddr, u64::from(entry.payload_pages));
         let operation = entry.operation.clone();
-        let Some(segment) = self.segs.segment_of(vaddr) else {
+        let Some(runs) = self.segs.locate_run(vaddr, pages) else {
             effects.push(Effect::PayloadDone {
                 token,
                 payload: None,
             });
             return;
         };
-        self.segs.reader_begins(segment);
-        let offset = self.sb.offset_of(segment, vaddr.slot());
-        self.disk(
-            DiskOp::Read { offset, length },
-            Purpose::Payload {
-                token,
+        let reading = PayloadRead {
+            token,
+            parts: vec![None; runs.len()],
+            missing: runs.len(),
+            operation,
+        };
+        let id = self.next_io;
+        self.payloads.insert(id, reading);
+        for (part, (segment, slot, count)) in runs.into_iter().enumerate() {
+            self.segs.reader_begins(segment);
+            let offset = self.sb.offset_of(segment, slot);
+            let length = count as usize * PAGE;
+            let purpose = Purpose::Payload {
+                read: id,
+                part,
                 segment,
-                operation,
-            },
-            effects,
-        );
+            };
+            self.disk(DiskOp::Read { offset, length }, purpose, effects);
+        }
     }
+
+    /// A part of a payload came.
+    pub(crate) fn payload_part(
+        &mut self,
+        read: u64,
+        part: usize,
+        result: Result<Bytes, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(reading) = self.payloads.get_mut(&read) else {
+            return;
+        };
+        reading.parts[part] = result.ok();
+        reading.missing -= 1;
+        if reading.missing > 0 {
+            return;
+        }
+        let Some(reading) = self.payloads.remove(&read) else {
+            return;
+        };
+        let parts: Option<Vec<Bytes>> = reading.parts.into_iter().collect();
+        let payload = parts.map(|mut parts| match parts.len() {
+            1 => parts.swap_remove(0),
+            _ => Bytes::from(parts.concat()),
+        });
+        effects.push(Effect::PayloadDone {
+            token: reading.token,
+            payload: payload.and_then(|b| checked_payload(b, reading.operation.as_deref())),
+        });
+    }
+}
+
+/// The payload of a retained entry being read, in as many parts as it lies in.
+#[derive(Debug)]
+pub(crate) struct PayloadRead {
+    token: u64,
+    parts: Vec<Option<Bytes>>,
+    missing: usize,
+    operation: Option<Arc<Operation>>,
 }
 
 /// The payload of `operation`, if the bytes are the ones that were written: damage is not passed on

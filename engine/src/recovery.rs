@@ -75,6 +75,10 @@ pub enum Probe {
     AcceptLossReplayed,
     /// The log waited for a checkpoint to make room.
     LogStalled,
+    /// What was live in a segment was moved elsewhere.
+    SegmentCollected,
+    /// The same of a segment that already held survivors.
+    SurvivorsCollected,
 }
 
 /// What opening found.
@@ -426,6 +430,7 @@ impl Engine {
     /// The first copy of the checkpoint that is whole.
     fn whole_checkpoint(&mut self, parts: &[Option<Bytes>]) -> Result<Checkpoint, OpenError> {
         let mut problem = checkpoint_error("no copy is named");
+        let failed = self.recovery.as_ref().and_then(|r| r.read_error.clone());
         let mut rest = parts;
         for (number, chunks) in self.sb.checkpoint_copies().into_iter().enumerate() {
             let (own, after) = rest.split_at(chunks.len().min(rest.len()));
@@ -434,7 +439,12 @@ impl Engine {
                 part.as_ref().is_some_and(|bytes| crc32(bytes) == chunk.crc)
             };
             if own.len() != chunks.len() || !chunks.iter().zip(own).all(good) {
-                problem = checkpoint_error("a chunk cannot be read or does not match");
+                // A device that fails for a moment is not damage.
+                let unread = own.iter().any(Option::is_none);
+                problem = match failed.clone().filter(|_| unread) {
+                    Some((offset, error)) => OpenError::Read { offset, error },
+                    None => checkpoint_error("a chunk does not match"),
+                };
                 continue;
             }
             let mut body = joined(own);
@@ -471,7 +481,8 @@ impl Engine {
             ));
         }
         let slots = self.sb.slots();
-        self.segs = Segments::from_entries(&checkpoint.segments, slots, next_generation, &keep)
+        let (segments, pieces) = (&checkpoint.segments, checkpoint.pieces);
+        self.segs = Segments::from_entries(segments, pieces, slots, next_generation, &keep)
             .ok_or_else(|| checkpoint_error("segment table contradicts itself"))?;
         if let Some(last) = self.sb.chunks.last().copied() {
             let slot = last.slot + last.pages;

@@ -257,7 +257,9 @@ impl Engine {
                 .map_err(liveness)?;
         }
         self.probes.insert(Probe::UnappliedReplayed);
+        let before = group.load();
         group.footprint_add(operation.as_deref());
+        self.load.replace(before, group.load());
         group.push(LogEntry {
             term: *term,
             index: *index,

@@ -28,6 +28,7 @@ pub fn choose(pages: &[Vec<u8>], blank: bool) -> Result<Choice, OpenError> {
     let mut valid: Vec<(u32, Superblock)> = Vec::new();
     let mut first_error: Option<FormatError> = None;
     let mut newer = None;
+    let mut older = None;
     for (number, page) in pages.iter().enumerate() {
         match Superblock::decode(page) {
             Ok((sb, copy)) if copy as usize == number => valid.push((copy, sb)),
@@ -41,6 +42,9 @@ pub fn choose(pages: &[Vec<u8>], blank: bool) -> Result<Choice, OpenError> {
             Err(error) => {
                 if error.problem.contains("newer version") {
                     newer.get_or_insert(error.clone());
+                }
+                if error.problem.contains("older version") {
+                    older.get_or_insert(error.clone());
                 }
                 first_error.get_or_insert(error);
             }
@@ -61,6 +65,9 @@ pub fn choose(pages: &[Vec<u8>], blank: bool) -> Result<Choice, OpenError> {
     }
     if let Some(error) = newer {
         return Err(OpenError::Newer(error));
+    }
+    if let Some(error) = older {
+        return Err(OpenError::Older(error));
     }
     if blank || half_formatted(pages, &valid) {
         return Ok(Choice::Blank);

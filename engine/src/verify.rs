@@ -102,6 +102,7 @@ impl<'a> Offline<'a> {
         let mut effects = Vec::new();
         let config = EngineConfig {
             device_bytes: device.size_bytes(),
+            collect: false,
             ..EngineConfig::default()
         };
         let engine = Engine::open(config, &mut effects);
@@ -303,7 +304,7 @@ impl Walk<'_> {
                 what()
             ));
         }
-        if again.is_none() || self.offline.engine.segs.segment_of(vaddr).is_none() {
+        if again.is_none() || self.offline.engine.segs.locate(vaddr).is_none() {
             self.problem(format!(
                 "slot {vaddr}, named by {}, is in no segment",
                 what()
@@ -311,17 +312,9 @@ impl Walk<'_> {
         }
     }
 
-    fn is_named(&self, vaddr: VAddr) -> bool {
-        let word = self
-            .named
-            .get(&vaddr.vseg())
-            .and_then(|b| b.get(vaddr.slot() as usize / 64));
-        word.is_some_and(|word| word >> (vaddr.slot() % 64) & 1 == 1)
-    }
-
     fn slot_bytes(&mut self, vaddr: VAddr) -> Option<Bytes> {
-        let segment = self.offline.engine.segs.segment_of(vaddr)?;
-        let offset = self.offline.engine.sb.offset_of(segment, vaddr.slot());
+        let (segment, slot) = self.offline.engine.segs.locate(vaddr)?;
+        let offset = self.offline.engine.sb.offset_of(segment, slot);
         self.offline.read(offset, PAGE).ok()
     }
 
@@ -419,28 +412,25 @@ impl Walk<'_> {
 
     /// Live slots are exactly the named ones.
     fn compare(&mut self) {
-        let slots = self.offline.engine.sb.slots();
-        let mut unnamed = Vec::new();
-        let mut dead = Vec::new();
-        for segment in self.offline.engine.segs.iter() {
-            let named = self.named.contains_key(&segment.generation);
-            if segment.live_count() == 0 && !named {
-                continue;
-            }
-            for slot in 0..slots {
-                let vaddr = VAddr::new(segment.generation, slot);
-                match (segment.is_live(slot), self.is_named(vaddr)) {
-                    (true, false) => unnamed.push(vaddr),
-                    (false, true) => dead.push(vaddr),
-                    _ => {}
-                }
+        let mut named = std::mem::take(&mut self.named);
+        for vaddr in self.offline.engine.segs.all_live() {
+            let word = named
+                .get_mut(&vaddr.vseg())
+                .and_then(|bits| bits.get_mut(vaddr.slot() as usize / 64));
+            let bit = 1u64 << (vaddr.slot() % 64);
+            match word {
+                Some(word) if *word & bit != 0 => *word ^= bit,
+                _ => self.problem(format!("slot {vaddr} is live and nothing names it")),
             }
         }
-        for vaddr in unnamed {
-            self.problem(format!("slot {vaddr} is live and nothing names it"));
-        }
-        for vaddr in dead {
-            self.problem(format!("slot {vaddr} is dead and a map or a log names it"));
+        for (vseg, bits) in named {
+            for slot in (0u32..).zip(&bits).flat_map(|(n, word)| {
+                let set = move |bit: &u32| word >> bit & 1 == 1;
+                (0..64).filter(set).map(move |bit| n * 64 + bit)
+            }) {
+                let vaddr = VAddr::new(vseg, slot);
+                self.problem(format!("slot {vaddr} is dead and a map or a log names it"));
+            }
         }
     }
 }

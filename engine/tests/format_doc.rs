@@ -15,6 +15,7 @@ use esker_engine::format::node::{
 use esker_engine::format::operation::{BlockInfo, BlockKind, Operation, RequestId};
 use esker_engine::format::record::{EntryKind, Item, ItemBody, RecordHeader};
 use esker_engine::format::superblock::{Chunk, LogStart, Superblock};
+use esker_engine::format::survivors::{Survivor, SurvivorsHeader};
 use esker_engine::format::VAddr;
 use std::collections::BTreeMap;
 
@@ -110,7 +111,7 @@ fn superblock() {
         .collect();
     let fields = [
         ("magic", b"ESKERSTO".to_vec()),
-        ("version", le(1u32.to_le_bytes())),
+        ("version", le(2u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
         ("copy", le(3u32.to_le_bytes())),
         ("chunk_count", le(1u32.to_le_bytes())),
@@ -332,15 +333,18 @@ fn nodes_and_their_entries() {
         live: 0x79,
     };
     inner.set_child(0, &pointer);
+    inner.seal();
+    assert!(NodePage::is_whole(&inner.bytes) && inner.bytes[40..44] != [0; 4]);
     let address = |kind: u64, vaddr: VAddr| (vaddr.0 | kind << 50).to_le_bytes()[..7].to_vec();
     let entry = inner.bytes[HEAD_BYTES..HEAD_BYTES + ENTRY_BYTES].to_vec();
     let fields = [
         ("magic", b"ESND".to_vec()),
-        ("version", le(1u16.to_le_bytes())),
+        ("version", le(2u16.to_le_bytes())),
         ("level", vec![2]),
         ("store", le(0x71u128.to_le_bytes())),
         ("group", le(0x72u64.to_le_bytes())),
         ("first_lba", le(0x73u64.to_le_bytes())),
+        ("crc", inner.bytes[40..44].to_vec()),
         ("entries", entry.clone()),
     ];
     check("node", &inner.bytes, &fields);
@@ -379,11 +383,40 @@ fn nodes_and_their_entries() {
 }
 
 #[test]
+fn survivors() {
+    let header = SurvivorsHeader {
+        store: StoreId(0x81),
+        segment: 0x82,
+        slot: 0x83,
+        generation: 0x84,
+        entries: vec![Survivor {
+            vaddr: VAddr(0x85),
+            crc: 0x86,
+        }],
+    };
+    let bytes = header.encode();
+    let fields = [
+        ("magic", b"ESSV".to_vec()),
+        ("version", le(1u16.to_le_bytes())),
+        ("count", le(1u16.to_le_bytes())),
+        ("crc", bytes[8..12].to_vec()),
+        ("segment", le(0x82u32.to_le_bytes())),
+        ("store", le(0x81u128.to_le_bytes())),
+        ("generation", le(0x84u64.to_le_bytes())),
+        ("slot", le(0x83u32.to_le_bytes())),
+        ("entry.vaddr", le(0x85u64.to_le_bytes())),
+        ("entry.crc", le(0x86u32.to_le_bytes())),
+    ];
+    check("survivors", &bytes, &fields);
+    all_named("survivors", &fields.iter().map(|f| f.0).collect::<Vec<_>>());
+}
+
+#[test]
 fn checkpoint_head() {
     let bytes = Checkpoint::default().encode();
     let fields = [
         ("magic", b"ESKERCKP".to_vec()),
-        ("version", le(1u32.to_le_bytes())),
+        ("version", le(2u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
     ];
     check("checkpoint", &bytes, &fields);

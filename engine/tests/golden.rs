@@ -17,14 +17,16 @@ use esker_engine::format::record::{EntryKind, HardState};
 use esker_engine::format::{PAGE, SEGMENTS_OFFSET};
 use esker_engine::inspect::{inspect, What};
 use esker_engine::verify::{verify, MemoryDevice, Offline};
-use esker_engine::{Engine, EngineConfig};
+use esker_engine::{Engine, EngineConfig, OpenError};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::path::PathBuf;
 
 const SEGMENT_BYTES: u64 = 32 * 4096;
 const SEGMENTS: u64 = 16;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest version that is still read.
+const OLDEST: u32 = 2;
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -218,10 +220,19 @@ fn make() -> Vec<u8> {
         group: alpha,
         through: RaftIndex(4),
     });
-    b.tell(Event::Apply {
-        group: beta,
-        through: RaftIndex(2),
-    });
+    // Mostly the same blocks again and again, until what else lives in those segments is collected.
+    for n in 0..80 {
+        let (lba, tags): (u64, &[u8]) = match n % 4 {
+            0 => (16 + u64::from(n / 4), &[21]),
+            _ => (8, &[20; 8]),
+        };
+        let (operation, payload) = write(lba, 2 + 8 * n, tags);
+        b.append(beta, 3 + u64::from(n), &operation, payload);
+        b.tell(Event::Apply {
+            group: beta,
+            through: RaftIndex(3 + u64::from(n)),
+        });
+    }
     b.tell(Event::Delete {
         token: 4,
         group: GroupId(3),
@@ -283,6 +294,9 @@ fn dump(device: &[u8]) -> String {
                 continue;
             };
             let slot = slot.parse().expect("a slot");
+            if what.starts_with("survivors") {
+                continue;
+            }
             if what.starts_with("record") {
                 add(&mut device, What::Record(segment, slot));
             } else {
@@ -300,7 +314,7 @@ fn images_of_every_version_are_read() {
         std::fs::write(path(&format!("v{VERSION}.pages")), to_pages(&device)).expect("written");
         std::fs::write(path(&format!("v{VERSION}.dump")), dump(&device)).expect("written");
     }
-    for version in 1..=VERSION {
+    for version in OLDEST..=VERSION {
         let pages = std::fs::read(path(&format!("v{version}.pages"))).expect("image is there");
         let device = from_pages(&pages);
         let expected = std::fs::read_to_string(path(&format!("v{version}.dump"))).expect("dump");
@@ -313,7 +327,15 @@ fn images_of_every_version_are_read() {
         let mut memory = MemoryDevice(device.clone());
         let report = verify(&mut memory, &mut |_| {}).expect("opens");
         assert_eq!(report.problems, Vec::<String>::new(), "version {version}");
-        assert_eq!((report.volumes, report.blocks), (2, 6), "version {version}");
+        assert_eq!(
+            (report.volumes, report.blocks),
+            (2, 34),
+            "version {version}"
+        );
+        assert!(
+            expected.contains(" survivors generation"),
+            "nothing was collected"
+        );
 
         let mut memory = MemoryDevice(device);
         let mut offline = Offline::open(&mut memory).expect("opens");
@@ -336,5 +358,17 @@ fn images_of_every_version_are_read() {
         assert_eq!(read(1, 300), block(4));
         assert_eq!(read(1, 901), block(12), "appended after the checkpoint");
         assert_eq!(read(2, 0), block(9));
+    }
+}
+
+/// Before version 1.0 a format that is no longer read is refused, by name and untouched.
+#[test]
+fn images_of_older_versions_are_refused() {
+    for version in 1..OLDEST {
+        let pages = std::fs::read(path(&format!("v{version}.pages"))).expect("image is there");
+        let mut memory = MemoryDevice(from_pages(&pages));
+        let refused = verify(&mut memory, &mut |_| {}).expect_err("refused");
+        assert!(matches!(refused, OpenError::Older(_)), "{refused:?}");
+        assert!(refused.to_string().contains("older version"), "{refused}");
     }
 }

@@ -69,7 +69,7 @@ fn every_branch_of_recovery_is_taken() {
     assert!(missing.is_empty(), "never reached: {missing:?}");
 }
 
-const PROBES: [Probe; 17] = [
+const PROBES: [Probe; 19] = [
     Probe::Formatted,
     Probe::CleanEnd,
     Probe::TornHeader,
@@ -87,6 +87,8 @@ const PROBES: [Probe; 17] = [
     Probe::ClosingRecordRead,
     Probe::AcceptLossReplayed,
     Probe::LogStalled,
+    Probe::SegmentCollected,
+    Probe::SurvivorsCollected,
 ];
 
 #[test]

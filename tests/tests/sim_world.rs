@@ -102,6 +102,11 @@ fn reusing_segments_too_early_is_noticed() {
     is_noticed(Sabotage::ReuseBeforeCheckpoint);
 }
 
+#[test]
+fn moving_slots_before_they_are_written_is_noticed() {
+    is_noticed(Sabotage::MoveUnwritten);
+}
+
 /// A seed that was found when worlds were as [`Options::plain`] has them.
 fn holds(seed: u64) {
     let outcome = run_caught(Options::plain(seed));

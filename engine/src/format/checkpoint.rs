@@ -5,6 +5,7 @@ use super::node::ChildPointer;
 use super::record::{decode_entry_kind, decode_hard_state, encode_hard_state};
 use super::record::{EntryKind, HardState};
 use super::vaddr::VAddr;
+pub use crate::space::piece::Kept;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::{limits, Epoch, GroupId, RaftIndex, ReplicaId, Seq, Stamp, Term, VolumeId};
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 /// First eight bytes.
 pub const MAGIC: [u8; 8] = *b"ESKERCKP";
 /// Version of the structure.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Version of a group, and of its meta.
 pub const GROUP_VERSION: u16 = 1;
 /// Bytes before the sections.
@@ -23,6 +24,7 @@ const SECTION_COUNTERS: u32 = 1;
 const SECTION_SEGMENTS: u32 = 2;
 const SECTION_GROUPS: u32 = 3;
 const SECTION_DISCARDS: u32 = 4;
+const SECTION_PIECES: u32 = 5;
 
 /// What a segment is used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,12 +36,12 @@ pub enum SegmentKind {
     Log = 1,
     /// Map nodes and checkpoints.
     Map = 2,
-    /// Survivors of garbage collection. Reserved: written by no version yet.
+    /// Survivors of garbage collection.
     Survivors = 3,
 }
 
-/// One segment and which of its slots are live.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmentEntry {
     /// Use.
     pub kind: SegmentKind,
@@ -47,7 +49,20 @@ pub struct SegmentEntry {
     pub generation: u64,
     /// Slots written so far.
     pub written: u32,
-    /// Live slots: one bit per slot, 64 per word.
+}
+
+/// A run of virtual slots at one place, with live ones among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PieceEntry {
+    /// Address of the first slot.
+    pub first: VAddr,
+    /// Which slots are there, counted from the first.
+    pub kept: Kept,
+    /// Physical segment.
+    pub segment: u32,
+    /// Slot of the first one there.
+    pub base: u32,
+    /// Which of the kept ones are live: one bit each, 64 per word.
     pub live: Vec<u64>,
 }
 
@@ -175,6 +190,8 @@ pub struct Checkpoint {
     pub counters: Counters,
     /// Every segment, by number.
     pub segments: Vec<SegmentEntry>,
+    /// Every piece with live slots, by address.
+    pub pieces: Vec<PieceEntry>,
     /// Every group, by id.
     pub groups: Vec<GroupEntry>,
     /// Subtrees to discard.
@@ -199,6 +216,12 @@ impl Checkpoint {
             w.u32(u32::try_from(self.segments.len()).unwrap_or(u32::MAX));
             for s in &self.segments {
                 encode_segment(w, s);
+            }
+        });
+        section(&mut w, SECTION_PIECES, |w| {
+            w.u32(u32::try_from(self.pieces.len()).unwrap_or(u32::MAX));
+            for p in &self.pieces {
+                encode_piece(w, p);
             }
         });
         section(&mut w, SECTION_GROUPS, |w| {
@@ -229,9 +252,8 @@ impl Checkpoint {
         if r.raw(8)? != MAGIC {
             return Err(r.error("has no magic"));
         }
-        if r.u32()? != VERSION {
-            return Err(r.error("was written by a newer version of Esker"));
-        }
+        r.version(VERSION, r.clone().u32()?)?;
+        r.u32()?;
         let crc = r.u32()?;
         r.zeros(HEAD_BYTES - 16)?;
         if crc32(&bytes[HEAD_BYTES..]) != crc {
@@ -247,6 +269,11 @@ impl Checkpoint {
         let mut s = open_section(&mut r, SECTION_SEGMENTS)?;
         let segments = (0..s.count32(16)?)
             .map(|_| decode_segment(&mut s))
+            .collect::<Result<_, _>>()?;
+        s.finish()?;
+        let mut s = open_section(&mut r, SECTION_PIECES)?;
+        let pieces = (0..s.count32(24)?)
+            .map(|_| decode_piece(&mut s))
             .collect::<Result<_, _>>()?;
         s.finish()?;
         let mut s = open_section(&mut r, SECTION_GROUPS)?;
@@ -267,6 +294,7 @@ impl Checkpoint {
         Ok(Self {
             counters,
             segments,
+            pieces,
             groups,
             discards,
         })
@@ -289,35 +317,11 @@ fn open_section<'a>(r: &mut Reader<'a>, tag: u32) -> Result<Reader<'a>, FormatEr
     Ok(Reader::new("checkpoint section", r.bytes32()?))
 }
 
-const LIVE_NONE: u8 = 1;
-const LIVE_LIST: u8 = 2;
-const LIVE_BITS: u8 = 3;
-
 fn encode_segment(w: &mut Writer, s: &SegmentEntry) {
-    let count: u32 = s.live.iter().map(|word| word.count_ones()).sum();
-    let as_list = (count as usize) * 2 < s.live.len() * 8;
     w.u8(s.kind as u8);
-    w.u8(match count {
-        0 => LIVE_NONE,
-        _ if as_list => LIVE_LIST,
-        _ => LIVE_BITS,
-    });
-    w.u16(u16::try_from(s.live.len()).unwrap_or(u16::MAX));
+    w.zeros(3);
     w.u32(s.written);
     w.u64(s.generation);
-    if count > 0 && as_list {
-        w.u32(count);
-        for (i, word) in s.live.iter().enumerate() {
-            let mut rest = *word;
-            while rest != 0 {
-                let slot = i * 64 + rest.trailing_zeros() as usize;
-                w.u16(u16::try_from(slot).unwrap_or(u16::MAX));
-                rest &= rest - 1;
-            }
-        }
-    } else if count > 0 {
-        s.live.iter().for_each(|word| w.u64(*word));
-    }
 }
 
 fn decode_segment(r: &mut Reader<'_>) -> Result<SegmentEntry, FormatError> {
@@ -328,37 +332,145 @@ fn decode_segment(r: &mut Reader<'_>) -> Result<SegmentEntry, FormatError> {
         3 => SegmentKind::Survivors,
         _ => return Err(r.error("segment has an unknown kind")),
     };
-    let coding = r.u8()?;
-    let words = usize::from(r.u16()?);
-    if words > 256 {
-        return Err(r.error("segment has too many slots"));
+    r.zeros(3)?;
+    Ok(SegmentEntry {
+        kind,
+        written: r.u32()?,
+        generation: r.u64()?,
+    })
+}
+
+const CODING_ALL: u8 = 1;
+const CODING_LIST: u8 = 2;
+const CODING_BITS: u8 = 3;
+
+/// Slots in a segment: what the codings below can count.
+const SLOTS_MAX: usize = 1 << super::vaddr::SLOT_BITS;
+
+fn encode_piece(w: &mut Writer, p: &PieceEntry) {
+    let count = p.kept.count();
+    let live = set_bits(&p.live);
+    let live_coding = if live.len() == count as usize {
+        CODING_ALL
+    } else if live.len() * 2 < p.live.len() * 8 {
+        CODING_LIST
+    } else {
+        CODING_BITS
+    };
+    w.u64(p.first.0);
+    w.u32(p.segment);
+    w.u32(p.base);
+    w.u8(match &p.kept {
+        Kept::All(_) => CODING_ALL,
+        Kept::List(_) => CODING_LIST,
+        Kept::Bits(..) => CODING_BITS,
+    });
+    w.u8(live_coding);
+    w.u16(0);
+    w.u32(count);
+    match &p.kept {
+        Kept::All(_) => {}
+        Kept::List(list) => list.iter().for_each(|distance| w.u16(*distance)),
+        Kept::Bits(words, _) => {
+            w.u32(u32::try_from(words.len()).unwrap_or(u32::MAX));
+            words.iter().for_each(|word| w.u64(*word));
+        }
     }
-    let (written, generation) = (r.u32()?, r.u64()?);
+    match live_coding {
+        CODING_ALL => {}
+        CODING_LIST => {
+            w.u32(u32::try_from(live.len()).unwrap_or(u32::MAX));
+            live.iter().for_each(|rank| w.u16(*rank));
+        }
+        _ => p.live.iter().for_each(|word| w.u64(*word)),
+    }
+}
+
+/// The numbers of the bits that are set.
+fn set_bits(words: &[u64]) -> Vec<u16> {
+    let mut out = Vec::new();
+    for (n, word) in (0u16..).zip(words) {
+        let mut rest = *word;
+        while rest != 0 {
+            out.push(n * 64 + u16::try_from(rest.trailing_zeros()).unwrap_or(0));
+            rest &= rest - 1;
+        }
+    }
+    out
+}
+
+fn decode_piece(r: &mut Reader<'_>) -> Result<PieceEntry, FormatError> {
+    let first = VAddr(r.u64()?);
+    let (segment, base) = (r.u32()?, r.u32()?);
+    let (kept_coding, live_coding) = (r.u8()?, r.u8()?);
+    r.zeros(2)?;
+    let count = r.u32()?;
+    if count == 0 || count as usize > SLOTS_MAX {
+        return Err(r.error("piece has a wrong number of slots"));
+    }
+    let kept = match kept_coding {
+        CODING_ALL => Kept::All(count),
+        CODING_LIST => decode_kept_list(r, count)?,
+        CODING_BITS => decode_kept_bits(r, count)?,
+        _ => return Err(r.error("piece has an unknown coding")),
+    };
+    let words = (count as usize).div_ceil(64);
     let mut live = vec![0u64; words];
-    match coding {
-        LIVE_NONE => {}
-        LIVE_LIST => {
-            for _ in 0..r.count32(2)? {
-                let slot = usize::from(r.u16()?);
-                let Some(word) = live.get_mut(slot / 64) else {
-                    return Err(r.error("live slot is out of range"));
-                };
-                *word |= 1 << (slot % 64);
+    match live_coding {
+        CODING_ALL => {
+            for rank in 0..count as usize {
+                live[rank / 64] |= 1 << (rank % 64);
             }
         }
-        LIVE_BITS => {
+        CODING_LIST => {
+            for _ in 0..r.count32(2)? {
+                let rank = usize::from(r.u16()?);
+                let Some(word) = live.get_mut(rank / 64) else {
+                    return Err(r.error("live slot is out of range"));
+                };
+                *word |= 1 << (rank % 64);
+            }
+        }
+        CODING_BITS => {
             for word in &mut live {
                 *word = r.u64()?;
             }
         }
-        _ => return Err(r.error("segment has an unknown coding")),
+        _ => return Err(r.error("piece has an unknown coding")),
     }
-    Ok(SegmentEntry {
-        kind,
-        generation,
-        written,
+    Ok(PieceEntry {
+        first,
+        kept,
+        segment,
+        base,
         live,
     })
+}
+
+fn decode_kept_list(r: &mut Reader<'_>, count: u32) -> Result<Kept, FormatError> {
+    let mut list = Vec::with_capacity(count as usize);
+    for n in 0..count {
+        let distance = r.u16()?;
+        let rises = list.last().is_none_or(|last| *last < distance);
+        if !rises || (n == 0 && distance != 0) || usize::from(distance) >= SLOTS_MAX {
+            return Err(r.error("kept slots are out of order"));
+        }
+        list.push(distance);
+    }
+    Ok(Kept::List(list.into()))
+}
+
+fn decode_kept_bits(r: &mut Reader<'_>, count: u32) -> Result<Kept, FormatError> {
+    let words = r.count32(8)?;
+    if words == 0 || words > SLOTS_MAX / 64 {
+        return Err(r.error("kept slots are out of range"));
+    }
+    let bits = (0..words).map(|_| r.u64()).collect::<Result<Vec<_>, _>>()?;
+    let set: u32 = bits.iter().map(|word| word.count_ones()).sum();
+    if set != count || bits[0] & 1 == 0 || bits.last() == Some(&0) {
+        return Err(r.error("kept slots are not as many as said"));
+    }
+    Ok(Kept::Bits(bits.into(), count))
 }
 
 fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
@@ -610,19 +722,32 @@ mod tests {
             suspended: true,
             ..GroupEntry::default()
         };
-        let live = |words: [u64; 2]| SegmentEntry {
-            kind: SegmentKind::Log,
+        let segment = |kind| SegmentEntry {
+            kind,
             generation: 9,
             written: 100,
-            live: words.to_vec(),
         };
+        let piece = |kept: Kept, live: &[u64]| PieceEntry {
+            first: VAddr::new(3, 4),
+            kept,
+            segment: 1,
+            base: 5,
+            live: live.to_vec(),
+        };
+        let bits: Vec<u16> = (0..90).filter(|d| d % 3 != 1).collect();
         Checkpoint {
             counters: Counters {
                 device_bytes_written: 1,
                 client_bytes_written: 2,
                 checkpoints: 3,
             },
-            segments: vec![live([0, 0]), live([1, 1 << 63]), live([u64::MAX, 7])],
+            segments: vec![segment(SegmentKind::Log), segment(SegmentKind::Survivors)],
+            pieces: vec![
+                piece(Kept::All(128), &[1, 1 << 63]),
+                piece(Kept::All(66), &[u64::MAX, 3]),
+                piece(Kept::from_sorted(&[0, 700]), &[2]),
+                piece(Kept::from_sorted(&bits), &[u64::MAX >> 5]),
+            ],
             groups: vec![group],
             discards: vec![DiscardEntry {
                 node: ChildPointer::default(),

@@ -154,6 +154,16 @@ impl<'a> Reader<'a> {
             _ => Err(self.error("count exceeds the structure")),
         }
     }
+    /// Refuses a version other than the one this code writes, and says on which side it lies.
+    pub fn version(&self, known: u32, found: u32) -> Result<(), FormatError> {
+        match found.cmp(&known) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Greater => Err(self.error("was written by a newer version of Esker")),
+            std::cmp::Ordering::Less => Err(self.error(
+                "was written by an older version of Esker, whose format this one does not read; copy its volumes out with that version",
+            )),
+        }
+    }
     /// Ends reading: nothing may be left.
     pub fn finish(self) -> Result<(), FormatError> {
         if self.rest.is_empty() {

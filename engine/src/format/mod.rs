@@ -8,6 +8,7 @@ pub mod node;
 pub mod operation;
 pub mod record;
 pub mod superblock;
+pub mod survivors;
 pub mod vaddr;
 
 pub use codec::FormatError;

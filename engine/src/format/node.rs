@@ -4,12 +4,13 @@ use super::codec::{FormatError, Reader, Writer};
 use super::operation::{Authenticator, AUTH_BYTES};
 use super::vaddr::{VAddr, SLOT_BITS, VSEG_BITS};
 use super::PAGE;
+use esker_base::checksum::crc32;
 use esker_base::{GroupId, Stamp, StoreId};
 
 /// First four bytes of a node.
 pub const MAGIC: u32 = 0x444e_5345; // "ESND"
 /// Version of the structure.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Children or blocks per node.
 pub const FANOUT: usize = 128;
 /// Bits of an LBA that one level resolves.
@@ -18,6 +19,8 @@ pub const FANOUT_BITS: u32 = 7;
 pub const HEAD_BYTES: usize = 128;
 /// Bytes of one entry, in leaves and inner nodes alike.
 pub const ENTRY_BYTES: usize = 31;
+/// Where the page's own CRC is.
+const CRC_AT: usize = 40;
 /// Most levels above the leaves (64 TiB: 34 bits of LBA).
 pub const LEVEL_MAX: u8 = 4;
 
@@ -145,14 +148,14 @@ impl NodePage {
         if bytes.len() != PAGE || r.u32()? != MAGIC {
             return Err(r.error("has no magic"));
         }
-        if r.u16()? != VERSION {
-            return Err(r.error("was written by a newer version of Esker"));
-        }
+        let version = r.u16()?;
+        r.version(u32::from(VERSION), u32::from(version))?;
         let level = r.u8()?;
         r.zeros(1)?;
         let store = StoreId(r.u128()?);
         let group = GroupId(r.u64()?);
         let first_lba = r.u64()?;
+        r.u32()?; // the page's own CRC: see `is_whole`
         r.zeros(HEAD_BYTES - (PAGE - r.remaining()))?;
         if level > LEVEL_MAX {
             return Err(r.error("level is out of range"));
@@ -171,6 +174,28 @@ impl NodePage {
             group,
             first_lba,
         })
+    }
+
+    /// Writes the page's own CRC into its head, once everything else is in it. A pointer's CRC is
+    /// taken afterwards and covers this one; this one serves who moves nodes without following
+    /// pointers.
+    pub fn seal(&mut self) {
+        self.bytes[CRC_AT..CRC_AT + 4].fill(0);
+        let crc = crc32(&self.bytes);
+        self.bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Whether a page is a node as it was sealed.
+    #[must_use]
+    pub fn is_whole(bytes: &[u8]) -> bool {
+        let mut blank = bytes.to_vec();
+        let Some(field) = blank.get_mut(CRC_AT..CRC_AT + 4) else {
+            return false;
+        };
+        field.fill(0);
+        bytes.len() == PAGE
+            && bytes.starts_with(&MAGIC.to_le_bytes())
+            && u32_at(bytes, CRC_AT) == crc32(&blank)
     }
 
     /// The level, zero for a leaf.

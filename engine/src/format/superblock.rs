@@ -8,7 +8,7 @@ use esker_base::{ClusterId, NodeId, Seq, StoreId, WallClock};
 /// First eight bytes of every copy.
 pub const MAGIC: [u8; 8] = *b"ESKERSTO";
 /// Version of the structure.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Number of copies; two that agree are a quorum.
 pub const COPIES: usize = 4;
 /// Distance between copies, in bytes.
@@ -195,9 +195,7 @@ impl Superblock {
         if crc32(&blank) != crc {
             return Err(r.error("checksum does not match"));
         }
-        if version != VERSION {
-            return Err(r.error("was written by a newer version of Esker"));
-        }
+        r.version(VERSION, version)?;
         let copy = r.u32()?;
         let chunk_count = r.u32()? as usize;
         let mut sb = Self {

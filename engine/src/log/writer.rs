@@ -110,14 +110,14 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// What of the waiting items goes into one record; one item always does. A record takes at most
+    /// What of the waiting items goes into one record, at most `count_max`; one item always does. A record takes at most
     /// a quarter of a segment's `slots` for payload and an eighth for its header, so that a segment
     /// holds several: each names the next segment, and a single damaged header cannot hide it.
-    pub fn next_batch(&self, slots: usize) -> Batch {
+    pub fn next_batch(&self, slots: usize, count_max: usize) -> Batch {
         let payload_max = slots / 4;
         let items_max = (slots / 8 * PAGE).saturating_sub(HEAD_BYTES);
         let mut batch = Batch::default();
-        for p in &self.pending {
+        for p in self.pending.iter().take(count_max.max(1)) {
             let bytes = batch.items_bytes + p.item.encoded_len();
             let total = batch.payload_pages + p.payload_pages;
             let fits = bytes <= ITEMS_BYTES_MAX.min(items_max)

@@ -9,13 +9,27 @@
 
 use crate::engine::{Engine, SpaceUse};
 use crate::format::checkpoint::SegmentKind;
+use crate::format::superblock::CHECKPOINT_COPIES;
 use crate::format::PAGE_U64;
 use esker_base::num::to_u64;
 
 /// Segments an opening takes: the log's, its successor, and one for the tables.
 const OPENING_SEGMENTS: u64 = 3;
 /// Pages in a checkpoint that nothing else accounts for: raised roots, rounding.
-const SLACK_PAGES: u64 = 8;
+const SLACK_PAGES: u64 = 4;
+/// Open at a time: the log's and its successor, the map's, the survivors', and three that an opening
+/// takes.
+const OPEN_SEGMENTS: u64 = 4 + OPENING_SEGMENTS;
+/// Fewest segments in the reserve.
+const RESERVE_SEGMENTS_MIN: u64 = 2;
+/// Room is short when the log could open no more than this.
+const SHORT_SEGMENTS: u64 = 3;
+/// A checkpoint is due after this part of the store, if that comes before the configured bytes.
+const CHECKPOINT_SHARE: u64 = 16;
+/// Garbage collection works when less than this share of the store is free above the floor.
+const COLLECT_PERCENT: u64 = 8;
+/// And at least so many segments.
+const COLLECT_SEGMENTS_MIN: u64 = 3;
 
 impl Engine {
     fn slots(&self) -> u64 {
@@ -24,19 +38,31 @@ impl Engine {
 
     /// Map nodes that checkpoints will write for what is in records now.
     pub(crate) fn nodes_needed(&self) -> u64 {
-        let next: usize = self.groups.values().map(|g| g.footprint.len()).sum();
-        to_u64(next) + self.map.nodes_frozen
+        self.load.nodes + self.map.nodes_frozen
     }
 
-    /// Pages of the next checkpoint's tables.
+    /// Pages of the next checkpoint's tables, all copies of them.
     fn tables_needed(&self) -> u64 {
-        let chunks = self.sb.chunks.iter().map(|c| u64::from(c.pages));
+        let last = self.sb.checkpoint_bytes.div_ceil(PAGE_U64);
         let since = self.log.items_since_checkpoint + self.log.bytes_since_checkpoint / PAGE_U64;
-        chunks.sum::<u64>() * 5 / 4 + since.div_ceil(PAGE_U64) + SLACK_PAGES
+        let one = last * 5 / 4 + since.div_ceil(PAGE_U64) + SLACK_PAGES;
+        one * to_u64(CHECKPOINT_COPIES)
+    }
+
+    /// Slots that this checkpoint and the one after it may take.
+    pub(crate) fn checkpoint_room(&self) -> u64 {
+        self.nodes_needed() + 2 * self.tables_needed()
+    }
+
+    /// Room at which garbage collection rests.
+    pub(crate) fn collection_target(&self) -> u64 {
+        let slots = self.slots();
+        let share = self.sb.segment_count * slots * COLLECT_PERCENT / 100;
+        self.floor() + share.max(COLLECT_SEGMENTS_MIN * slots)
     }
 
     /// Slots that the map can still take: its open segment and the free ones.
-    fn map_room(&self) -> u64 {
+    pub(crate) fn map_room(&self) -> u64 {
         let open = match self.map.is_open() {
             true => self.slots() - u64::from(self.map.slot),
             false => 0,
@@ -65,7 +91,8 @@ impl Engine {
         let waits = |id| self.log.pending.iter().any(|p| p.item.group == id);
         self.groups
             .values()
-            .any(|g| !g.active.is_empty() || (g.deleting && !waits(g.meta.group)))
+            .any(|g| g.deleting && !waits(g.meta.group))
+            || self.load.extents > 0
             // Only if something died since the last one: its own tables die with the next, so that
             // a full store would write checkpoints without end.
             || self.segs.deaths != self.map.deaths_frozen
@@ -78,45 +105,70 @@ impl Engine {
             })
     }
 
-    /// Room is short: clients are refused, or the next checkpoint needs much of what is left.
+    /// Room is short: the next checkpoint needs much of what is left, or the log soon waits.
     pub(crate) fn room_is_short(&self) -> bool {
-        let merge_soon = self.nodes_needed() * 3 >= self.map_room();
-        merge_soon || self.client_room() < self.slots()
+        let room = self.map_room();
+        self.nodes_needed() * 3 >= room || room < self.floor() + SHORT_SEGMENTS * self.slots()
     }
 
-    /// Segments kept back from client writes, besides what checkpoints need.
-    pub(crate) fn reserve_segments(&self) -> u64 {
-        (self.sb.segment_count * self.config.reserve_percent / 100).max(2)
+    /// Bytes of records after which a checkpoint is due: what recovery reads, and what a small store
+    /// cannot use meanwhile.
+    pub(crate) fn checkpoint_bytes(&self) -> u64 {
+        let store = self.sb.segment_count * self.slots() * PAGE_U64;
+        self.config.checkpoint_bytes.min(store / CHECKPOINT_SHARE)
     }
 
-    /// Slots for client data.
-    fn client_room(&self) -> u64 {
-        let kept = self.floor() + (self.reserve_segments() + 1) * self.slots();
-        self.map_room().saturating_sub(kept)
+    /// Slots kept back from clients, so that garbage collection finds segments that are worth it.
+    fn reserve(&self) -> u64 {
+        let share = self.sb.segment_count * self.slots() * self.config.reserve_percent / 100;
+        share.max(RESERVE_SEGMENTS_MIN * self.slots())
     }
 
-    /// Whether `bytes` of client data still fit without touching the reserve.
+    /// Slots that may be live before clients are refused.
+    fn capacity(&self) -> u64 {
+        let kept = OPEN_SEGMENTS * self.slots() + 2 * self.tables_needed() + self.reserve();
+        (self.sb.segment_count * self.slots()).saturating_sub(kept)
+    }
+
+    /// Live slots, as they will be once what is applied is merged: until then an overwritten block
+    /// counts twice. At most half the reserve is taken on trust.
+    fn used(&self) -> u64 {
+        let doubtful = self.load.blocks.min(self.reserve() / 2);
+        self.segs.live_slots().saturating_sub(doubtful)
+    }
+
+    /// Whether `bytes` more of client data fit without touching the reserve. It may take a
+    /// checkpoint and garbage collection until they do: the log waits for those.
     #[must_use]
     pub fn has_room_for(&self, bytes: u64) -> bool {
-        let pending = |p: &crate::log::writer::PendingItem| u64::from(p.payload_pages) + p.nodes;
-        let pending: u64 = self.log.pending.iter().map(pending).sum();
-        let room = self.client_room().saturating_sub(pending) * PAGE_U64;
-        self.fenced.is_none() && room > 0 && room >= bytes
+        let pending: u64 = self
+            .log
+            .pending
+            .iter()
+            .map(|p| u64::from(p.payload_pages))
+            .sum();
+        let wanted = bytes.div_ceil(PAGE_U64) + pending;
+        let fits = self.used() + wanted <= self.capacity();
+        self.refused.set(self.refused.get() || !fits);
+        self.fenced.is_none() && fits
     }
 
-    /// Whether operations without payload (trims, deletions) still fit: they may use the reserve,
-    /// because they make room.
+    /// Whether operations without payload (trims, deletions) still fit: they may use half the
+    /// reserve, because they make room.
     #[must_use]
     pub fn has_room_for_metadata(&self) -> bool {
         let pending: u64 = self.log.pending.iter().map(|p| p.nodes).sum();
-        self.fenced.is_none() && self.map_room() >= self.floor() + pending + self.slots()
+        let more = pending + self.nodes_needed();
+        let fits = self.used() + more <= self.capacity() + self.reserve() / 2;
+        self.refused.set(self.refused.get() || !fits);
+        self.fenced.is_none() && fits
     }
 
     /// What is on its way, in words, for tests and logs.
     #[must_use]
     pub fn progress(&self) -> String {
         format!(
-            "pending {} in flight {} unsynced {} stalled {} checkpoint {} wanted {} free {} room {} floor {} deadline {:?}",
+            "pending {} in flight {} unsynced {} stalled {} checkpoint {} wanted {} free {} room {} floor {} deadline {:?} live {} used {} capacity {} nodes {} tables {} discards {} collector {}",
             self.log.pending.len(),
             self.log.in_flight.len(),
             self.log.unsynced.len(),
@@ -127,6 +179,13 @@ impl Engine {
             self.map_room(),
             self.floor(),
             self.deadline(),
+            self.segs.live_slots(),
+            self.used(),
+            self.capacity(),
+            self.nodes_needed(),
+            self.tables_needed(),
+            self.discards.len(),
+            self.collector.progress(),
         )
     }
 
@@ -143,7 +202,7 @@ impl Engine {
             free_bytes: free.min(total - live) * PAGE_U64,
             garbage_bytes: total.saturating_sub(live + free) * PAGE_U64,
             total_bytes: total * PAGE_U64,
-            reserve_bytes: (self.floor() + self.reserve_segments() * slots) * PAGE_U64,
+            reserve_bytes: (total - self.capacity().min(total)) * PAGE_U64,
             device_bytes_written: self.counters.device_bytes_written,
             client_bytes_written: self.counters.client_bytes_written,
         }

@@ -1,13 +1,16 @@
-//! The segment table: use, generation and live slots of every segment.
+//! The segment table: use and generation of every segment, and which slots are live.
 //!
 //! A slot is live from the moment it is appended. It dies once: by an applied overwrite, by
 //! conflict truncation, or with its volume. A segment without live slots becomes free when a
 //! checkpoint that knows so is durable, never earlier: until then recovery may need it.
+//!
+//! Slots are named by virtual addresses. Where they are is said by [`Piece`]s, ordered by the
+//! address of their first slot; those of a virtual segment never overlap.
 
-use crate::format::checkpoint::{SegmentEntry, SegmentKind};
+use super::piece::{Kept, Piece};
+use crate::format::checkpoint::{PieceEntry, SegmentEntry, SegmentKind};
 use crate::format::vaddr::VAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// A segment in memory.
 #[derive(Clone, Debug, Default)]
@@ -22,52 +25,101 @@ pub struct Segment {
     pub sealed: bool,
     /// Reads on their way; a segment is not reopened before they end.
     pub readers: u32,
-    live: Arc<Vec<u64>>,
     live_count: u32,
 }
 
 impl Segment {
-    fn empty(slots: u32) -> Self {
-        let words = (slots as usize).div_ceil(64);
-        Self {
-            live: Arc::new(vec![0; words]),
-            ..Self::default()
-        }
-    }
-    /// Number of live slots.
+    /// Number of live slots in it.
     pub fn live_count(&self) -> u32 {
         self.live_count
     }
-    /// Whether a slot is live.
-    pub fn is_live(&self, slot: u32) -> bool {
-        self.live
-            .get(slot as usize / 64)
-            .is_some_and(|word| word >> (slot % 64) & 1 == 1)
+}
+
+/// What a checkpoint says of the space: frozen when it begins.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    segments: Vec<Segment>,
+    pieces: BTreeMap<VAddr, Piece>,
+    live: u64,
+}
+
+impl Table {
+    /// The piece that holds a slot, by its key, and the slot's rank in it.
+    fn find(&self, vaddr: VAddr) -> Option<(VAddr, u32)> {
+        let (key, piece) = self.pieces.range(..=vaddr).next_back()?;
+        if key.vseg() != vaddr.vseg() {
+            return None;
+        }
+        let rank = piece.kept.rank(vaddr.slot() - key.slot())?;
+        Some((*key, rank))
     }
-    /// Makes a slot live or dead; false when it was so already.
-    fn set(&mut self, slot: u32, live: bool) -> bool {
-        let words = Arc::make_mut(&mut self.live);
-        let Some(word) = words.get_mut(slot as usize / 64) else {
-            return false;
+
+    /// Makes slots live or dead; false when one was so already or is nowhere.
+    fn change(&mut self, vaddr: VAddr, count: u64, live: bool) -> bool {
+        let mut good = true;
+        let mut done = 0;
+        while done < count {
+            let Some((key, first)) = self.find(vaddr.plus(done)) else {
+                return false;
+            };
+            let Some(piece) = self.pieces.get_mut(&key) else {
+                return false;
+            };
+            // Ranks of a piece without gaps go on; others are looked up one by one.
+            let run = match piece.kept {
+                Kept::All(kept) => u64::from(kept - first).min(count - done),
+                Kept::Bits(..) | Kept::List(_) => 1,
+            };
+            let before = piece.live_count();
+            for rank in (first..).zip(0..run).map(|(rank, _)| rank) {
+                good &= piece.set(rank, live);
+            }
+            let (after, number) = (piece.live_count(), piece.segment as usize);
+            let segment = &mut self.segments[number];
+            segment.live_count = segment.live_count + after - before;
+            self.live = self.live + u64::from(after) - u64::from(before);
+            // What garbage collection packed is gone with its last live slot. A whole segment keeps
+            // its piece until it is reopened: the retained Raft log may still name dead slots.
+            if after == 0 && segment.kind == SegmentKind::Survivors {
+                self.pieces.remove(&key);
+            }
+            done += run;
+        }
+        good
+    }
+
+    fn remove(&mut self, key: VAddr) -> Option<Piece> {
+        let piece = self.pieces.remove(&key)?;
+        self.segments[piece.segment as usize].live_count -= piece.live_count();
+        self.live -= u64::from(piece.live_count());
+        Some(piece)
+    }
+
+    fn insert(&mut self, key: VAddr, piece: Piece) {
+        self.segments[piece.segment as usize].live_count += piece.live_count();
+        self.live += u64::from(piece.live_count());
+        self.pieces.insert(key, piece);
+    }
+
+    /// Begins a segment's next use.
+    fn begin(&mut self, number: u32, slots: u32, kind: SegmentKind, generation: u64) {
+        let old = VAddr::new(self.segments[number as usize].generation, 0);
+        // The piece of that address may have been moved elsewhere and live on.
+        if self
+            .pieces
+            .get(&old)
+            .is_some_and(|piece| piece.segment == number)
+        {
+            self.remove(old);
+        }
+        self.segments[number as usize] = Segment {
+            kind,
+            generation,
+            ..Segment::default()
         };
-        let bit = 1u64 << (slot % 64);
-        if (*word & bit != 0) == live {
-            return false;
-        }
-        *word ^= bit;
-        if live {
-            self.live_count += 1;
-        } else {
-            self.live_count -= 1;
-        }
-        true
-    }
-    fn entry(&self) -> SegmentEntry {
-        SegmentEntry {
-            kind: self.kind,
-            generation: self.generation,
-            written: self.written,
-            live: self.live.as_ref().clone(),
+        if kind != SegmentKind::Survivors {
+            let whole = Piece::new(Kept::All(slots), number, 0);
+            self.insert(VAddr::new(generation, 0), whole);
         }
     }
 }
@@ -76,8 +128,11 @@ impl Segment {
 #[derive(Debug)]
 pub struct Segments {
     slots: u32,
-    all: Vec<Segment>,
-    by_generation: BTreeMap<u64, u32>,
+    now: Table,
+    /// The table as the checkpoint being written will have it.
+    frozen: Option<Table>,
+    /// The pieces in each segment, by key; only of segments of survivors.
+    residents: BTreeMap<u32, BTreeSet<VAddr>>,
     free: BTreeSet<u32>,
     /// Emptied by a durable checkpoint, but still being read.
     draining: BTreeSet<u32>,
@@ -85,8 +140,6 @@ pub struct Segments {
     pub deaths: u64,
     /// Next generation to give out.
     pub next_generation: u64,
-    /// The table as the checkpoint being written will have it.
-    snapshot: Option<Vec<Segment>>,
 }
 
 /// A slot that was to die and is not live, or to live and is live: going on could lose data.
@@ -98,25 +151,43 @@ pub struct LivenessViolation {
     pub to_live: bool,
 }
 
+/// Slots that garbage collection wrote to a new place, all from one piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The piece they come from.
+    pub from: VAddr,
+    /// The virtual slots, in order.
+    pub slots: Vec<u32>,
+    /// Where the first of them is now; the others follow it.
+    pub segment: u32,
+    /// Its slot there.
+    pub base: u32,
+}
+
 impl Segments {
     /// The table of a new store: everything is free.
     pub fn blank(count: u32, slots: u32) -> Self {
         Self {
             slots,
-            all: (0..count).map(|_| Segment::empty(slots)).collect(),
-            by_generation: BTreeMap::new(),
+            now: Table {
+                segments: (0..count).map(|_| Segment::default()).collect(),
+                ..Table::default()
+            },
+            frozen: None,
+            residents: BTreeMap::new(),
             free: (0..count).collect(),
             draining: BTreeSet::new(),
             deaths: 0,
             next_generation: 1,
-            snapshot: None,
         }
     }
 
     /// The table a checkpoint describes. Segments without live slots are free; `keep` names those
-    /// that are not, because the log or the checkpoint itself lies there.
+    /// that are not, because the log or the checkpoint itself lies there. None when the table
+    /// contradicts itself.
     pub fn from_entries(
         entries: &[SegmentEntry],
+        pieces: Vec<PieceEntry>,
         slots: u32,
         next_generation: u64,
         keep: &BTreeSet<u32>,
@@ -124,20 +195,45 @@ impl Segments {
         let count = u32::try_from(entries.len()).ok()?;
         let mut table = Self::blank(count, slots);
         table.next_generation = next_generation;
-        for (number, e) in (0..count).zip(entries) {
-            let live_count: u32 = e.live.iter().map(|word| word.count_ones()).sum();
-            let words = (slots as usize).div_ceil(64);
-            if e.live.len() != words || e.written > slots {
+        let mut end = 0;
+        for p in pieces {
+            let piece = Piece::with_live(p.kept, p.segment, p.base, p.live)?;
+            let entry = entries.get(piece.segment as usize)?;
+            let kept = piece.kept.count();
+            let span = piece.kept.distances().last()? + 1;
+            let whole = p.first == VAddr::new(entry.generation, 0)
+                && piece.base == 0
+                && piece.kept == Kept::All(slots);
+            let fits = match entry.kind {
+                SegmentKind::Free => false,
+                SegmentKind::Log | SegmentKind::Map => whole,
+                SegmentKind::Survivors => piece.live_count() > 0,
+            };
+            let inside = u64::from(piece.base) + u64::from(kept) <= u64::from(slots)
+                && u64::from(p.first.slot()) + u64::from(span) <= u64::from(slots);
+            if !fits || !inside || p.first.0 < end || p.first.vseg() == 0 {
                 return None;
             }
-            let segment = &mut table.all[number as usize];
+            end = p.first.plus(u64::from(span)).0;
+            if entry.kind == SegmentKind::Survivors {
+                let residents = table.residents.entry(piece.segment).or_default();
+                residents.insert(p.first);
+            }
+            table.now.insert(p.first, piece);
+        }
+        let mut generations = BTreeSet::new();
+        for (number, e) in (0..count).zip(entries) {
+            let segment = &mut table.now.segments[number as usize];
+            if e.written > slots {
+                return None;
+            }
+            let live_count = segment.live_count;
             *segment = Segment {
                 kind: e.kind,
                 generation: e.generation,
                 written: e.written,
                 sealed: true,
                 readers: 0,
-                live: Arc::new(e.live.clone()),
                 live_count,
             };
             if live_count == 0 && !keep.contains(&number) {
@@ -150,8 +246,16 @@ impl Segments {
                 segment.kind = SegmentKind::Map;
                 continue;
             }
-            if e.generation == 0 || table.by_generation.insert(e.generation, number).is_some() {
+            if e.generation == 0 || !generations.insert(e.generation) {
                 return None;
+            }
+            if e.kind != SegmentKind::Survivors {
+                let key = VAddr::new(e.generation, 0);
+                if !table.now.pieces.contains_key(&key) {
+                    table
+                        .now
+                        .insert(key, Piece::new(Kept::All(slots), number, 0));
+                }
             }
         }
         Some(table)
@@ -160,17 +264,16 @@ impl Segments {
     /// Takes a segment that recovery found in the log's chain out of the free ones.
     pub fn adopt(&mut self, number: u32, generation: u64) {
         self.free.remove(&number);
-        let Some(segment) = self.all.get_mut(number as usize) else {
+        let slots = self.slots;
+        let Some(segment) = self.now.segments.get_mut(number as usize) else {
             return;
         };
         if segment.generation != generation || segment.kind == SegmentKind::Free {
-            self.by_generation.remove(&segment.generation);
-            *segment = Segment::empty(self.slots);
+            self.now.begin(number, slots, SegmentKind::Log, generation);
         }
+        let segment = &mut self.now.segments[number as usize];
         segment.kind = SegmentKind::Log;
-        segment.generation = generation;
         segment.sealed = true;
-        self.by_generation.insert(generation, number);
     }
 
     /// Opens the lowest free segment for `kind`.
@@ -178,15 +281,11 @@ impl Segments {
         let number = self.free.pop_first()?;
         let generation = self.next_generation;
         self.next_generation += 1;
-        let segment = &mut self.all[number as usize];
-        self.by_generation.remove(&segment.generation);
-        *segment = Segment::empty(self.slots);
-        segment.kind = kind;
-        segment.generation = generation;
-        self.by_generation.insert(generation, number);
+        self.residents.remove(&number);
+        self.now.begin(number, self.slots, kind, generation);
         if kind == SegmentKind::Map {
-            if let Some(snapshot) = &mut self.snapshot {
-                snapshot[number as usize] = segment.clone();
+            if let Some(frozen) = &mut self.frozen {
+                frozen.begin(number, self.slots, kind, generation);
             }
         }
         Some((number, generation))
@@ -196,47 +295,98 @@ impl Segments {
     /// new one, openings alone would fill a store whose old ones keep a few live nodes. None when
     /// the segment was opened after the checkpoint's table was written; then it holds nothing else.
     pub fn resume_map(&mut self, number: u32, slot: u32) -> Option<u64> {
-        let segment = self.all.get_mut(number as usize)?;
+        let segment = self.now.segments.get_mut(number as usize)?;
         if segment.kind != SegmentKind::Map || segment.written > slot || slot >= self.slots {
             return None;
         }
-        if self.by_generation.get(&segment.generation) != Some(&number) {
+        let generation = segment.generation;
+        let whole = self.now.pieces.get(&VAddr::new(generation, 0));
+        if whole.is_none_or(|piece| piece.segment != number) {
             return None;
         }
         segment.sealed = false;
         segment.written = slot;
-        Some(segment.generation)
+        Some(generation)
     }
 
     /// Nothing more is appended to the segment.
     pub fn seal(&mut self, number: u32) {
-        self.all[number as usize].sealed = true;
+        self.now.segments[number as usize].sealed = true;
     }
 
     /// Notes how far a segment is written.
     pub fn set_written(&mut self, number: u32, written: u32) {
-        let segment = &mut self.all[number as usize];
+        let segment = &mut self.now.segments[number as usize];
         segment.written = segment.written.max(written);
         if segment.kind == SegmentKind::Map {
-            if let Some(snapshot) = &mut self.snapshot {
-                snapshot[number as usize].written = segment.written;
+            if let Some(frozen) = &mut self.frozen {
+                frozen.segments[number as usize].written = segment.written;
             }
         }
     }
 
-    /// The segment a virtual segment lies in.
-    pub fn segment_of(&self, vaddr: VAddr) -> Option<u32> {
-        self.by_generation.get(&vaddr.vseg()).copied()
+    /// Where a slot is: segment and slot there.
+    pub fn locate(&self, vaddr: VAddr) -> Option<(u32, u32)> {
+        let (key, rank) = self.now.find(vaddr)?;
+        let piece = self.now.pieces.get(&key)?;
+        Some((piece.segment, piece.base + rank))
+    }
+
+    /// Where consecutive virtual slots are, as runs on the device: segment, first slot, number.
+    pub fn locate_run(&self, vaddr: VAddr, count: u64) -> Option<Vec<(u32, u32, u32)>> {
+        let mut runs: Vec<(u32, u32, u32)> = Vec::new();
+        let mut done = 0;
+        while done < count {
+            let (key, rank) = self.now.find(vaddr.plus(done))?;
+            let piece = self.now.pieces.get(&key)?;
+            let slot = piece.base + rank;
+            let more = match piece.kept {
+                Kept::All(kept) => u64::from(kept - rank).min(count - done),
+                Kept::Bits(..) | Kept::List(_) => 1,
+            };
+            let more32 = u32::try_from(more).unwrap_or(u32::MAX);
+            match runs.last_mut() {
+                Some((segment, first, run))
+                    if *segment == piece.segment && *first + *run == slot =>
+                {
+                    *run += more32;
+                }
+                _ => runs.push((piece.segment, slot, more32)),
+            }
+            done += more;
+        }
+        Some(runs)
+    }
+
+    /// Whether a slot is live.
+    pub fn is_live(&self, vaddr: VAddr) -> bool {
+        self.now.find(vaddr).is_some_and(|(key, rank)| {
+            let piece = self.now.pieces.get(&key);
+            piece.is_some_and(|piece| piece.is_live(rank))
+        })
+    }
+
+    /// Every live slot, for the offline check.
+    pub fn all_live(&self) -> Vec<VAddr> {
+        let mut out = Vec::new();
+        for (key, piece) in &self.now.pieces {
+            for (rank, distance) in (0..).zip(piece.kept.distances()) {
+                if piece.is_live(rank) {
+                    out.push(key.plus(u64::from(distance)));
+                }
+            }
+        }
+        out
     }
 
     /// One segment.
     pub fn get(&self, number: u32) -> &Segment {
-        &self.all[number as usize]
+        &self.now.segments[number as usize]
     }
 
     /// Number of segments.
     pub fn count(&self) -> u32 {
-        u32::try_from(self.all.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.now.segments.len()).unwrap_or(u32::MAX)
     }
 
     /// Number of free segments.
@@ -246,7 +396,12 @@ impl Segments {
 
     /// Live slots of the whole store.
     pub fn live_slots(&self) -> u64 {
-        self.all.iter().map(|s| u64::from(s.live_count)).sum()
+        self.now.live
+    }
+
+    /// Number of pieces.
+    pub fn piece_count(&self) -> usize {
+        self.now.pieces.len()
     }
 
     fn change(
@@ -254,33 +409,21 @@ impl Segments {
         vaddr: VAddr,
         count: u64,
         live: bool,
-        in_snapshot: bool,
+        in_checkpoint: bool,
     ) -> Result<(), LivenessViolation> {
-        let violation = LivenessViolation {
-            vaddr,
-            to_live: live,
-        };
-        let Some(number) = self.segment_of(vaddr) else {
-            return Err(violation);
-        };
-        let mut good = u64::from(vaddr.slot()) + count <= u64::from(self.slots);
-        for slot in (vaddr.slot()..self.slots)
-            .zip(0..count)
-            .map(|(slot, _)| slot)
-        {
-            good &= self.all[number as usize].set(slot, live);
-            if in_snapshot {
-                if let Some(snapshot) = &mut self.snapshot {
-                    let segment = &mut snapshot[number as usize];
-                    good &= segment.generation == vaddr.vseg() && segment.set(slot, live);
-                }
+        let mut good = self.now.change(vaddr, count, live);
+        if in_checkpoint {
+            if let Some(frozen) = &mut self.frozen {
+                good &= frozen.change(vaddr, count, live);
             }
         }
         if good {
-            Ok(())
-        } else {
-            Err(violation)
+            return Ok(());
         }
+        Err(LivenessViolation {
+            vaddr,
+            to_live: live,
+        })
     }
 
     /// Slots were appended.
@@ -308,32 +451,124 @@ impl Segments {
         self.change(vaddr, count, false, true)
     }
 
+    /// The pieces that lie in a segment and have live slots.
+    pub fn pieces_in(&self, number: u32) -> Vec<VAddr> {
+        let segment = self.get(number);
+        let here = |key: &VAddr| {
+            let piece = self.now.pieces.get(key);
+            piece.is_some_and(|piece| piece.segment == number)
+        };
+        let keys = match segment.kind {
+            SegmentKind::Free => Vec::new(),
+            SegmentKind::Log | SegmentKind::Map => vec![VAddr::new(segment.generation, 0)],
+            SegmentKind::Survivors => {
+                let all = self.residents.get(&number);
+                all.map_or(Vec::new(), |all| all.iter().copied().collect())
+            }
+        };
+        keys.into_iter().filter(here).collect()
+    }
+
+    /// Whether everything written to a sealed segment was so when the checkpoint in progress began:
+    /// writes of map nodes go on until it ends.
+    pub fn is_settled(&self, number: u32) -> bool {
+        self.frozen.as_ref().is_none_or(|frozen| {
+            let (then, now) = (&frozen.segments[number as usize], self.get(number));
+            then.sealed && then.generation == now.generation
+        })
+    }
+
+    /// A piece, by the address of its first slot.
+    pub fn piece(&self, key: VAddr) -> Option<&Piece> {
+        self.now.pieces.get(&key)
+    }
+
+    /// Everything that was live in a segment has been written elsewhere: the pieces there are
+    /// replaced by what `moved` says. Slots that died since they were copied stay dead.
+    ///
+    /// # Errors
+    /// When a live slot of the segment was not moved; nothing is changed then.
+    pub fn move_out(&mut self, number: u32, moved: &[Moved]) -> Result<(), LivenessViolation> {
+        let old = self.pieces_in(number);
+        let mut fresh = Vec::new();
+        let mut covered = 0;
+        for m in moved {
+            let (Some(piece), Some(first)) = (self.now.pieces.get(&m.from), m.slots.first()) else {
+                continue; // all of it died since
+            };
+            let distances: Vec<u16> = m
+                .slots
+                .iter()
+                .map(|slot| u16::try_from(slot - first).unwrap_or(u16::MAX))
+                .collect();
+            let mut to = Piece::new(Kept::from_sorted(&distances), m.segment, m.base);
+            for (rank, slot) in (0..).zip(&m.slots) {
+                let was = piece.kept.rank(slot - m.from.slot());
+                if was.is_some_and(|rank| piece.is_live(rank)) {
+                    to.set(rank, true);
+                }
+            }
+            covered += to.live_count();
+            if to.live_count() > 0 {
+                fresh.push((VAddr::new(m.from.vseg(), *first), to));
+            }
+        }
+        if covered != self.get(number).live_count() {
+            let vaddr = old.first().copied().unwrap_or_default();
+            return Err(LivenessViolation {
+                vaddr,
+                to_live: true,
+            });
+        }
+        for key in old {
+            self.now.remove(key);
+        }
+        for (key, piece) in fresh {
+            self.residents.entry(piece.segment).or_default().insert(key);
+            self.now.insert(key, piece);
+        }
+        Ok(())
+    }
+
     /// A checkpoint begins: what it will say of the segments is what they are now, changed only by
     /// what it merges itself.
     pub fn freeze(&mut self) {
-        self.snapshot = Some(self.all.clone());
+        self.frozen = Some(self.now.clone());
     }
 
-    /// The table for the checkpoint.
-    pub fn snapshot_entries(&self) -> Vec<SegmentEntry> {
-        self.snapshot
-            .as_ref()
-            .unwrap_or(&self.all)
+    /// The tables for the checkpoint.
+    pub fn frozen_entries(&self) -> (Vec<SegmentEntry>, Vec<PieceEntry>) {
+        let table = self.frozen.as_ref().unwrap_or(&self.now);
+        let segments = table.segments.iter().map(|s| SegmentEntry {
+            kind: s.kind,
+            generation: s.generation,
+            written: s.written,
+        });
+        let pieces = table
+            .pieces
             .iter()
-            .map(Segment::entry)
-            .collect()
+            .filter(|(_, piece)| piece.live_count() > 0)
+            .map(|(first, piece)| PieceEntry {
+                first: *first,
+                kept: piece.kept.clone(),
+                segment: piece.segment,
+                base: piece.base,
+                live: piece.live_bits().to_vec(),
+            });
+        (segments.collect(), pieces.collect())
     }
 
     /// Segments that hold nothing live once the checkpoint in progress is durable, of those sealed
-    /// when it began and, for the log, older than `log_generation`. `keep` holds its own pages.
+    /// when it began and, for the log, older than `log_generation`. `keep` are those into which
+    /// garbage collection has copied what the table does not say yet.
     pub fn emptied(&self, log_generation: u64, keep: &BTreeSet<u32>) -> Vec<u32> {
-        let Some(snapshot) = &self.snapshot else {
+        let Some(frozen) = &self.frozen else {
             return Vec::new();
         };
         (0..self.count())
             .filter(|number| {
-                let then = &snapshot[*number as usize];
-                let now = &self.all[*number as usize];
+                let then = &frozen.segments[*number as usize];
+                let now = &self.now.segments[*number as usize];
                 let old = match then.kind {
                     SegmentKind::Free => false,
                     SegmentKind::Log => then.generation < log_generation,
@@ -351,9 +586,9 @@ impl Segments {
 
     /// The checkpoint is durable: these segments are free.
     pub fn release(&mut self, numbers: &[u32]) {
-        self.snapshot = None;
+        self.frozen = None;
         for number in numbers {
-            let segment = &mut self.all[*number as usize];
+            let segment = &mut self.now.segments[*number as usize];
             segment.kind = SegmentKind::Free;
             if segment.readers == 0 {
                 self.free.insert(*number);
@@ -365,12 +600,12 @@ impl Segments {
 
     /// A read of the segment begins.
     pub fn reader_begins(&mut self, number: u32) {
-        self.all[number as usize].readers += 1;
+        self.now.segments[number as usize].readers += 1;
     }
 
     /// A read of the segment ended.
     pub fn reader_ends(&mut self, number: u32) {
-        let segment = &mut self.all[number as usize];
+        let segment = &mut self.now.segments[number as usize];
         segment.readers -= 1;
         if segment.readers == 0 && self.draining.remove(&number) {
             self.free.insert(number);
@@ -379,7 +614,7 @@ impl Segments {
 
     /// All segments, by number.
     pub fn iter(&self) -> impl Iterator<Item = &Segment> {
-        self.all.iter()
+        self.now.segments.iter()
     }
 }
 
@@ -392,7 +627,8 @@ mod tests {
         let mut s = Segments::blank(4, 64);
         let (number, generation) = s.open(SegmentKind::Log).expect("free");
         let at = VAddr::new(generation, 3);
-        assert!(s.set_live(at, 2).is_ok() && s.get(number).is_live(4));
+        assert!(s.set_live(at, 2).is_ok() && s.is_live(at.plus(1)));
+        assert_eq!(s.get(number).live_count(), 2);
         assert!(s.set_live(at, 1).is_err());
         assert!(s.kill(at, 2).is_ok() && s.kill(at, 1).is_err());
         assert!(s.kill(VAddr::new(99, 0), 1).is_err());
@@ -424,7 +660,7 @@ mod tests {
         s.kill(VAddr::new(generation, 0), 1).expect("live");
         s.kill_in_checkpoint(VAddr::new(generation, 1), 1)
             .expect("live in both");
-        assert_eq!(s.snapshot_entries()[number as usize].live[0], 1);
+        assert_eq!(s.frozen_entries().1[0].live, vec![1]);
         assert_eq!(s.get(number).live_count(), 0);
     }
 }

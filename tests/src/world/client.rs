@@ -137,12 +137,15 @@ impl Client {
         }
         let blocks = self.size_bytes / BLOCK_SIZE_U64;
         let most = plan.request_blocks_max.min(blocks);
+        // Where the store is to run full, much is written all over the volume.
+        let fills = plan.overfull && command == Command::Write && rng.chance(700);
         let count = match rng.chance(600) {
+            _ if fills => most,
             true => 1,
             false => rng.range(1, most),
         };
         // A few blocks are hot, so that requests meet.
-        let reach = if rng.chance(400) {
+        let reach = if rng.chance(400) && !fills {
             blocks.min(8)
         } else {
             blocks

@@ -30,7 +30,9 @@ pub(crate) enum Stage {
     Calm,
     /// Every volume is read, written and flushed.
     Audit,
-    /// A full store is emptied and written again.
+    /// A full store is emptied.
+    Empty,
+    /// And written again.
     Refill,
     /// Replicas reach the same index.
     Converge,
@@ -86,6 +88,7 @@ impl World {
                 self.begin_audit();
             }
             Stage::Audit if self.scripts_done() => self.audited(),
+            Stage::Empty if self.scripts_done() => self.emptied(),
             Stage::Refill if self.scripts_done() => self.refilled(),
             Stage::Converge => self.converge(),
             Stage::Stop if self.hosts.iter().all(|h| h.state == State::Down) => {
@@ -136,7 +139,8 @@ impl World {
             };
             if single && self.now > oldest + ANSWER_NS_MAX {
                 let asked: Vec<Wish> = c.asked.values().map(|a| a.wish).collect();
-                return self.violate(format!("requests without an answer: {asked:?}"));
+                let room = self.room_in_words();
+                return self.violate(format!("requests without an answer: {room}: {asked:?}"));
             }
             let host = c.conn.and_then(|id| Some(self.conns.get(&id)?.host));
             let fenced = host.map(|h| &self.hosts[h]).filter(|h| h.fenced);
@@ -227,22 +231,17 @@ impl World {
             .any(|(w, e)| *e == ENOSPC && w.command == Command::Write);
         if refused && self.plan.overfull {
             self.stats.did("full stores emptied");
-            self.enter(Stage::Refill);
+            self.enter(Stage::Empty);
             for slot in 0..self.slots.len() {
                 let Some(volume) = &self.slots[slot].volume else {
                     continue;
                 };
                 let blocks = volume.sizes.first().copied().unwrap_or(0) / 4096;
-                let mut script = VecDeque::from([
+                let script = VecDeque::from([
                     wish(Command::Trim, 0, blocks),
                     wish(Command::Flush, 0, 0),
                     wish(Command::Read, 0, blocks.min(16)),
                 ]);
-                // Room comes back with a checkpoint, so the first ones may still be refused.
-                for _ in 0..400 {
-                    script.push_back(wish(Command::Write, 0, 1));
-                    script.push_back(wish(Command::Flush, 0, 0));
-                }
                 self.follow(slot, script);
             }
             return;
@@ -254,15 +253,49 @@ impl World {
         }
     }
 
+    fn emptied(&mut self) {
+        let volumes = self.slots.iter().filter(|s| s.volume.is_some()).count();
+        let clients = self.clients.iter().rev().take(volumes);
+        if clients
+            .flat_map(|c| &c.results)
+            .any(|r| r.0.command == Command::Trim && r.1 == ENOSPC)
+        {
+            return self.violate(format!(
+                "a full store refuses trims: {}",
+                self.room_in_words()
+            ));
+        }
+        self.enter(Stage::Refill);
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].volume.is_none() {
+                continue;
+            }
+            let mut script = VecDeque::new();
+            // Room comes back with a checkpoint, so the first ones may still be refused.
+            for _ in 0..100 {
+                script.push_back(wish(Command::Write, 0, 1));
+                script.push_back(wish(Command::Flush, 0, 0));
+            }
+            self.follow(slot, script);
+        }
+    }
+
+    fn room_in_words(&self) -> String {
+        let node = self.hosts[0].node.as_ref();
+        node.map_or(String::new(), |n| n.engine().progress())
+    }
+
     fn refilled(&mut self) {
-        for client in &self.clients {
+        let volumes = self.slots.iter().filter(|s| s.volume.is_some()).count();
+        for client in self.clients.iter().rev().take(volumes) {
             let last = client
                 .results
                 .iter()
                 .rev()
                 .find(|r| r.0.command == Command::Write);
             if last.is_some_and(|r| r.1 == ENOSPC) {
-                return self.violate("a store that was emptied stays full".into());
+                let progress = self.room_in_words();
+                return self.violate(format!("a store that was emptied stays full: {progress}"));
             }
         }
         self.begin_stop();

@@ -128,7 +128,7 @@ impl Hunt {
 }
 
 /// Every branch there is.
-pub const PROBES: [esker_engine::Probe; 18] = {
+pub const PROBES: [esker_engine::Probe; 20] = {
     use esker_engine::Probe as P;
     [
         P::Formatted,
@@ -149,5 +149,7 @@ pub const PROBES: [esker_engine::Probe; 18] = {
         P::ClosingRecordRead,
         P::AcceptLossReplayed,
         P::LogStalled,
+        P::SegmentCollected,
+        P::SurvivorsCollected,
     ]
 };

@@ -136,14 +136,14 @@ impl Plan {
         let mut rng = SimRng::new(options.seed, 1);
         let r = &mut rng;
         let nodes = options.nodes.unwrap_or(if r.chance(350) { 3 } else { 1 });
-        let overfull = nodes == 1 && r.chance(120) && options.full_stores;
+        let overfull = nodes == 1 && (r.chance(120) || options.full_stores);
         let damage = nodes == 1 && !overfull && r.chance(120);
         let volumes = usize::try_from(r.range(1, 3)).unwrap_or(1);
         let segment_bytes = r.pick(&[128 << 10, 256 << 10, 256 << 10, 512 << 10]);
         let segments = if overfull {
             r.range(14, 24)
         } else {
-            r.range(48, 128)
+            r.range(24, 128)
         };
         let mut engine = engine(r, segment_bytes, segments, options.sabotage);
         if nodes > 1 {
@@ -152,12 +152,11 @@ impl Plan {
         }
         let slots = segment_bytes / 4096;
         let inner = (0..r.range(0, 3)).map(|_| r.below(4096)).collect();
-        // Nothing moves survivors yet, so that a store fills up long before its volumes do.
-        let fits = segments * slots / 8 / volumes as u64;
+        let fits = segments * slots / 3 / volumes as u64;
         let blocks_max = if overfull {
             segments * slots
         } else {
-            fits.min(r.pick(&[16, 64, 256]))
+            fits.min(r.pick(&[16, 64, 64, 256, 256, 1024]))
         };
         let faulty_disk = !damage && r.chance(if nodes == 1 { 150 } else { 250 });
         let weight = |r: &mut SimRng, most: u64| if r.chance(300) { 0 } else { r.range(1, most) };
