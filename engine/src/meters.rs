@@ -12,9 +12,9 @@ use esker_base::num::to_u64;
 use esker_base::{DiskError, DiskErrorKind, DiskOp, GroupId, Histogram, Moment};
 
 /// What a write to the device was for, in the order of [`Meters::writes`].
-pub const WRITE_KINDS: [&str; 3] = ["record", "map", "superblock"];
+pub const WRITE_KINDS: [&str; 4] = ["record", "map", "superblock", "survivors"];
 /// What a read of the device was for, in the order of [`Meters::reads`].
-pub const READ_KINDS: [&str; 4] = ["data", "map", "payload", "recovery"];
+pub const READ_KINDS: [&str; 5] = ["data", "map", "payload", "recovery", "collection"];
 /// How an operation of the device failed, in the order of [`Meters::disk_errors`].
 pub const DISK_ERROR_KINDS: [&str; 3] = ["io", "no_space", "short"];
 /// Uses of segments, in the order of [`EngineSample::segments`].
@@ -52,9 +52,9 @@ pub struct Meters {
     /// Map nodes that checkpoints have written.
     pub checkpoint_nodes: u64,
     /// Writes to the device, by [`WRITE_KINDS`].
-    pub writes: [Moved; 3],
+    pub writes: [Moved; 4],
     /// Reads of the device, by [`READ_KINDS`].
-    pub reads: [Moved; 4],
+    pub reads: [Moved; 5],
     /// Failed operations of the device, by [`DISK_ERROR_KINDS`].
     pub disk_errors: [u64; 3],
     now: Moment,
@@ -77,6 +77,7 @@ impl Meters {
                 let kind = match purpose {
                     Purpose::Record(_) => 0,
                     Purpose::Super => 2,
+                    Purpose::Survivors(_) => 3,
                     _ => 1,
                 };
                 self.writes[kind].add(bytes);
@@ -87,8 +88,9 @@ impl Meters {
             DiskOp::Read { length, .. } => {
                 let kind = match purpose {
                     Purpose::Data { .. } => 0,
-                    Purpose::Node(_) => 1,
+                    Purpose::Node { .. } => 1,
                     Purpose::Payload { .. } => 2,
+                    Purpose::Collect { .. } => 4,
                     _ => 3,
                 };
                 self.reads[kind].add(to_u64(*length));

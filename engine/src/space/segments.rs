@@ -78,11 +78,6 @@ impl Table {
             let segment = &mut self.segments[number];
             segment.live_count = segment.live_count + after - before;
             self.live = self.live + u64::from(after) - u64::from(before);
-            // What garbage collection packed is gone with its last live slot. A whole segment keeps
-            // its piece until it is reopened: the retained Raft log may still name dead slots.
-            if after == 0 && segment.kind == SegmentKind::Survivors {
-                self.pieces.remove(&key);
-            }
             done += run;
         }
         good
@@ -281,7 +276,18 @@ impl Segments {
         let number = self.free.pop_first()?;
         let generation = self.next_generation;
         self.next_generation += 1;
-        self.residents.remove(&number);
+        // Dead slots can be found until then: a merge kills nodes that reads still go through, and
+        // the retained Raft log names payload that was overwritten.
+        for key in self.residents.remove(&number).unwrap_or_default() {
+            if self
+                .now
+                .pieces
+                .get(&key)
+                .is_some_and(|p| p.segment == number)
+            {
+                self.now.remove(key);
+            }
+        }
         self.now.begin(number, self.slots, kind, generation);
         if kind == SegmentKind::Map {
             if let Some(frozen) = &mut self.frozen {
@@ -399,11 +405,6 @@ impl Segments {
         self.now.live
     }
 
-    /// Number of pieces.
-    pub fn piece_count(&self) -> usize {
-        self.now.pieces.len()
-    }
-
     fn change(
         &mut self,
         vaddr: VAddr,
@@ -451,7 +452,7 @@ impl Segments {
         self.change(vaddr, count, false, true)
     }
 
-    /// The pieces that lie in a segment and have live slots.
+    /// The pieces that lie in a segment.
     pub fn pieces_in(&self, number: u32) -> Vec<VAddr> {
         let segment = self.get(number);
         let here = |key: &VAddr| {
