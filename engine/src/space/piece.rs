@@ -119,7 +119,7 @@ impl Piece {
         let count = kept.count() as usize;
         let beyond = live
             .last()
-            .is_some_and(|word| count % 64 != 0 && word >> (count % 64) != 0);
+            .is_some_and(|word| !count.is_multiple_of(64) && word >> (count % 64) != 0);
         if live.len() != count.div_ceil(64) || beyond {
             return None;
         }
