@@ -131,9 +131,12 @@ class Crowd:
 
     def __init__(self, daemon):
         self.daemon, self.streams, self.children, self.on = daemon, [], [], True
+        self.thread = None
 
     def end(self):
         self.on = False
+        if self.thread:
+            self.thread.join()
         for child in self.children:
             child.terminate()
             child.wait()
@@ -158,7 +161,8 @@ class Crowd:
                 exactly(stream, 16 + 4096)
                 i += 7
                 time.sleep(0.001)
-        threading.Thread(target=go, daemon=True).start()
+        self.thread = threading.Thread(target=go, daemon=True)
+        self.thread.start()
 
     def half_open(self):
         """Greeted and silent; half an option; half a request; half a payload."""
@@ -177,9 +181,11 @@ class Crowd:
         def go():
             while self.on:
                 for stream in self.streams:
-                    stream.recv(4096)
+                    if self.on:
+                        stream.recv(4096)
                 time.sleep(1)
-        threading.Thread(target=go, daemon=True).start()
+        self.thread = threading.Thread(target=go, daemon=True)
+        self.thread.start()
 
     def flood(self, *words):
         command = ["fio", "--name=flood", "--ioengine=nbd", f"--uri={self.daemon.uri('flood')}", "--time_based",

@@ -11,6 +11,11 @@ pub const SESSION_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const NODE_REQUESTS_MAX: usize = 16 * 1024;
 /// Payload bytes in flight per node; past it no session is read from.
 pub const NODE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// The last part of [`NODE_BYTES_MAX`], kept for clients that have little on their way, so that those
+/// who announce much and send nothing, or ask for much and take nothing, do not stop everybody.
+pub const NODE_BYTES_RESERVED: usize = 64 * 1024 * 1024;
+/// What "little" is: bytes of one session on their way.
+pub const SESSION_MODEST_BYTES_MAX: usize = 256 * 1024;
 /// Connections per node; further ones are closed at once, with a line in the log.
 pub const NODE_CONNECTIONS_MAX: usize = 4096;
 /// Longest volume name, in bytes.

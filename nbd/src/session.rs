@@ -232,6 +232,14 @@ impl Session {
         }
     }
 
+    /// From now on admits only requests with which [`Self::bytes_in_flight`] stays within this. For
+    /// limits above the session's own; `usize::MAX` is none.
+    pub fn allow(&mut self, bytes: usize) {
+        if let Phase::Transmission(transmission) = &mut self.phase {
+            transmission.allow(bytes);
+        }
+    }
+
     /// Requests that were handed out and not answered, and the write whose payload is arriving.
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {

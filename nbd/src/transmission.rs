@@ -38,6 +38,8 @@ pub(crate) struct Transmission {
     bytes_in_flight: usize,
     /// The caller has no room for further requests.
     held: bool,
+    /// Up to which [`Self::bytes_in_flight`] the caller has room for requests of this session.
+    allowed_bytes: usize,
     next_id: u64,
 }
 
@@ -97,12 +99,17 @@ impl Transmission {
             in_flight: BTreeMap::new(),
             bytes_in_flight: 0,
             held: false,
+            allowed_bytes: usize::MAX,
             next_id: 0,
         }
     }
 
     pub(crate) fn hold(&mut self, held: bool) {
         self.held = held;
+    }
+
+    pub(crate) fn allow(&mut self, bytes: usize) {
+        self.allowed_bytes = bytes;
     }
 
     pub(crate) fn requests_in_flight(&self) -> usize {
@@ -304,7 +311,8 @@ impl Transmission {
         let bytes_after = self.bytes_in_flight.saturating_add(bytes);
         let room = self.in_flight.len() < self.limits.requests_in_flight_max
             && bytes_after <= self.limits.bytes_in_flight_max;
-        if self.held || (!room && !self.in_flight.is_empty()) {
+        let refused = self.held || (bytes > 0 && bytes_after > self.allowed_bytes);
+        if refused || (!room && !self.in_flight.is_empty()) {
             self.receiving = Receiving::Stalled(asked);
             return Step::Wait;
         }

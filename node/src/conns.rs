@@ -14,6 +14,15 @@ use std::collections::VecDeque;
 /// Bytes given out to be sent and not sent yet; past it the session is not served.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
 
+/// For whom the node has room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    All,
+    /// For sessions with less than [`limits::SESSION_MODEST_BYTES_MAX`] on their way.
+    Modest,
+    Nobody,
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -29,6 +38,18 @@ pub(crate) struct Conn {
     paused: bool,
     /// What its session has in flight, as counted in the node's sums.
     counted: (usize, usize),
+}
+
+impl Conn {
+    /// Tells the session what the node has room for.
+    fn make_room(&mut self, room: Room) {
+        self.session.hold(room == Room::Nobody);
+        let allowed = match room {
+            Room::All => usize::MAX,
+            _ => limits::SESSION_MODEST_BYTES_MAX.saturating_sub(self.unsent_bytes),
+        };
+        self.session.allow(allowed);
+    }
 }
 
 impl Node {
@@ -95,6 +116,7 @@ impl Node {
     /// The connection is gone. Its requests on their way are finished without an answer.
     pub(crate) fn disconnected(&mut self, id: ConnId, reason: &str) {
         self.paused.remove(&id);
+        self.limited.remove(&id);
         self.conns_dirty.remove(&id);
         let Some(conn) = self.forget(id) else {
             return;
@@ -116,23 +138,31 @@ impl Node {
         Some(conn)
     }
 
-    /// Whether the node takes further requests.
-    fn has_room(&self) -> bool {
+    /// For whom the node takes further requests.
+    fn room(&self) -> Room {
         let (requests, bytes) = self.in_flight;
         // Requests of clients that have gone are only among the operations.
-        requests.max(self.ops.len()) < limits::NODE_REQUESTS_MAX
-            && bytes.max(self.op_bytes) < limits::NODE_BYTES_MAX
+        let bytes = bytes.max(self.op_bytes);
+        if requests.max(self.ops.len()) >= limits::NODE_REQUESTS_MAX
+            || bytes >= limits::NODE_BYTES_MAX
+        {
+            Room::Nobody
+        } else if bytes >= limits::NODE_BYTES_MAX - limits::NODE_BYTES_RESERVED {
+            Room::Modest
+        } else {
+            Room::All
+        }
     }
 
     /// Brings the node's sums up to date with what a session has in flight. A write counts from its
-    /// header on, when the memory for its payload is promised.
+    /// header on, when the memory for its payload is promised; an answer counts until it has left.
     fn count(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
         let now = (
             conn.session.requests_in_flight(),
-            conn.session.bytes_in_flight(),
+            conn.session.bytes_in_flight() + conn.unsent_bytes,
         );
         let before = std::mem::replace(&mut conn.counted, now);
         self.in_flight.0 = self.in_flight.0 + now.0 - before.0;
@@ -142,14 +172,16 @@ impl Node {
     /// Parses what a session received, and sends what it has to say.
     pub(crate) fn serve_conn(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
         loop {
-            let room = self.has_room();
+            let room = self.room();
             self.touched.insert(id);
             let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
                 return;
             };
-            conn.session.hold(!room);
-            if !room || conn.unsent_bytes >= UNSENT_BYTES_MAX {
+            conn.make_room(room);
+            if room == Room::Nobody || conn.unsent_bytes >= UNSENT_BYTES_MAX {
                 self.paused.insert(id);
+            } else if room == Room::Modest {
+                self.limited.insert(id);
             }
             if conn.unsent_bytes >= UNSENT_BYTES_MAX {
                 break;
@@ -188,8 +220,8 @@ impl Node {
                 }
             }
         }
-        self.count(id);
         self.send_output(id, effects);
+        self.count(id);
     }
 
     fn send_output(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
@@ -213,18 +245,19 @@ impl Node {
         };
         conn.closing = true;
         self.paused.remove(&id);
+        self.limited.remove(&id);
         effects.push(Effect::Close { conn: id, reason });
     }
 
     /// Stops reading from sessions that are ahead of their limits, and goes on with those that are
     /// no longer.
     pub(crate) fn pace(&mut self, effects: &mut Vec<Effect>) {
-        let room = self.has_room();
+        let room = self.room();
         for id in std::mem::take(&mut self.touched) {
             let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
                 continue;
             };
-            conn.session.hold(!room);
+            conn.make_room(room);
             let wants = conn.unsent_bytes < UNSENT_BYTES_MAX && conn.session.wants_input();
             if wants == conn.paused {
                 conn.paused = !wants;
@@ -239,8 +272,13 @@ impl Node {
 
     /// Sessions that were held up and can go on are served again. True when there are any.
     pub(crate) fn resume_paused(&mut self) -> bool {
-        if self.paused.is_empty() || !self.has_room() {
+        let room = self.room();
+        if room == Room::Nobody || (self.paused.is_empty() && self.limited.is_empty()) {
             return false;
+        }
+        if room == Room::All {
+            let limited = std::mem::take(&mut self.limited);
+            self.paused.extend(limited);
         }
         let conns = &self.conns;
         let ready: Vec<ConnId> = self

@@ -117,6 +117,8 @@ pub struct Node {
     pub(crate) next_read: u64,
     pub(crate) conns: BTreeMap<ConnId, Conn>,
     pub(crate) paused: BTreeSet<ConnId>,
+    /// Connections that wait for room for more than a little.
+    pub(crate) limited: BTreeSet<ConnId>,
     /// Connections served in this step.
     pub(crate) touched: BTreeSet<ConnId>,
     /// Reads and flushes that go to the engine once the proposals before them are there.
@@ -178,6 +180,7 @@ impl Node {
             next_read: 1,
             conns: BTreeMap::new(),
             paused: BTreeSet::new(),
+            limited: BTreeSet::new(),
             touched: BTreeSet::new(),
             reads_after_drive: Vec::new(),
             flush_after_drive: BTreeSet::new(),

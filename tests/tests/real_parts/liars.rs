@@ -304,3 +304,63 @@ fn more_connections_than_fit_are_closed_and_come_back() {
     measure(&daemon, 3);
     daemon.stop();
 }
+
+/// Eight clients that each announced a write of 32 MiB and sent nothing of it once held all the
+/// room a node has for requests, and nobody was answered any more until they went. Clients that
+/// asked for much and took nothing of it cost 70 MiB each, without an end.
+#[test]
+fn greedy_clients_leave_room_for_others_and_memory_within_bounds() {
+    let folder = Folder::new();
+    let daemon = Start::new(&folder.join("d"))
+        .with(&["--store-size", "1GiB"])
+        .ready();
+    daemon.create("v", "256MiB");
+    let mut client = daemon.client("v");
+    for at in 0..16 {
+        client.write(at << 20, &[9; 1 << 20], 0).unwrap().unwrap();
+    }
+    let attached = || {
+        let mut stream = connect_tcp(daemon.port()).unwrap();
+        let _: [u8; 18] = exact(&mut *stream).unwrap();
+        let mut bytes = hello(3);
+        bytes.extend(option(OPTION_GO, &go_data("v")));
+        stream.write_all(&bytes).unwrap();
+        let _: [u8; 52] = exact(&mut *stream).unwrap();
+        stream
+    };
+    let mut greedy = Vec::new();
+    for i in 0..40 {
+        let mut stream = attached();
+        if i % 2 == 0 {
+            let head = request(0, WRITE, 1, 128 << 20, 32 << 20);
+            stream.write_all(&head).unwrap();
+            stream.write_all(&[7; 4096]).unwrap();
+        } else {
+            for cookie in 0..64 {
+                let head = request(0, READ, cookie, 0, 8 << 20);
+                stream.write_all(&head).unwrap();
+            }
+        }
+        greedy.push(stream);
+    }
+    // Those who were there before and those who come now are answered.
+    for mut client in [client, daemon.client("v"), daemon.tcp_client("v")] {
+        for at in 0..50 {
+            let data = [at as u8; 8192];
+            client.write(at * 8192, &data, 0).unwrap().unwrap();
+            assert_eq!(client.read(at * 8192, 8192).unwrap().unwrap(), data);
+        }
+        client.flush().unwrap().unwrap();
+    }
+    // What is counted, one request over it, and what a daemon takes with nothing to do.
+    let bound = (256 + 32 + 160) << 20;
+    let memory = daemon.memory_bytes();
+    assert!(memory < bound, "{} MiB", memory >> 20);
+    drop(greedy);
+    // All the room is there again.
+    let mut client = daemon.client("v");
+    let large = vec![3; 32 << 20];
+    client.write(64 << 20, &large, 0).unwrap().unwrap();
+    daemon.stop();
+    verify(&folder.join("d/store-0.esker"));
+}
