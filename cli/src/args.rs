@@ -101,6 +101,13 @@ pub enum Noun {
         #[command(subcommand)]
         part: Option<Part>,
     },
+    /// Write man pages
+    #[command(hide = true)]
+    Man {
+        /// Folder that gets them
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Write completions for a shell to stdout
     Completions {
         /// Shell

@@ -36,6 +36,14 @@ pub enum CliError {
         /// Why not.
         reason: String,
     },
+    /// Files cannot be written into a folder.
+    #[error("cannot write into {}: {source}; name a folder that is there and may be written", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
     /// The control thread cannot be set up.
     #[error("cannot start: {0}")]
     Runtime(io::Error),

@@ -4,9 +4,11 @@
 pub mod args;
 pub mod completions;
 pub mod error;
+pub mod man;
 pub mod model;
 pub mod offline;
 pub mod output;
+pub mod progress;
 pub mod space;
 pub mod status;
 pub mod table;
@@ -24,6 +26,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let mut output = Output::stdout(args.output);
     match args.noun {
         Noun::Completions { shell } => completions::write(shell, &mut output),
+        Noun::Man { out } => man::write(&out),
         Noun::Verify { store } => offline::verify(&store, &mut output),
         Noun::Inspect { store, part } => {
             offline::inspect(&store, part.unwrap_or_default(), &mut output)

@@ -4,16 +4,17 @@
 use crate::args::Part;
 use crate::error::CliError;
 use crate::output::Output;
+use crate::progress::CheckBar;
 use crate::table::fields;
 use esker_base::{DiskError, DiskErrorKind};
 use esker_engine::inspect::What;
-use esker_engine::verify::{Progress, ReadAt, VerifyReport};
+use esker_engine::verify::{ReadAt, VerifyReport};
 use esker_engine::OpenError;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::fs::File;
-use std::io::{ErrorKind, IsTerminal, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,9 +59,9 @@ struct Inspected<'a> {
 /// When the store cannot be opened, or has problems: they are shown first.
 pub fn verify(path: &Path, output: &mut Output) -> Result<(), CliError> {
     let mut store = StoreReader::open(path)?;
-    let mut progress = ProgressLine::new();
-    let report = esker_engine::verify::verify(&mut store, &mut |done| progress.show(done));
-    progress.clear();
+    let bar = CheckBar::new();
+    let report = esker_engine::verify::verify(&mut store, &mut |done| bar.show(done));
+    drop(bar);
     let report = report.map_err(|e| open_error(path, &e))?;
     let verified = Verified::new(path, report);
     output.show(&verified, text)?;
@@ -197,35 +198,6 @@ impl ReadAt for StoreReader {
 
     fn size_bytes(&self) -> u64 {
         self.size_bytes
-    }
-}
-
-/// How far a check is, on a terminal only.
-struct ProgressLine {
-    is_terminal: bool,
-    percent: Option<u64>,
-}
-
-impl ProgressLine {
-    fn new() -> Self {
-        Self {
-            is_terminal: std::io::stderr().is_terminal(),
-            percent: None,
-        }
-    }
-
-    fn show(&mut self, progress: Progress) {
-        let percent = progress.blocks_done.saturating_mul(100) / progress.blocks_total.max(1);
-        if self.is_terminal && self.percent != Some(percent) {
-            self.percent = Some(percent);
-            let _ = write!(std::io::stderr(), "\r{percent} %"); // only a courtesy
-        }
-    }
-
-    fn clear(&mut self) {
-        if self.percent.take().is_some() {
-            let _ = write!(std::io::stderr(), "\r     \r"); // only a courtesy
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The daemon's command line.
 
 use crate::config::ListenOn;
+use crate::live::{LogFormat, SlowRequest};
 use clap::Parser;
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 #[command(name = "eskerd", version, about)]
 pub struct Args {
     /// Folder of this node: its identity, its sockets, and its store unless --store names others
-    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["config", "dist"])]
     pub data: Option<PathBuf>,
     /// TOML file with the same settings; the command line wins
     #[arg(long, value_name = "FILE")]
@@ -29,7 +30,16 @@ pub struct Args {
     /// Address for Prometheus metrics, or none [default: 127.0.0.1:9809]
     #[arg(long, value_name = "HOST:PORT|none")]
     pub metrics: Option<ListenOn>,
+    /// How lines of the log look: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Warn of requests that take this long, like 500ms, or none [default: 1s]
+    #[arg(long, value_name = "TIME|none")]
+    pub slow_request: Option<SlowRequest>,
     /// Check the settings, say so, and exit; touches nothing
     #[arg(long)]
     pub check_config: bool,
+    /// Write the man page and completions into folders of this folder
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub dist: Option<PathBuf>,
 }

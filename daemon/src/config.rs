@@ -7,11 +7,16 @@
 //! cache_size = "64MiB"               # --cache-size, memory per store for its map cache
 //! nbd = "127.0.0.1:10809"            # --nbd, or "none"
 //! metrics = "127.0.0.1:9809"         # --metrics, or "none"
+//! log = "info"                       # as RUST_LOG, which goes before it
+//! log_format = "text"                # --log-format, or "json"
+//! slow_request = "1s"                # --slow-request, or "none"
+//! metrics_volumes_max = 100          # volumes of each store with metrics of their own
 //! ```
 //!
 //! Relative paths in the file are relative to the folder it lies in.
 
 use crate::args::Args;
+use crate::live::{Live, LogFormat, SlowRequest};
 use esker_api::size;
 use esker_base::BLOCK_SIZE_U64;
 use esker_node::admin::one_line;
@@ -155,6 +160,8 @@ pub struct Config {
     pub nbd: ListenOn,
     /// Address for metrics.
     pub metrics: ListenOn,
+    /// What SIGHUP changes.
+    pub live: Live,
 }
 
 impl Config {
@@ -199,6 +206,7 @@ impl Config {
         if !stores_are_named {
             stores.push(data.join("store-0.esker"));
         }
+        let live = Live::default();
         let config = Self {
             data,
             stores,
@@ -215,9 +223,39 @@ impl Config {
                 .clone()
                 .or(file.metrics)
                 .unwrap_or_else(|| ListenOn::local(9809)),
+            live: Live {
+                log: file.log.unwrap_or(live.log),
+                log_format: args
+                    .log_format
+                    .or(file.log_format)
+                    .unwrap_or(live.log_format),
+                slow_request: args
+                    .slow_request
+                    .or(file.slow_request)
+                    .unwrap_or(live.slow_request),
+                metrics_volumes_max: file.metrics_volumes_max.unwrap_or(live.metrics_volumes_max),
+            },
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// Keys of settings that differ and cannot be changed while the daemon runs.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("data", self.data != other.data),
+            ("stores", self.stores != other.stores),
+            (
+                "store_size",
+                self.store_size_bytes != other.store_size_bytes,
+            ),
+            ("cache_size", self.cache_bytes != other.cache_bytes),
+            ("nbd", self.nbd != other.nbd),
+            ("metrics", self.metrics != other.metrics),
+        ];
+        let different = keys.into_iter().filter(|(_, differs)| *differs);
+        different.map(|(key, _)| key).collect()
     }
 
     /// The admin socket.
@@ -299,6 +337,10 @@ struct RawSettings {
     cache_size: Option<Spanned<String>>,
     nbd: Option<Spanned<String>>,
     metrics: Option<Spanned<String>>,
+    log: Option<Spanned<String>>,
+    log_format: Option<Spanned<String>>,
+    slow_request: Option<Spanned<String>>,
+    metrics_volumes_max: Option<usize>,
 }
 
 /// The file with its values understood.
@@ -310,6 +352,10 @@ struct FileSettings {
     cache_bytes: Option<u64>,
     nbd: Option<ListenOn>,
     metrics: Option<ListenOn>,
+    log: Option<String>,
+    log_format: Option<LogFormat>,
+    slow_request: Option<SlowRequest>,
+    metrics_volumes_max: Option<usize>,
 }
 
 impl FileSettings {
@@ -337,8 +383,17 @@ impl FileSettings {
             cache_bytes: source.value("cache_size", raw.cache_size, size::parse)?,
             nbd: source.value("nbd", raw.nbd, ListenOn::from_str)?,
             metrics: source.value("metrics", raw.metrics, ListenOn::from_str)?,
+            log: source.value("log", raw.log, log_filter)?,
+            log_format: source.value("log_format", raw.log_format, LogFormat::from_str)?,
+            slow_request: source.value("slow_request", raw.slow_request, SlowRequest::from_str)?,
+            metrics_volumes_max: raw.metrics_volumes_max,
         })
     }
+}
+
+/// A filter of the log that can be understood, as it was written.
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_string())
 }
 
 /// A configuration file, for errors that name the line and the key.
@@ -450,6 +505,42 @@ mod tests {
         }
     }
 
+    /// dist/eskerd.toml names every key, and shows the defaults as they are.
+    #[test]
+    fn the_example_shows_every_key_and_its_default() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/eskerd.toml");
+        let shown = fs::read_to_string(&path).unwrap();
+        let all: Vec<&str> = shown
+            .lines()
+            .map(|line| line.strip_prefix('#').unwrap_or(line))
+            .filter(|line| line.contains(" = ") && !line.starts_with(' '))
+            .collect();
+        let mut named: Vec<&str> = all
+            .iter()
+            .map(|line| line.split(' ').next().unwrap())
+            .collect();
+        let unknown = toml::from_str::<RawSettings>("unknown_key = 1")
+            .err()
+            .unwrap();
+        let (_, known) = unknown.message().split_once("expected one of ").unwrap();
+        let mut known: Vec<&str> = known.split(", ").map(|key| key.trim_matches('`')).collect();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known);
+
+        let said = load_text(&all.join("\n")).1.unwrap();
+        let silent = load(&["--config", path.to_str().unwrap()]).unwrap();
+        assert_eq!(silent, load(&["--data", "/var/lib/esker"]).unwrap());
+        let engine = esker_engine::EngineConfig::default();
+        let with_defaults = Config {
+            stores_are_named: true,
+            store_size_bytes: Some(STORE_SIZE_DEFAULT_BYTES),
+            cache_bytes: Some(esker_base::num::to_u64(engine.cache_bytes)),
+            ..silent
+        };
+        assert_eq!(said, with_defaults);
+    }
+
     #[test]
     fn errors_in_the_file_name_line_key_and_what_is_allowed() {
         for (text, line, parts) in [
@@ -476,6 +567,9 @@ mod tests {
             ),
             ("data = 'd'\ndata = 'e'\n", 2, &["data", "duplicate"]),
             ("data = \n", 1, &["data"]),
+            ("log_format = 'xml'\n", 1, &["log_format", "text", "json"]),
+            ("log = 'esker=loud'\n", 1, &["log: "]),
+            ("metrics_volumes_max = -1\n", 1, &["metrics_volumes_max"]),
         ] {
             let message = load_text(text).1.unwrap_err().to_string();
             assert!(

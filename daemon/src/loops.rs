@@ -30,6 +30,8 @@ pub struct StoreSetup {
     pub cache_bytes: Option<u64>,
     /// Whether it is formatted when it is blank. Never when it has been in use.
     pub may_format: bool,
+    /// What can be changed later.
+    pub tuning: esker_node::admin::Tuning,
     /// The node it belongs to.
     pub identity: Identity,
     /// Random bits from the operating system, its only source of randomness.
@@ -81,6 +83,7 @@ where
             size_bytes,
             cache_bytes: config.cache_bytes,
             may_format: store.may_format,
+            tuning: config.live.tuning(),
             identity: *identity,
             seed: random()?,
         };

@@ -15,6 +15,7 @@ pub fn node(
             node: setup.identity.node,
             cluster: setup.identity.cluster,
             seed: setup.seed,
+            tuning: setup.tuning,
             ..NodeConfig::default()
         };
         config.engine.format_if_blank = setup.may_format;

@@ -2,18 +2,30 @@
 
 use clap::Parser;
 use esker_daemon::args::Args;
-use esker_daemon::{logging, machine, run};
+use esker_daemon::config::Config;
+use esker_daemon::logging::Logs;
+use esker_daemon::metrics::process;
+use esker_daemon::{dist, machine, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    process::note_start();
     let args = Args::parse(); // wrong usage ends here, with code 2
-    let result =
-        logging::init().and_then(|()| run::run(&args, machine::node).map_err(|e| e.to_string()));
-    match result {
+    match start(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("eskerd: {message}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// What was logged has been written when this returns, so that the reason stands last.
+fn start(args: &Args) -> Result<(), String> {
+    if let Some(folder) = &args.dist {
+        return dist::write(folder).map_err(|e| e.to_string());
+    }
+    let config = Config::load(args).map_err(|e| e.to_string())?;
+    let logs = Logs::init(&config.live)?;
+    run::run(args, config, Some(&logs), machine::node).map_err(|e| e.to_string())
 }

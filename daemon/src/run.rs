@@ -7,10 +7,12 @@ use crate::data_dir::DataDir;
 use crate::error::DaemonError;
 use crate::identity::Identity;
 use crate::known::KnownStores;
+use crate::logging::Logs;
 use crate::loops::{self, StoreSetup};
 use crate::metrics;
 use crate::opening;
 use crate::predecessor::Predecessor;
+use crate::reload;
 use crate::store::{Ended, StoreHandle, StoreStates};
 use crate::stores::Stores;
 use crate::uri::Endpoints;
@@ -34,12 +36,16 @@ const STOP_WAIT_MAX: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// One line that names the thing and the remedy.
-pub fn run<M, F>(args: &Args, make: impl Fn(StoreSetup) -> F) -> Result<(), DaemonError>
+pub fn run<M, F>(
+    args: &Args,
+    config: Config,
+    logs: Option<&Logs>,
+    make: impl Fn(StoreSetup) -> F,
+) -> Result<(), DaemonError>
 where
     M: Machine + 'static,
     F: FnOnce(Moment, WallClock, &mut Vec<Effect>) -> M + Send + 'static,
 {
-    let config = Config::load(args)?;
     if args.check_config {
         say(&format!("configuration is valid: {config}"));
         return Ok(());
@@ -52,10 +58,15 @@ where
             operation: "start the control thread",
             source,
         })?;
-    runtime.block_on(serve(&config, &make))
+    runtime.block_on(serve(args, config, logs, &make))
 }
 
-async fn serve<M, F>(config: &Config, make: &impl Fn(StoreSetup) -> F) -> Result<(), DaemonError>
+async fn serve<M, F>(
+    args: &Args,
+    mut config: Config,
+    logs: Option<&Logs>,
+    make: &impl Fn(StoreSetup) -> F,
+) -> Result<(), DaemonError>
 where
     M: Machine + 'static,
     F: FnOnce(Moment, WallClock, &mut Vec<Effect>) -> M + Send + 'static,
@@ -63,6 +74,7 @@ where
     // Outlives everything below: a successor must not meet what this daemon still removes.
     let _data = DataDir::lock(&config.data)?;
     let mut signals = Signals::new()?;
+    let mut hangups = listen(SignalKind::hangup())?;
     let mut known = KnownStores::load(&config.data)?;
     let identity = Identity::load_or_create(&config.data)?;
     // Addresses before stores: what is busy is found before anything is written.
@@ -70,13 +82,13 @@ where
         Some(address) => Some(bind_metrics(address).await?),
         None => None,
     };
-    let predecessor = Predecessor::look(config);
+    let predecessor = Predecessor::look(&config);
     let admin_path = config.admin_socket();
     let admin = AdminSocket::bind(&admin_path, &config.admin_socket_while_binding())?;
-    let (listeners, endpoints) = listen_nbd(config, predecessor).await?;
+    let (listeners, endpoints) = listen_nbd(&config, predecessor).await?;
     // All files before any loop: a wrong path or a locked store is found before anything runs.
-    let files = opening::open_all(config, predecessor, &mut known).await?;
-    let loops = loops::start(config, &identity, files, listeners, make)?;
+    let files = opening::open_all(&config, predecessor, &mut known).await?;
+    let loops = loops::start(&config, &identity, files, listeners, make)?;
     let mut supervisor = Supervisor {
         stores: Arc::new(Stores::new(loops.stores)),
         states: loops.states,
@@ -94,12 +106,15 @@ where
             servers.spawn(admin.serve(service));
             if let Some(listener) = metrics {
                 let stores = Arc::clone(&supervisor.stores);
-                servers.spawn(metrics::serve(listener, stores, identity));
+                let dropped = logs.map(Logs::dropped);
+                servers.spawn(metrics::serve(listener, stores, identity, dropped));
             }
             say(&ready_line(&identity, config.stores.len(), volumes, &endpoints));
             notify(&[NotifyState::Ready]);
+            let stores = Arc::clone(&supervisor.stores);
             tokio::select! {
                 error = supervisor.watch() => Err(error),
+                () = reload_forever(&mut hangups, args, &mut config, logs, &stores) => Ok(()),
                 broken = servers.join_next() => broken.map_or(Ok(()), server_end),
             }
         } => result,
@@ -236,6 +251,31 @@ impl Supervisor {
     }
 }
 
+fn listen(kind: SignalKind) -> Result<Signal, DaemonError> {
+    signal(kind).map_err(|source| DaemonError::System {
+        operation: "listen for signals",
+        source,
+    })
+}
+
+/// Reads the configuration anew at each SIGHUP; does not end.
+async fn reload_forever(
+    hangups: &mut Signal,
+    args: &Args,
+    config: &mut Config,
+    logs: Option<&Logs>,
+    stores: &Stores,
+) {
+    while hangups.recv().await.is_some() {
+        let mut states = vec![NotifyState::Reloading];
+        states.extend(NotifyState::monotonic_usec_now());
+        notify(&states);
+        reload::reload(args, config, logs, stores).await;
+        notify(&[NotifyState::Ready]);
+    }
+    std::future::pending().await
+}
+
 /// The signals that end the daemon.
 struct Signals {
     terminate: Signal,
@@ -244,13 +284,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, DaemonError> {
-        let failed = |source| DaemonError::System {
-            operation: "listen for signals",
-            source,
-        };
         Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
         })
     }
 

@@ -10,6 +10,7 @@ use clap::Parser;
 use esker_api::v1;
 use esker_base::{Moment, WallClock};
 use esker_daemon::args::Args;
+use esker_daemon::config::Config;
 use esker_daemon::error::DaemonError;
 use esker_daemon::loops::StoreSetup;
 use esker_daemon::run;
@@ -86,7 +87,8 @@ fn start(data: &Path, metrics: &str, fails: bool, seen: &Arc<Mutex<Vec<String>>>
             Answering { store, seen }
         }
     };
-    std::thread::spawn(move || run::run(&args, make))
+    let config = Config::load(&args).unwrap();
+    std::thread::spawn(move || run::run(&args, config, None, make))
 }
 
 fn wait_for(path: &Path) {

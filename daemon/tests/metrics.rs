@@ -22,6 +22,7 @@ fn scraped(stores: Vec<ScrapedStore>) -> Scraped {
     Scraped {
         identity: IDENTITY,
         process: ProcessFigures::now(),
+        log_lines_dropped: 0,
         stores,
     }
 }
@@ -147,7 +148,7 @@ fn a_store_that_does_not_answer_takes_nothing_from_the_others() {
         .build()
         .unwrap();
     let text = runtime
-        .block_on(metrics::text(&node.stores(), &IDENTITY))
+        .block_on(metrics::text(&node.stores(), &IDENTITY, 0))
         .unwrap();
     let parsed = Parsed::new(&text).unwrap();
     assert_eq!(parsed.value("esker_up{store=\"0\"}"), 0.0);

@@ -182,6 +182,20 @@ impl Meters {
         self.recovery_ns = now.0.saturating_sub(self.began.0);
     }
 
+    /// A request was slow. When that is to be told, how many were not told before it.
+    fn slow(&mut self, now: Moment) -> Option<u64> {
+        self.requests.slow += 1;
+        if now.since(self.slow_window) >= SLOW_WINDOW {
+            (self.slow_window, self.slow_warned) = (now, 0);
+        }
+        if self.slow_warned >= SLOW_WARNINGS_MAX {
+            self.slow_silent += 1;
+            return None;
+        }
+        self.slow_warned += 1;
+        Some(std::mem::take(&mut self.slow_silent))
+    }
+
     /// A request arrived while so many were on their way.
     pub fn arrived(&mut self, depth: usize) {
         self.requests.depth.observe(to_u64(depth));
@@ -329,15 +343,9 @@ impl Node {
 
     /// Warns of a slow request, a few times at most; the rest is told as a number.
     fn slow_request(&mut self, op: &Op, operation: usize, took: Duration) {
-        self.meters.requests.slow += 1;
-        if self.now.since(self.meters.slow_window) >= SLOW_WINDOW {
-            (self.meters.slow_window, self.meters.slow_warned) = (self.now, 0);
-        }
-        if self.meters.slow_warned >= SLOW_WARNINGS_MAX {
-            self.meters.slow_silent += 1;
+        let Some(not_told) = self.meters.slow(self.now) else {
             return;
-        }
-        self.meters.slow_warned += 1;
+        };
         tracing::warn!(
             store = self.config.store_index,
             volume = self.volumes.get(&op.group).map(|v| v.name.as_str()),
@@ -348,7 +356,7 @@ impl Node {
             offset = op.offset,
             length = op.length,
             took_ms = took.as_millis(),
-            not_told = std::mem::take(&mut self.meters.slow_silent),
+            not_told,
             "slow request"
         );
     }
@@ -449,5 +457,33 @@ impl Node {
         }
         sample.others.counts = self.meters.others;
         sample
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_few_and_count_what_they_leave_out() {
+        let mut meters = Meters::new(Tuning::default(), Moment(0));
+        let first = Moment(0) + SLOW_WINDOW;
+        let told: Vec<_> = (0..20).map(|_| meters.slow(first)).collect();
+        assert_eq!(told.iter().flatten().count(), 5);
+        assert_eq!(told[..5], [Some(0); 5]);
+        assert_eq!(meters.slow(first + SLOW_WINDOW), Some(15));
+        assert_eq!(meters.slow(first + SLOW_WINDOW), Some(0));
+        assert_eq!(meters.requests.slow, 22);
+    }
+
+    #[test]
+    fn places_of_their_own_are_bounded() {
+        let tuning = Tuning {
+            metrics_volumes_max: 2,
+            ..Tuning::default()
+        };
+        let mut meters = Meters::new(tuning, Moment(0));
+        let own: Vec<bool> = (0..4).map(|_| meters.volume().is_own).collect();
+        assert_eq!(own, [true, true, false, false]);
     }
 }

@@ -101,6 +101,11 @@ fn node() -> Vec<Family> {
             Source::Node(|s, out| one(out, Value::Nanos(s.process.started_nanos))),
             "When the process started, in seconds since 1970.",
         ),
+        counter(
+            "esker_log_lines_dropped",
+            Source::Node(|s, out| one(out, Value::Number(s.log_lines_dropped))),
+            "Lines of the log that were dropped because whoever reads it did not keep up.",
+        ),
     ]
 }
 

@@ -16,6 +16,7 @@ use axum::http::{header, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::Router;
+use esker_base::num::to_u64;
 use esker_base::Histogram;
 use esker_node::meters::StoreSample;
 use process::ProcessFigures;
@@ -29,6 +30,7 @@ use std::io;
 use std::sync::Arc;
 use table::{Family, Kind};
 use tokio::net::TcpListener;
+use tracing_appender::non_blocking::ErrorCounter;
 
 /// The type the format asks for.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -56,6 +58,8 @@ pub struct Scraped {
     pub identity: Identity,
     /// The process.
     pub process: ProcessFigures,
+    /// Lines that the log has dropped.
+    pub log_lines_dropped: u64,
     /// The stores.
     pub stores: Vec<ScrapedStore>,
 }
@@ -93,6 +97,7 @@ impl ScrapedStore {
 struct Served {
     stores: Arc<Stores>,
     identity: Identity,
+    dropped: Option<ErrorCounter>,
 }
 
 /// Serves `GET /metrics` until it is dropped.
@@ -103,10 +108,15 @@ pub async fn serve(
     listener: TcpListener,
     stores: Arc<Stores>,
     identity: Identity,
+    dropped: Option<ErrorCounter>,
 ) -> Result<(), DaemonError> {
     let app = Router::new()
         .route("/metrics", get(scrape))
-        .with_state(Served { stores, identity });
+        .with_state(Served {
+            stores,
+            identity,
+            dropped,
+        });
     axum::serve(listener, app)
         .await
         .map_err(|source| DaemonError::System {
@@ -116,22 +126,31 @@ pub async fn serve(
 }
 
 async fn scrape(State(served): State<Served>) -> Response {
-    match text(&served.stores, &served.identity).await {
+    let dropped = served
+        .dropped
+        .as_ref()
+        .map_or(0, ErrorCounter::dropped_lines);
+    match text(&served.stores, &served.identity, to_u64(dropped)).await {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
 }
 
-/// The metrics now. A store that does not answer has no figures; the others have theirs.
+/// The metrics now, with the number of lines that the log has dropped. A store that does not answer has no figures; the others have theirs.
 ///
 /// # Errors
 /// When they cannot be written as text.
-pub async fn text(stores: &Stores, identity: &Identity) -> io::Result<String> {
+pub async fn text(
+    stores: &Stores,
+    identity: &Identity,
+    log_lines_dropped: u64,
+) -> io::Result<String> {
     let samples = stores.metrics().await;
     let stores = stores.all().iter().zip(samples);
     render(Scraped {
         identity: *identity,
         process: ProcessFigures::now(),
+        log_lines_dropped,
         stores: stores
             .map(|(store, sample)| ScrapedStore::new(store, sample))
             .collect(),

@@ -26,6 +26,7 @@ mod kernel;
 mod kill;
 mod liars;
 mod metrics;
+mod operating;
 mod pattern;
 mod postgres;
 mod power_cut;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The blocks of shell commands in a document, in order.
-fn blocks(document: &str) -> Vec<String> {
+pub fn blocks(document: &str) -> Vec<String> {
     let text = fs::read_to_string(repository().join(document)).unwrap();
     let mut blocks = Vec::new();
     let mut rest = text.as_str();
@@ -172,6 +172,9 @@ fn documents_that_the_readme_names_exist() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "md") {
             let name = format!("docs/{}", path.file_name().unwrap().to_str().unwrap());
+            if name == "docs/operating.md" {
+                continue; // its commands have their own test
+            }
             assert!(
                 blocks(&name).is_empty(),
                 "{name} has commands that no test runs"
