@@ -168,3 +168,119 @@ fn the_log_tells_states_and_if_asked_requests() {
         }
     }
 }
+
+/// The fields of an object, in order.
+fn fields(value: &serde_json::Value) -> String {
+    let mut names: Vec<&str> = value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    names.sort_unstable();
+    names.join(" ")
+}
+
+/// Scripts rely on these fields and on what they hold: they may be added to, and this test with them.
+#[test]
+fn json_is_what_scripts_rely_on() {
+    const SPACE: &str = "client_bytes_written device_bytes_written free_bytes garbage_bytes \
+                         live_bytes reserve_bytes snapshot_bytes";
+    let folder = Folder::new();
+    let start = Start::new(&folder.join("d"));
+    let daemon = start.with(&["--store-size", "1GiB"]).ready();
+    daemon.create("v", "64MiB");
+    let mut client = daemon.client("v");
+    client.write(0, &[1; 65_536], FUA).unwrap().unwrap();
+
+    let list = daemon.json(&["volume", "list"]);
+    let volume = daemon.json(&["volume", "show", "v"]);
+    assert_eq!(list, serde_json::json!([volume]));
+    assert_eq!(
+        fields(&volume),
+        "encrypted labels name replicas sessions size_bytes snapshots state store tcp_uri \
+         unique_bytes uri used_bytes uuid"
+    );
+    assert_eq!(volume["size_bytes"], 64 << 20);
+    assert_eq!(
+        (&volume["used_bytes"], &volume["unique_bytes"]),
+        (&65_536.into(), &65_536.into())
+    );
+    assert_eq!(
+        (&volume["replicas"], &volume["snapshots"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(
+        (&volume["encrypted"], &volume["sessions"]),
+        (&false.into(), &1.into())
+    );
+    assert_eq!(volume["uri"], daemon.uri("v"));
+    assert_eq!(volume["tcp_uri"], daemon.tcp_uri("v"));
+
+    let space = daemon.json(&["space"]);
+    assert_eq!(fields(&space), format!("{SPACE} stores total_bytes"));
+    assert_eq!(
+        fields(&space["stores"][0]),
+        "client_bytes_written device_bytes_written free_bytes garbage_bytes live_bytes path \
+         reserve_bytes snapshot_bytes store total_bytes"
+    );
+    let bytes = |field: &str| space[field].as_u64().unwrap();
+    let parts = bytes("live_bytes") + bytes("garbage_bytes") + bytes("free_bytes");
+    assert_eq!(parts + bytes("snapshot_bytes"), bytes("total_bytes"));
+    assert_eq!(bytes("client_bytes_written"), 65_536);
+    assert!(bytes("device_bytes_written") > 65_536 && bytes("live_bytes") >= 65_536);
+    let part = daemon.json(&["space", "v"]);
+    assert_eq!(fields(&part), format!("{SPACE} stores total_bytes volume"));
+    assert_eq!(
+        (&part["volume"], &part["live_bytes"]),
+        (&"v".into(), &65_536.into())
+    );
+
+    let status = daemon.json(&["status"]);
+    assert_eq!(fields(&status), "healthy nodes problems volumes");
+    assert_eq!(
+        (&status["healthy"], &status["problems"]),
+        (&true.into(), &serde_json::json!([]))
+    );
+    let (node, volume) = (&status["nodes"][0], &status["volumes"][0]);
+    assert_eq!(fields(node), "id state stores version");
+    assert_eq!(
+        fields(&node["stores"][0]),
+        "damaged_blocks path recovered_records sessions size_bytes state store"
+    );
+    assert_eq!(fields(volume), "leader name replicas sessions state");
+    let replica = &volume["replicas"][0];
+    assert_eq!(fields(replica), "lag_bytes node role state");
+    assert_eq!(
+        (&volume["name"], &volume["state"]),
+        (&"v".into(), &"ready".into())
+    );
+    assert_eq!(
+        (&volume["leader"], &replica["node"]),
+        (&node["id"], &node["id"])
+    );
+    assert_eq!(
+        (&replica["role"], &replica["lag_bytes"]),
+        (&"voter".into(), &0.into())
+    );
+
+    drop(client);
+    let store = daemon.data.join("store-0.esker").display().to_string();
+    let deleted = daemon.json(&["volume", "delete", "v", "--yes"]);
+    assert_eq!(fields(&deleted), "deleted name");
+    daemon.stop();
+    let offline = |verb: &str| -> serde_json::Value {
+        let words = [verb, &store, "-o", "json"];
+        serde_json::from_str(&run(program("esker").to_str().unwrap(), &words).ok()).unwrap()
+    };
+    let verified = offline("verify");
+    assert_eq!(
+        fields(&verified),
+        "blocks nodes ok problem_count problems records_replayed store torn_tail volumes"
+    );
+    assert_eq!(
+        (&verified["ok"], &verified["volumes"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(fields(&offline("inspect")), "lines store");
+}

@@ -1,0 +1,212 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_esker_global_optspecs
+    string join \n data= admin= o/output= h/help V/version
+end
+
+function __fish_esker_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_esker_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_esker_using_subcommand
+    set -l cmd (__fish_esker_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c esker -n "__fish_esker_needs_command" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_needs_command" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_needs_command" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_needs_command" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_needs_command" -f -a "volume" -d 'Create, list and change volumes'
+complete -c esker -n "__fish_esker_needs_command" -f -a "space" -d 'Show where the space is, of the node or of one volume'
+complete -c esker -n "__fish_esker_needs_command" -f -a "status" -d 'Show the health of the node'
+complete -c esker -n "__fish_esker_needs_command" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
+complete -c esker -n "__fish_esker_needs_command" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
+complete -c esker -n "__fish_esker_needs_command" -f -a "man" -d 'Write man pages'
+complete -c esker -n "__fish_esker_needs_command" -f -a "completions" -d 'Write completions for a shell to stdout'
+complete -c esker -n "__fish_esker_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "create" -d 'Create a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "list" -d 'List all volumes'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "show" -d 'Show a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "resize" -d 'Grow a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "rename" -d 'Rename a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "delete" -d 'Delete a volume and all its data'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l size -d 'Size, like 10GiB' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Number of copies' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l encrypt -d 'Encrypt its blocks'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l size -d 'New size, like 20GiB' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s y -l yes -d 'Do not ask; only asked at a terminal'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l all -d 'Every suspended volume of the node'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l yes -d 'Needed: what was lost does not come back'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "create" -d 'Create a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "list" -d 'List all volumes'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "resize" -d 'Grow a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "rename" -d 'Rename a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "delete" -d 'Delete a volume and all its data'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand space" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand space" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand space" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand space" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand space" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand status" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand status" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand status" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand status" -l why -d 'Say what is wrong, and the next safe step'
+complete -c esker -n "__fish_esker_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand status" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand verify" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand verify" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand verify" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand verify" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "superblock" -d 'All copies of the superblock'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "checkpoint" -d 'The newest checkpoint'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "segment" -d 'What a segment holds'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "record" -d 'A record of the log'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "node" -d 'A node of a map'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from help" -f -a "superblock" -d 'All copies of the superblock'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from help" -f -a "checkpoint" -d 'The newest checkpoint'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from help" -f -a "segment" -d 'What a segment holds'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from help" -f -a "record" -d 'A record of the log'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from help" -f -a "node" -d 'A node of a map'
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand man" -l out -d 'Folder that gets them' -r -F
+complete -c esker -n "__fish_esker_using_subcommand man" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand man" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand man" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand man" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand completions" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand completions" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand completions" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'"
+complete -c esker -n "__fish_esker_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand completions" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "man" -d 'Write man pages'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "show" -d 'Show a volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "resize" -d 'Grow a volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "rename" -d 'Rename a volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "delete" -d 'Delete a volume and all its data'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "superblock" -d 'All copies of the superblock'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "checkpoint" -d 'The newest checkpoint'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "segment" -d 'What a segment holds'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "record" -d 'A record of the log'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "node" -d 'A node of a map'

@@ -1,0 +1,13 @@
+complete -c eskerd -l data -d 'Folder of this node: its identity, its sockets, and its store unless --store names others' -r -F
+complete -c eskerd -l config -d 'TOML file with the same settings; the command line wins' -r -F
+complete -c eskerd -l store -d 'Device or file to use as a store; may be repeated [default: DIR/store-0.esker]' -r -F
+complete -c eskerd -l store-size -d 'Size of a store file that has to be created [default: 16GiB]' -r
+complete -c eskerd -l cache-size -d 'Memory per store for its map cache [default: chosen by the store]' -r
+complete -c eskerd -l nbd -d 'TCP address for NBD, or none [default: 127.0.0.1:10809]' -r
+complete -c eskerd -l metrics -d 'Address for Prometheus metrics, or none [default: 127.0.0.1:9809]' -r
+complete -c eskerd -l log-format -d 'How lines of the log look: text or json [default: text]' -r
+complete -c eskerd -l slow-request -d 'Warn of requests that take this long, like 500ms, or none [default: 1s]' -r
+complete -c eskerd -l dist -d 'Write the man page and completions into folders of this folder' -r -F
+complete -c eskerd -l check-config -d 'Check the settings, say so, and exit; touches nothing'
+complete -c eskerd -s h -l help -d 'Print help'
+complete -c eskerd -s V -l version -d 'Print version'
