@@ -59,6 +59,9 @@ pub enum DaemonError {
         /// What the resolver said.
         reason: String,
     },
+    /// Sockets handed over by systemd are not what was expected.
+    #[error("socket activation: {0}")]
+    Handed(String),
     /// A store file, an NBD socket or a loop could not be set up.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),

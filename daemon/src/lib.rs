@@ -10,6 +10,7 @@ pub mod config;
 pub mod data_dir;
 pub mod dist;
 pub mod error;
+mod handed;
 pub mod identity;
 pub mod known;
 pub mod live;

@@ -5,6 +5,7 @@ use crate::args::Args;
 use crate::config::{Config, ListenOn};
 use crate::data_dir::DataDir;
 use crate::error::DaemonError;
+use crate::handed::Handed;
 use crate::identity::Identity;
 use crate::known::KnownStores;
 use crate::logging::Logs;
@@ -71,6 +72,7 @@ where
     M: Machine + 'static,
     F: FnOnce(Moment, WallClock, &mut Vec<Effect>) -> M + Send + 'static,
 {
+    let handed = Handed::take()?;
     // Outlives everything below: a successor must not meet what this daemon still removes.
     let _data = DataDir::lock(&config.data)?;
     let mut signals = Signals::new()?;
@@ -78,14 +80,15 @@ where
     let mut known = KnownStores::load(&config.data)?;
     let identity = Identity::load_or_create(&config.data)?;
     // Addresses before stores: what is busy is found before anything is written.
-    let metrics = match resolve(&config.metrics, "metrics")? {
-        Some(address) => Some(bind_metrics(address).await?),
-        None => None,
+    let metrics = match (handed.metrics, resolve(&config.metrics, "metrics")?) {
+        (Some(listener), _) => Some(listener),
+        (None, Some(address)) => Some(bind_metrics(address).await?),
+        (None, None) => None,
     };
     let predecessor = Predecessor::look(&config);
     let admin_path = config.admin_socket();
     let admin = AdminSocket::bind(&admin_path, &config.admin_socket_while_binding())?;
-    let (listeners, endpoints) = listen_nbd(&config, predecessor).await?;
+    let (listeners, endpoints) = listen_nbd(&config, predecessor, handed.nbd).await?;
     // All files before any loop: a wrong path or a locked store is found before anything runs.
     let files = opening::open_all(&config, predecessor, &mut known).await?;
     let loops = loops::start(&config, &identity, files, listeners, make)?;
@@ -332,14 +335,24 @@ async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, DaemonError> {
 async fn listen_nbd(
     config: &Config,
     predecessor: Predecessor,
+    handed: Vec<Listener>,
 ) -> Result<(Vec<Listener>, Endpoints), DaemonError> {
     let mut listeners = vec![
         predecessor
             .outlast(|| Listener::unix(config.nbd_socket()))
             .await?,
     ];
-    let mut tcp = None;
-    if let Some(address) = resolve(&config.nbd, "NBD")? {
+    // Whoever hands sockets over decides on the addresses.
+    let mut tcp = handed
+        .iter()
+        .find(|listener| listener.port().is_some())
+        .map(|listener| listener.local_addr().to_string());
+    let own = match handed.is_empty() {
+        true => resolve(&config.nbd, "NBD")?,
+        false => None,
+    };
+    listeners.extend(handed);
+    if let Some(address) = own {
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "NBD without TLS: whoever reaches this address has the volumes");
         }

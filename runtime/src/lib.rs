@@ -10,6 +10,7 @@ mod disk;
 mod driver;
 mod error;
 mod handle;
+mod inherited;
 mod listener;
 mod net;
 pub mod record;
@@ -24,6 +25,7 @@ pub use error::RuntimeError;
 pub use handle::{
     link, ConnectionStatus, Inbound, LoopHandle, LoopStatus, Outbound, INBOX_EVENTS_MAX,
 };
+pub use inherited::{inherited_sockets, Inherited, INHERITED_MAX};
 pub use listener::Listener;
 pub use net::{CLOSE_DRAIN_TIME_MAX, LINGER_TIME_MAX, SEND_QUEUE_BYTES_MAX};
 pub use record::{TraceEvent, TraceReader};

@@ -14,6 +14,7 @@
     clippy::cast_possible_wrap
 )]
 
+mod activation;
 mod bad_input;
 mod client;
 mod damaged;
@@ -31,6 +32,7 @@ mod pattern;
 mod postgres;
 mod power_cut;
 mod readme;
+mod sparse;
 mod stop;
 mod stores;
 mod stress;
