@@ -492,7 +492,7 @@ mod tests {
         assert_eq!(config.stores, [PathBuf::from("c")]);
     }
 
-    /// A value with a line break in it made an error of two lines. Found by fuzzing.
+    /// A value with a line break in it made an error of two lines.
     #[test]
     fn an_error_is_one_line_whatever_the_value_is() {
         for text in [

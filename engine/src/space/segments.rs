@@ -664,4 +664,72 @@ mod tests {
         assert_eq!(s.frozen_entries().1[0].live, vec![1]);
         assert_eq!(s.get(number).live_count(), 0);
     }
+
+    /// Segment 0 with live slots 3, 4 and 9, moved to segment 1 from slot 1 on.
+    fn moved() -> (Segments, VAddr) {
+        let mut s = Segments::blank(4, 64);
+        let (from, generation) = s.open(SegmentKind::Log).expect("free");
+        let at = VAddr::new(generation, 0);
+        s.set_live(at.plus(3), 2).expect("dead before");
+        s.set_live(at.plus(9), 1).expect("dead before");
+        s.seal(from);
+        let (to, _) = s.open(SegmentKind::Survivors).expect("free");
+        let slots = vec![3, 4, 9];
+        let moved = Moved {
+            from: at,
+            slots,
+            segment: to,
+            base: 1,
+        };
+        s.move_out(from, &[moved]).expect("all that lives is moved");
+        (s, at)
+    }
+
+    #[test]
+    fn what_is_moved_keeps_its_address() {
+        let (mut s, at) = moved();
+        assert_eq!(s.locate(at.plus(3)), Some((1, 1)));
+        assert_eq!(s.locate_run(at.plus(3), 2), Some(vec![(1, 1, 2)]));
+        assert_eq!(s.locate(at.plus(9)), Some((1, 3)));
+        assert_eq!(s.locate(at.plus(5)), None);
+        assert_eq!((s.get(0).live_count(), s.get(1).live_count()), (0, 3));
+        assert!(s.kill(at.plus(4), 1).is_ok() && s.kill(at.plus(4), 1).is_err());
+        let (_, pieces) = s.frozen_entries();
+        assert_eq!((pieces.len(), pieces[0].live.as_slice()), (1, &[0b101][..]));
+    }
+
+    /// A merge kills nodes of the old tree that reads still go through: once, a piece vanished with
+    /// its last live slot, and such reads failed.
+    #[test]
+    fn dead_slots_are_found_until_their_segment_is_used_again() {
+        let (mut s, at) = moved();
+        s.kill(at.plus(3), 2).expect("live");
+        s.kill(at.plus(9), 1).expect("live");
+        assert_eq!(s.locate(at.plus(9)), Some((1, 3)));
+        s.seal(1);
+        s.freeze();
+        let free = s.emptied(u64::MAX, &BTreeSet::new());
+        assert_eq!(free, vec![0, 1]);
+        s.release(&free);
+        for _ in 0..2 {
+            s.open(SegmentKind::Log).expect("free");
+        }
+        assert_eq!(s.locate(at.plus(9)), None);
+    }
+
+    #[test]
+    fn a_live_slot_that_was_not_moved_stops_the_move() {
+        let mut s = Segments::blank(4, 64);
+        let (from, generation) = s.open(SegmentKind::Log).expect("free");
+        let at = VAddr::new(generation, 0);
+        s.set_live(at, 2).expect("dead before");
+        let moved = Moved {
+            from: at,
+            slots: vec![1],
+            segment: 1,
+            base: 1,
+        };
+        assert!(s.move_out(from, &[moved]).is_err());
+        assert_eq!(s.locate(at), Some((0, 0)));
+    }
 }
