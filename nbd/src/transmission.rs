@@ -381,10 +381,8 @@ impl Transmission {
 
     /// Bytes that follow a header.
     fn payload_length(&self, header: &RequestHeader) -> u64 {
-        let has_payload = match self.headers.extended() {
-            true => header.flags & command_flag::PAYLOAD_LEN != 0,
-            false => header.command == command::WRITE,
-        };
+        let flagged = self.headers.extended() && header.flags & command_flag::PAYLOAD_LEN != 0;
+        let has_payload = header.command == command::WRITE || flagged;
         if has_payload {
             header.length
         } else {
