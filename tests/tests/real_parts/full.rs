@@ -22,13 +22,19 @@ fn a_full_store_says_enospc_and_takes_writes_again_after_a_trim() {
     let mut client = daemon.client("v");
     for round in 1..=3 {
         let mut written = 0;
+        let mut refusals = 0;
         let error = loop {
             assert!(written < 4096, "1 GiB holds no more than that");
             match client
                 .write(written * CHUNK, &chunk(written, round), 0)
                 .unwrap()
             {
-                Ok(_) => written += 1,
+                Ok(_) => (written, refusals) = (written + 1, 0),
+                // What was refused makes the store look for room, and it may find some more.
+                Err(_) if refusals < 5 => {
+                    refusals += 1;
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                }
                 Err(error) => break error,
             }
         };
