@@ -104,19 +104,6 @@ enum Outcome {
     NoRoom,
 }
 
-/// What the collector has done since the store was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Collected {
-    /// Segments emptied.
-    pub segments: u64,
-    /// Slots written again.
-    pub slots_moved: u64,
-    /// Slots read from victims, live or not.
-    pub slots_read: u64,
-    /// Slots whose bytes no longer matched; they were moved as they are, and reads of them fail.
-    pub damaged: u64,
-}
-
 /// The collector's state.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
@@ -135,7 +122,6 @@ pub(crate) struct Collector {
     unreadable: BTreeSet<u64>,
     /// Deaths and checkpoints when nothing worth collecting was found.
     nothing_at: Option<(u64, u64)>,
-    pub done: Collected,
 }
 
 impl Collector {
@@ -185,12 +171,6 @@ impl Collector {
 }
 
 impl Engine {
-    /// What the collector has done since the store was opened.
-    #[must_use]
-    pub fn collected(&self) -> Collected {
-        self.collector.done
-    }
-
     /// Goes on with the collection, if room is short.
     pub(crate) fn collect_step(&mut self, effects: &mut Vec<Effect>) {
         if !self.config.collect || self.fenced.is_some() {
@@ -381,7 +361,6 @@ impl Engine {
         let segment = v.segment;
         let offset = self.sb.offset_of(segment, v.window);
         let length = v.length as usize * PAGE;
-        self.collector.done.slots_read += u64::from(v.length);
         self.collector.reading = true;
         self.segs.reader_begins(segment);
         let op = DiskOp::Read { offset, length };
@@ -458,7 +437,7 @@ impl Engine {
             }
             checked.push((r, expected.unwrap_or(found)));
         }
-        self.collector.done.damaged += damaged;
+        self.damaged_blocks += damaged;
         let mut run: Option<(u32, u32)> = None;
         for (r, crc) in checked {
             let full = self
@@ -542,7 +521,6 @@ impl Engine {
         let end = b.slot + 1 + to_u32_saturating(b.entries.len());
         self.collector.open = Some((b.segment, b.generation, end));
         self.segs.set_written(b.segment, end);
-        self.collector.done.slots_moved += to_u64(b.entries.len());
         let header = SurvivorsHeader {
             store: self.sb.store,
             segment: b.segment,
@@ -590,7 +568,6 @@ impl Engine {
                 SegmentKind::Survivors => Probe::SurvivorsCollected,
                 _ => Probe::SegmentCollected,
             });
-            self.collector.done.segments += 1;
             self.collector.published.push((v.segment, v.generation));
         }
     }

@@ -4,8 +4,11 @@
 //! From the lowest need to the highest:
 //! 1. *Checkpoint*: the nodes of the merge in progress and of the next one, and their tables.
 //! 2. *Opening* after a crash: two segments for the log and one for the tables.
-//! 3. *Operations without payload*: trims and deletions make room, so a segment is kept for them.
-//! 4. *Client data*: everything else, less the configured reserve.
+//! 3. *Garbage collection*, which may use what an opening needs: a crash gives back what it took.
+//! 4. *Records* wait until all of that is there.
+//!
+//! Who is refused is another matter: clients when as many slots are live as the capacity allows, trims
+//! and deletions when half the reserve is used as well.
 
 use crate::engine::{Engine, SpaceUse};
 use crate::format::checkpoint::SegmentKind;
