@@ -6,7 +6,8 @@ use esker_base::checksum::crc32;
 use esker_base::{BlockRange, Epoch, GroupId, RaftIndex, Stamp};
 use esker_engine::format::operation::{BlockInfo, Operation};
 use esker_engine::format::SEGMENTS_OFFSET;
-use esker_engine::{EngineConfig, Event};
+use esker_engine::{EngineConfig, Event, Probe};
+use esker_tests::check::damage::count_damaged;
 use esker_tests::check::ops::{entry_of, page_of};
 use esker_tests::check::world::World;
 use esker_tests::sim::SimRng;
@@ -208,4 +209,42 @@ fn a_full_store_can_delete_the_volume() {
         "{}",
         world.engine.progress()
     );
+}
+
+/// A block whose bytes were damaged on the device lives on in a segment that is collected: it is moved
+/// as it is, told, and still an error for its readers; everything around it is whole.
+#[test]
+fn damage_that_is_moved_stays_damage() {
+    let (mut world, id) = world(48);
+    assert!(write(&mut world, id, 600, 20));
+    let stamp = world.groups[&id].epoch.unwrap();
+    let stamp = Stamp::new(Epoch(stamp.0), stamp.1 - 15).0;
+    let content = page_of(id, stamp);
+    let mut places = world.disk.visible().pages();
+    let (page, _) = places.find(|(_, bytes)| **bytes == content).unwrap();
+    drop(places);
+    world.disk.damage(|image| image.flip_bit(page, 77));
+    world.damaged = true;
+    let spoiled = world.disk.visible().page(page).unwrap().clone();
+    let total = world.engine.space().total_bytes;
+    let mut written = 0;
+    while world.disk.visible().page(page) == Some(&spoiled) {
+        assert!(written < 20 * total, "{}", world.engine.progress());
+        // Here and there, so that something lives in every segment.
+        for i in 0..580u64 {
+            if !write(&mut world, id, i * (101 + written / 4096 % 7) % 580, 1) {
+                world.run(true).unwrap();
+            }
+            written += 4096;
+        }
+    }
+    assert!(world.engine.probes().contains(&Probe::SegmentCollected));
+    assert_eq!(
+        world.engine.damaged_blocks(),
+        1,
+        "told before anybody read it"
+    );
+    let moved = world.disk.visible().pages().filter(|(_, b)| **b == spoiled);
+    assert!(moved.count() > 0, "the bytes are kept as they are");
+    assert_eq!(count_damaged(&mut world, id).unwrap(), 1);
 }
