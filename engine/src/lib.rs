@@ -26,6 +26,7 @@ mod recovery;
 mod replay;
 mod space;
 mod superblock_io;
+pub mod table;
 pub mod verify;
 
 pub use config::{EngineConfig, Sabotage};

@@ -9,6 +9,7 @@ pub mod operation;
 pub mod record;
 pub mod superblock;
 pub mod survivors;
+pub mod table;
 pub mod vaddr;
 
 pub use codec::FormatError;
