@@ -14,13 +14,14 @@ use crate::format::codec::FormatError;
 use crate::format::superblock::{Chunk, LogStart, Superblock, COPIES};
 use crate::format::{PAGE, PAGE_U64, SEGMENTS_MIN, SEGMENTS_OFFSET};
 use crate::group::Group;
-use crate::log::reader::{scan, slots_bytes, Found, Place};
+use crate::log::reader::{slots_bytes, Found, Place};
+use crate::log::windows::{Ask, Windows};
 use crate::space::Segments;
 use crate::superblock_io::{choose, Choice};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
+use esker_base::num::to_u64;
 use esker_base::num::to_usize;
-use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{DiskError, DiskOp, GroupId, Moment, Seq, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,10 +29,6 @@ use std::collections::{BTreeMap, BTreeSet};
 const FORMAT_MAP_SEGMENT: usize = 2;
 /// Most reads that make sure that a device is blank.
 const BLANK_READS_MAX: usize = 4096;
-/// How often a page of the log that cannot be read is tried.
-const READ_ATTEMPTS_MAX: u32 = 3;
-/// Bytes read at a time while the log is scanned.
-const SCAN_BYTES: usize = 4 << 20;
 /// Seqs skipped after a crash: more than records can have been written and not synced, whatever
 /// the configuration, because each takes at least a page of the device's cache.
 const SEQ_SKIP: u64 = 1 << 20;
@@ -111,11 +108,7 @@ pub(crate) enum Stage {
     /// Making sure that nothing is on the device before it is formatted.
     Blank,
     Checkpoint,
-    Log {
-        segment: u32,
-        generation: u64,
-        first_slot: u32,
-    },
+    Log,
     Writing,
 }
 
@@ -128,6 +121,8 @@ pub(crate) struct Recovery {
     /// What came; none for what could not be read.
     pub(crate) parts: Vec<Option<Bytes>>,
     pub(crate) missing: usize,
+    /// The segment of the log that is being read.
+    pub(crate) windows: Option<Windows>,
     pub(crate) records: Vec<Found>,
     /// Segments of the log after the one it starts in, with their generations.
     pub(crate) chain: Vec<(u32, u64)>,
@@ -139,8 +134,6 @@ pub(crate) struct Recovery {
     /// Groups that the replayed log shows to have lost something: whatever it says later, it was
     /// written when that was still there.
     pub(crate) lost: BTreeSet<GroupId>,
-    /// How often pages were tried.
-    pub(crate) tries: BTreeMap<usize, u32>,
     /// The last read that failed, for the message.
     pub(crate) read_error: Option<(u64, DiskError)>,
     pub(crate) report: OpenReport,
@@ -154,13 +147,13 @@ impl Engine {
             reads: vec![(0, 0)],
             parts: vec![None],
             missing: 1,
+            windows: None,
             records: Vec::new(),
             chain: Vec::new(),
             broken_at_end: false,
             ends: BTreeMap::new(),
             unreadable: BTreeSet::new(),
             lost: BTreeSet::new(),
-            tries: BTreeMap::new(),
             read_error: None,
             report: OpenReport::default(),
         });
@@ -207,6 +200,9 @@ impl Engine {
             return;
         }
         let Some(r) = &mut self.recovery else { return };
+        if matches!(r.stage, Stage::Log) {
+            return self.log_part_read(part, result, effects);
+        }
         match result {
             Ok(bytes) => {
                 r.parts[part] = Some(bytes);
@@ -216,31 +212,12 @@ impl Engine {
                 let text = StoreError::Sync(error).to_string();
                 return self.open_failed(OpenError::Fenced(text), effects);
             }
-            // Other copies may be readable, and a page of the log that is not is a damaged page,
-            // to be judged like any other.
+            // Other copies may be readable.
             Err(error) => {
-                let (offset, length) = r.reads[part];
+                let (offset, _) = r.reads[part];
                 r.read_error = Some((offset, error.clone()));
                 match r.stage {
-                    Stage::Log {
-                        segment,
-                        first_slot,
-                        ..
-                    } if length == PAGE => {
-                        let tries = r.tries.entry(part).or_default();
-                        *tries += 1;
-                        if *tries < READ_ATTEMPTS_MAX {
-                            let op = DiskOp::Read { offset, length };
-                            self.disk(op, Purpose::Recovery(part), effects);
-                            return;
-                        }
-                        let before: usize = r.reads[..part].iter().map(|(_, length)| length).sum();
-                        let slot = first_slot + to_u32_saturating(before / PAGE);
-                        r.unreadable.insert((segment, slot));
-                        r.report.unreadable_pages += 1;
-                        r.parts[part] = Some(Bytes::from_static(&[0; PAGE]));
-                    }
-                    Stage::Superblock | Stage::Checkpoint | Stage::Log { .. } => {}
+                    Stage::Superblock | Stage::Checkpoint | Stage::Log => {}
                     Stage::Sync | Stage::Blank | Stage::Writing => {
                         return self.open_failed(OpenError::Read { offset, error }, effects);
                     }
@@ -250,9 +227,6 @@ impl Engine {
         }
         if r.missing > 0 {
             return;
-        }
-        if matches!(r.stage, Stage::Log { .. }) && r.parts.iter().any(Option::is_none) {
-            return self.recovery_read_pages(effects);
         }
         let parts = std::mem::take(&mut r.parts);
         let done = match r.stage {
@@ -266,42 +240,10 @@ impl Engine {
             Stage::Blank => Err(OpenError::Foreign),
             Stage::Superblock => self.superblock_read(&parts, effects),
             Stage::Checkpoint => self.checkpoint_read(&parts, effects),
-            Stage::Log {
-                segment,
-                generation,
-                first_slot,
-            } => self.log_read(segment, generation, first_slot, &parts, effects),
-            Stage::Writing => Ok(()),
+            Stage::Log | Stage::Writing => Ok(()),
         };
         if let Err(error) = done {
             self.open_failed(error, effects);
-        }
-    }
-
-    /// Reads what could not be read in one piece page by page.
-    fn recovery_read_pages(&mut self, effects: &mut Vec<Effect>) {
-        let Some(r) = &mut self.recovery else { return };
-        let whole = std::mem::take(&mut r.reads);
-        let came = std::mem::take(&mut r.parts);
-        r.tries.clear();
-        let mut ask = Vec::new();
-        for ((offset, length), part) in whole.into_iter().zip(came) {
-            if part.is_some() {
-                r.reads.push((offset, length));
-                r.parts.push(part);
-                continue;
-            }
-            for at in (0..length).step_by(PAGE) {
-                ask.push((r.parts.len(), offset + to_u64(at)));
-                r.reads.push((offset + to_u64(at), PAGE));
-                r.parts.push(None);
-            }
-        }
-        r.missing = ask.len();
-        for (part, offset) in ask {
-            let length = PAGE;
-            let op = DiskOp::Read { offset, length };
-            self.disk(op, Purpose::Recovery(part), effects);
         }
     }
 
@@ -501,6 +443,7 @@ impl Engine {
         self.scan_segment(log.segment, log.generation, log.slot, effects)
     }
 
+    /// Begins to read a segment of the log.
     fn scan_segment(
         &mut self,
         segment: u32,
@@ -508,46 +451,84 @@ impl Engine {
         first_slot: u32,
         effects: &mut Vec<Effect>,
     ) -> Result<(), OpenError> {
-        let length = slots_bytes(self.sb.slots() - first_slot);
-        let offset = self.sb.offset_of(segment, first_slot);
-        let Some(r) = &mut self.recovery else {
-            return Ok(());
-        };
-        r.stage = Stage::Log {
-            segment,
-            generation,
-            first_slot,
-        };
-        r.report.bytes_scanned += to_u64(length);
-        let parts: Vec<(u64, usize)> = (0..length)
-            .step_by(SCAN_BYTES)
-            .map(|at| (offset + to_u64(at), SCAN_BYTES.min(length - at)))
-            .collect();
-        if parts.is_empty() {
-            return self.log_read(segment, generation, first_slot, &[], effects);
-        }
-        self.recovery_read_parts(parts, effects);
-        Ok(())
-    }
-
-    fn log_read(
-        &mut self,
-        segment: u32,
-        generation: u64,
-        first_slot: u32,
-        parts: &[Option<Bytes>],
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), OpenError> {
-        let store = self.sb.store;
         let place = Place {
-            store,
+            store: self.sb.store,
             segment,
             generation,
             first_slot,
             from: self.sb.log.seq,
         };
-        let image = joined(parts);
-        let found = scan(&place, &image);
+        let end = self.sb.slots();
+        if let Some(r) = &mut self.recovery {
+            r.stage = Stage::Log;
+            r.report.bytes_scanned += to_u64(slots_bytes(end.saturating_sub(first_slot)));
+            r.windows = Some(Windows::new(place, end));
+        }
+        self.log_read_on(effects)
+    }
+
+    /// Asks for more of the segment, or goes on when all of it was read.
+    fn log_read_on(&mut self, effects: &mut Vec<Effect>) -> Result<(), OpenError> {
+        while let Some(windows) = self.recovery.as_mut().and_then(|r| r.windows.as_mut()) {
+            if let Some(ask) = windows.ask() {
+                self.read_log(ask, effects);
+                continue;
+            }
+            if !windows.is_done() {
+                break;
+            }
+            let whole = self.recovery.as_mut().and_then(|r| r.windows.take());
+            return whole.map_or(Ok(()), |windows| self.log_read(windows, effects));
+        }
+        Ok(())
+    }
+
+    fn read_log(&mut self, ask: Ask, effects: &mut Vec<Effect>) {
+        let windows = self.recovery.as_ref().and_then(|r| r.windows.as_ref());
+        let segment = windows.map_or(0, |windows| windows.place().segment);
+        let (offset, length) = (self.sb.offset_of(segment, ask.slot), ask.length());
+        let op = DiskOp::Read { offset, length };
+        self.disk(op, Purpose::Recovery(ask.part), effects);
+    }
+
+    /// A part of the log came. A page of it that cannot be read is a damaged page, to be judged like
+    /// any other.
+    fn log_part_read(
+        &mut self,
+        part: usize,
+        result: Result<Bytes, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(r) = &mut self.recovery else { return };
+        let Some(windows) = &mut r.windows else {
+            return;
+        };
+        let segment = windows.place().segment;
+        let error = result.as_ref().err().cloned();
+        let (again, given_up) = windows.came(part, result.ok());
+        if let Some(slot) = given_up {
+            r.unreadable.insert((segment, slot));
+            r.report.unreadable_pages += 1;
+            let offset = self.sb.offset_of(segment, slot);
+            r.read_error = error.map(|error| (offset, error));
+        }
+        for ask in again {
+            self.read_log(ask, effects);
+        }
+        if let Err(error) = self.log_read_on(effects) {
+            self.open_failed(error, effects);
+        }
+    }
+
+    /// A segment of the log was read.
+    fn log_read(&mut self, windows: Windows, effects: &mut Vec<Effect>) -> Result<(), OpenError> {
+        let Place {
+            segment,
+            generation,
+            first_slot,
+            ..
+        } = *windows.place();
+        let found = windows.finish();
         let log = self.sb.log;
         let is_first = segment == log.segment && generation == log.generation;
         let Some(r) = &mut self.recovery else {

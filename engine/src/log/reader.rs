@@ -1,7 +1,7 @@
 //! The log's reading end: finds records in a segment's bytes, also behind damaged ones.
 
 use crate::format::operation::Operation;
-use crate::format::record::{Item, ItemBody, RecordHeader, MAGIC};
+use crate::format::record::{Item, ItemBody, RecordHeader, HEADER_PAGES_MAX, MAGIC};
 use crate::format::PAGE;
 use esker_base::checksum::crc32;
 use esker_base::num::to_usize;
@@ -44,85 +44,242 @@ pub struct Place {
     pub from: Seq,
 }
 
-/// Finds every record in `bytes`. Where no record begins, the next page is tried: a damaged header
-/// hides its own length. A page counts as a header only when store, generation and its very place
-/// match, so stale records and copies of records in clients' data do not.
+/// Finds every record in `bytes`, see [`Scanner`].
 #[must_use]
 pub fn scan(place: &Place, bytes: &[u8]) -> Scan {
-    let mut out = Scan::default();
-    let mut page = 0;
-    let mut last = Seq(place.from.0.saturating_sub(1));
-    while (page + 1) * PAGE <= bytes.len() {
-        let rest = &bytes[page * PAGE..];
-        let slot = place.first_slot + u32::try_from(page).unwrap_or(u32::MAX);
-        page += 1;
-        if rest[..4] != MAGIC.to_le_bytes() {
-            continue;
-        }
-        let Some(found) = record_at(place, slot, rest, last) else {
-            out.broken_headers.push(slot);
-            continue;
-        };
-        last = found.header.seq;
-        page += found.header.pages() as usize - 1;
-        out.records.push(found);
-    }
-    out
+    let pages = u32::try_from(bytes.len() / PAGE).unwrap_or(u32::MAX);
+    let mut scanner = Scanner::new(*place, place.first_slot.saturating_add(pages));
+    scanner.feed(bytes);
+    scanner.finish()
 }
 
-fn record_at(place: &Place, slot: u32, bytes: &[u8], after: Seq) -> Option<Found> {
-    let (header, items, hash) = RecordHeader::decode(bytes).ok()?;
-    let here = header.store == place.store
-        && header.generation == place.generation
-        && header.segment == place.segment
-        && header.slot == slot
-        && header.seq > after
-        && header.pages() as usize * PAGE <= bytes.len();
-    if !here {
-        return None;
-    }
-    let payload = &bytes[usize::from(header.header_pages) * PAGE..header.pages() as usize * PAGE];
-    let bad_blocks = check_payload(&items, payload)?;
-    Some(Found {
-        header,
-        items,
-        hash,
-        bad_blocks,
-    })
+/// Finds every record in a segment's pages, which come in order and piece by piece. Where no record
+/// begins, the next page is tried: a damaged header hides its own length. A page counts as a header
+/// only when store, generation and its very place match, so stale records and copies of records in
+/// clients' data do not.
+#[derive(Debug)]
+pub struct Scanner {
+    place: Place,
+    /// The page that comes next.
+    slot: u32,
+    /// One past the last page that will come.
+    end: u32,
+    /// The last record found, or what comes before the first that counts.
+    last: Seq,
+    state: State,
+    out: Scan,
 }
 
-/// The blocks whose bytes do not match; none when the items contradict the payload's length.
-fn check_payload(items: &[Item], payload: &[u8]) -> Option<Vec<(GroupId, u64)>> {
-    let mut bad = Vec::new();
-    for item in items {
-        let ItemBody::Entry {
-            payload_page,
-            payload_pages,
-            data,
-            ..
-        } = &item.body
-        else {
-            continue;
-        };
-        if *payload_pages == 0 {
-            continue;
+#[derive(Debug)]
+enum State {
+    /// The next page may be a record's first.
+    Search,
+    /// What may be a record began at this slot; its header pages are not all there.
+    Header { slot: u32, pages: Vec<u8> },
+    /// In the payload of a record.
+    Payload { found: Found, checks: Checks },
+}
+
+/// What the payload pages that are still to come must hold.
+#[derive(Debug)]
+struct Checks {
+    /// Payload page, CRC, group, LBA; by page.
+    blocks: Vec<(u32, u32, GroupId, u64)>,
+    /// How many of them were looked at.
+    done: usize,
+    /// The payload page that comes next, and their number.
+    page: u32,
+    pages: u32,
+}
+
+impl Scanner {
+    /// A scanner of the pages from `place.first_slot` up to slot `end`.
+    #[must_use]
+    pub fn new(place: Place, end: u32) -> Self {
+        Self {
+            slot: place.first_slot,
+            end,
+            last: Seq(place.from.0.saturating_sub(1)),
+            state: State::Search,
+            out: Scan::default(),
+            place,
         }
-        let (operation, _) = Operation::decode(data).ok()?;
-        let Operation::Write { lba, blocks, .. } = operation else {
-            return None;
+    }
+
+    /// Where the pages come from.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Takes the next pages; what follows the last whole one is ignored.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while bytes.len() >= PAGE && self.slot < self.end {
+            let used = match &mut self.state {
+                State::Search => self.search(bytes),
+                State::Header { slot, pages } => {
+                    let (page, rest) = bytes.split_at(PAGE);
+                    pages.extend_from_slice(page);
+                    if pages.len() < header_bytes(pages) {
+                        self.slot += 1;
+                        PAGE
+                    } else {
+                        // All there: as if it had come in one piece. Without a record in it, the
+                        // search goes on behind its first page.
+                        bytes = rest;
+                        let pages = std::mem::take(pages);
+                        self.slot = *slot;
+                        self.state = State::Search;
+                        self.feed(&pages);
+                        0
+                    }
+                }
+                State::Payload { found, checks } => {
+                    let used = checks.take(bytes, &mut found.bad_blocks);
+                    self.slot += u32::try_from(used / PAGE).unwrap_or(u32::MAX);
+                    self.end_record_if_done();
+                    used
+                }
+            };
+            bytes = &bytes[used..];
+        }
+    }
+
+    /// Looks at the first of these pages, and at all of a header that begins there; gives the bytes
+    /// that are done with.
+    fn search(&mut self, bytes: &[u8]) -> usize {
+        let slot = self.slot;
+        self.slot += 1;
+        if bytes[..4] != MAGIC.to_le_bytes() {
+            return PAGE;
+        }
+        let size = header_bytes(bytes);
+        let fits = to_usize(u64::from(self.end - slot)) * PAGE >= size;
+        if fits && size > bytes.len() {
+            let pages = bytes[..bytes.len() / PAGE * PAGE].to_vec();
+            self.slot = slot + u32::try_from(pages.len() / PAGE).unwrap_or(u32::MAX);
+            let used = pages.len();
+            self.state = State::Header { slot, pages };
+            return used;
+        }
+        let Some((found, checks)) = self.record_at(slot, &bytes[..size.min(bytes.len())]) else {
+            self.out.broken_headers.push(slot);
+            return PAGE;
         };
-        if blocks.len() != *payload_pages as usize {
+        self.last = found.header.seq;
+        self.slot = slot + u32::from(found.header.header_pages);
+        self.state = State::Payload { found, checks };
+        self.end_record_if_done();
+        size
+    }
+
+    fn record_at(&self, slot: u32, bytes: &[u8]) -> Option<(Found, Checks)> {
+        let (header, items, hash) = RecordHeader::decode(bytes).ok()?;
+        let place = &self.place;
+        let here = header.store == place.store
+            && header.generation == place.generation
+            && header.segment == place.segment
+            && header.slot == slot
+            && header.seq > self.last
+            && header.pages() <= self.end - slot;
+        if !here {
             return None;
         }
-        for (i, block) in blocks.iter().enumerate() {
-            let at = (*payload_page as usize + i) * PAGE;
-            let stored = payload.get(at..at + PAGE)?;
-            if crc32(stored) != block.crc {
-                bad.push((item.group, lba + i as u64));
+        let checks = Checks::of(&items, header.payload_pages)?;
+        let found = Found {
+            header,
+            items,
+            hash,
+            bad_blocks: Vec::new(),
+        };
+        Some((found, checks))
+    }
+
+    fn end_record_if_done(&mut self) {
+        let is_whole = |checks: &Checks| checks.page >= checks.pages;
+        if !matches!(&self.state, State::Payload { checks, .. } if is_whole(checks)) {
+            return;
+        }
+        if let State::Payload { found, .. } = std::mem::replace(&mut self.state, State::Search) {
+            self.out.records.push(found);
+        }
+    }
+
+    /// Everything that was found. All pages must have come: a record of which some have not is
+    /// left out.
+    #[must_use]
+    pub fn finish(self) -> Scan {
+        self.out
+    }
+}
+
+/// Bytes of the header that begins here, as its first page says; at least a page.
+fn header_bytes(bytes: &[u8]) -> usize {
+    usize::from(u16::from_le_bytes([bytes[6], bytes[7]])).clamp(1, HEADER_PAGES_MAX) * PAGE
+}
+
+impl Checks {
+    /// None when the items contradict the payload's length.
+    fn of(items: &[Item], pages: u32) -> Option<Self> {
+        let mut blocks = Vec::with_capacity(to_usize(u64::from(pages)));
+        for item in items {
+            let ItemBody::Entry {
+                payload_page,
+                payload_pages,
+                data,
+                ..
+            } = &item.body
+            else {
+                continue;
+            };
+            if *payload_pages == 0 {
+                continue;
             }
+            let end = payload_page.checked_add(*payload_pages)?;
+            let (operation, _) = Operation::decode(data).ok()?;
+            let Operation::Write {
+                lba, blocks: new, ..
+            } = operation
+            else {
+                return None;
+            };
+            if new.len() != *payload_pages as usize || end > pages {
+                return None;
+            }
+            let new = (*payload_page..).zip(lba..).zip(&new);
+            blocks.extend(new.map(|((page, lba), block)| (page, block.crc, item.group, lba)));
         }
+        blocks.sort_by_key(|(page, ..)| *page); // as they are, but for records of other writers
+        Some(Self {
+            blocks,
+            done: 0,
+            page: 0,
+            pages,
+        })
     }
-    Some(bad)
+
+    /// Checks the payload pages that `bytes` begins with; gives their bytes.
+    fn take(&mut self, bytes: &[u8], bad: &mut Vec<(GroupId, u64)>) -> usize {
+        let mut used = 0;
+        for stored in bytes.chunks_exact(PAGE) {
+            if self.page >= self.pages {
+                break;
+            }
+            let mut crc = None;
+            while let Some((page, expected, group, lba)) = self.blocks.get(self.done) {
+                if *page != self.page {
+                    break;
+                }
+                if *crc.get_or_insert_with(|| crc32(stored)) != *expected {
+                    bad.push((*group, *lba));
+                }
+                self.done += 1;
+            }
+            self.page += 1;
+            used += PAGE;
+        }
+        used
+    }
 }
 
 /// What to do with the records found, given the first seq expected.
