@@ -133,7 +133,7 @@ fn recovery(c: &mut Criterion) {
     let mut group = c.benchmark_group("recovery");
     group.sample_size(10);
     for (name, run) in [("single blocks", 1), ("runs of 256 blocks", 256usize)] {
-        let mut store = MemoryStore::open(config(GIB, 64 << 20), MemoryDevice::blank(true));
+        let mut store = MemoryStore::open(config(5 * GIB, 64 << 20), MemoryDevice::blank(true));
         store.create(4 * GIB / 4096);
         let mut random = Random(13);
         let mut written = 0;
@@ -149,7 +149,7 @@ fn recovery(c: &mut Criterion) {
         group.bench_function(format!("256 MiB of log, {name}"), |b| {
             b.iter_batched(
                 || device.clone(),
-                |device| MemoryStore::open(config(GIB, 64 << 20), device),
+                |device| MemoryStore::open(config(5 * GIB, 64 << 20), device),
                 BatchSize::PerIteration,
             );
         });

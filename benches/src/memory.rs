@@ -311,6 +311,7 @@ pub fn config(device_bytes: u64, cache_bytes: usize) -> EngineConfig {
         cache_bytes,
         checkpoint_bytes: u64::MAX,
         checkpoint_records: u64::MAX,
+        checkpoint_entries: u64::MAX,
         delta_extents_max: usize::MAX,
         ..EngineConfig::default()
     }

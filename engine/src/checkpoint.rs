@@ -175,13 +175,12 @@ impl Engine {
         if self.checkpoint.is_some() {
             return;
         }
-        let bytes_max = self.checkpoint_bytes();
         let refused = self.refused.take();
         let short = || (refused || self.room_is_short()) && self.checkpoint_helps();
         let due = self.checkpoint_wanted
-            || self.log.bytes_since_checkpoint >= bytes_max
-            || self.log.records_since_checkpoint >= self.config.checkpoint_records
-            || self.load.extents >= to_u64(self.config.delta_extents_max)
+            || self.log_is_long()
+            // What an opening found in the log is in memory only, and the next one finds it again.
+            || self.load.blocks * PAGE_U64 >= self.checkpoint_bytes()
             || short();
         if due {
             self.checkpoint_wanted = false;
@@ -199,7 +198,10 @@ impl Engine {
         self.log.bytes_since_checkpoint = 0;
         self.log.items_since_checkpoint = 0;
         let mut nodes_frozen = 0;
-        self.log.records_since_checkpoint = 0;
+        (
+            self.log.records_since_checkpoint,
+            self.log.count_since_checkpoint,
+        ) = (0, 0);
         let mut entries = BTreeMap::new();
         let mut to_merge = VecDeque::new();
         for (id, group) in &mut self.groups {

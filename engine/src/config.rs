@@ -26,6 +26,8 @@ pub struct EngineConfig {
     pub checkpoint_bytes: u64,
     /// A checkpoint begins after this many records.
     pub checkpoint_records: u64,
+    /// A checkpoint begins after this many entries: trims bring many and few bytes.
+    pub checkpoint_entries: u64,
     /// A checkpoint begins when the delta index has this many extents.
     pub delta_extents_max: usize,
     /// Records being written at a time.
@@ -59,6 +61,7 @@ impl Default for EngineConfig {
             cache_bytes: 64 << 20,
             checkpoint_bytes: 128 << 20,
             checkpoint_records: 64 << 10,
+            checkpoint_entries: 64 << 10,
             delta_extents_max: 128 << 10,
             batches_in_flight_max: 2,
             unsynced_bytes_max: 16 << 20,

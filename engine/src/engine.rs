@@ -481,9 +481,7 @@ impl Engine {
         self.checkpoint
             .as_ref()
             .is_some_and(|c| !c.waits_for_log(self.log.written))
-            && (self.log.bytes_since_checkpoint >= self.checkpoint_bytes()
-                || self.log.records_since_checkpoint >= self.config.checkpoint_records
-                || self.load.extents >= to_u64(self.config.delta_extents_max))
+            && self.log_is_long()
     }
 
     /// A closing record is missing and there is room for it.

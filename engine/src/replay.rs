@@ -257,9 +257,7 @@ impl Engine {
                 .map_err(liveness)?;
         }
         self.probes.insert(Probe::UnappliedReplayed);
-        let before = group.load();
-        group.footprint_add(operation.as_deref());
-        self.load.replace(before, group.load());
+        // What checkpoints will write for it is counted by the one that ends the opening.
         group.push(LogEntry {
             term: *term,
             index: *index,

@@ -103,6 +103,8 @@ pub(crate) struct LogWriter {
     pub items_since_checkpoint: u64,
     /// Records since then.
     pub records_since_checkpoint: u64,
+    /// What they say: entries and all else.
+    pub count_since_checkpoint: u64,
     /// The last record was a closing one.
     pub closed: bool,
     /// When the log last became durable, for the closing record.
@@ -211,6 +213,7 @@ impl LogWriter {
         self.bytes_since_checkpoint += record.bytes;
         self.items_since_checkpoint += esker_base::num::to_u64(items_bytes);
         self.records_since_checkpoint += 1;
+        self.count_since_checkpoint += esker_base::num::to_u64(count);
         self.closed = header.flags & crate::format::record::FLAG_CLOSING != 0;
         self.position.slot += header.pages();
         self.position.seq = Seq(seq.0 + 1);

@@ -43,7 +43,6 @@ impl<P: Piece> IntervalMap<P> {
 
     /// Sets a run; what it covered is handed to `replaced` piece by piece.
     pub fn insert(&mut self, start: u64, piece: P, replaced: impl FnMut(u64, P)) {
-        // The common case first: a run of one block over exactly the same one, or over nothing.
         self.remove(BlockRange::new(start, piece.count()), replaced);
         self.runs.insert(start, piece);
     }
@@ -53,6 +52,22 @@ impl<P: Piece> IntervalMap<P> {
         let (start, end) = (range.start.0, range.end());
         if range.is_empty() {
             return;
+        }
+        // The common cases first: nothing there, or one run with the same first block.
+        match self.runs.range(..end).next_back() {
+            None => return,
+            Some((first, piece)) => {
+                let piece_end = first + piece.count();
+                if piece_end <= start {
+                    return;
+                }
+                if *first == start && piece_end <= end {
+                    if let Some(whole) = self.runs.remove(&start) {
+                        taken(start, whole);
+                    }
+                    return;
+                }
+            }
         }
         if let Some((&first, piece)) = self.runs.range(..start).next_back() {
             let piece_end = first + piece.count();

@@ -114,6 +114,15 @@ impl Engine {
         self.nodes_needed() * 3 >= room || room < self.floor() + SHORT_SEGMENTS * self.slots()
     }
 
+    /// As much has been written since the last checkpoint began as makes the next one due: the time
+    /// an opening takes and the memory it needs go with it.
+    pub(crate) fn log_is_long(&self) -> bool {
+        self.log.bytes_since_checkpoint >= self.checkpoint_bytes()
+            || self.log.records_since_checkpoint >= self.config.checkpoint_records
+            || self.log.count_since_checkpoint >= self.config.checkpoint_entries
+            || self.load.extents >= to_u64(self.config.delta_extents_max)
+    }
+
     /// Bytes of records after which a checkpoint is due: what recovery reads, and what a small store
     /// cannot use meanwhile.
     pub(crate) fn checkpoint_bytes(&self) -> u64 {
