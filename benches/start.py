@@ -31,7 +31,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fio_table  # noqa: E402
 
 PATIENCE_S = 60
-WATCH_S = 5  # how long a load runs before the most log it makes is known
+WATCH_S = 4  # how long a load runs before the most log it makes is known
 NEARLY = 0.9  # the share of it at which the daemon is killed
 READ, WRITE, FUA = 0, 1, 1
 
@@ -148,13 +148,15 @@ class Store:
                 client = Client(self.socket, "bench0")
                 client.ask(READ, 0, 0)
                 client.answer(4096)
-                read = time.monotonic() - began
-                client.ask(WRITE, FUA, 1, b"\x5a" * 4096)
-                client.answer(0)
-                return read, time.monotonic() - began
             except OSError:
                 time.sleep(0.002)
-        sys.exit(f"eskerd does not serve {PATIENCE_S} s after kill -9")
+                continue
+            read = time.monotonic() - began
+            client.ask(WRITE, FUA, 1, b"\x5a" * 4096)
+            client.answer(0)
+            return read, time.monotonic() - began
+        with open(f"{self.folder}.log") as log:
+            sys.exit(f"eskerd does not serve {PATIENCE_S} s after kill -9: {log.read()}")
 
 
 def fio_load(store, size, options):
@@ -192,46 +194,67 @@ def kill_when_full(store):
             before = last  # what the checkpoint that began covers counts until it ends
         log = since + (before if running else 0)
         watched = time.monotonic() - began
-        if watched > WATCH_S and (log >= most * NEARLY or watched > 4 * WATCH_S):
+        if watched > WATCH_S and (log >= most * NEARLY or watched > 3 * WATCH_S):
             return store.kill()
         most = max(most, log)
 
 
+def wait_for_room(folder, bytes_needed):
+    """The kernel gives a killed process's files up a moment after it."""
+    def free():
+        disk = os.statvfs(folder)
+        return disk.f_bavail * disk.f_frsize
+    end = time.monotonic() + 10
+    while free() < bytes_needed:
+        if time.monotonic() > end:
+            sys.exit(f"{folder} needs {bytes_needed / 2**30:.1f} GiB of free space; name another disk, or a smaller "
+                     "--store-size")
+        time.sleep(0.1)
+
+
 def run_case(name, volumes, size, options, args):
     print(f"{name}:", end="", file=sys.stderr, flush=True)
-    store = Store(f"{args.dir}/store", args)
     rounds = []
+    for _ in range(args.rounds):
+        rounds.append(run_round(volumes, size, options, args))
+        print(f" {rounds[-1]['read_s']:.2f} s", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return rounds
+
+
+def run_round(volumes, size, options, args):
+    """In a store of its own: scattered writes fill one soon."""
+    store = Store(f"{args.dir}/store", args)
+    wait_for_room(args.dir, int(args.store_size.removesuffix("GiB")) << 30)
     try:
         store.spawn()
-        store.process.stdout.readline()
+        if not store.process.stdout.readline():
+            with open(f"{store.folder}.log") as log:
+                sys.exit(f"eskerd does not start: {log.read()}")
         for n in range(volumes):
             store.esker("volume", "create", f"bench{n}", "--size", f"{size >> 20}MiB")
-        if size == 4 << 30 and volumes == 1:  # one that fits is written full
+        if size == 4 << 30:  # one that fits is written full
             where = ["--ioengine=nbd", f"--uri=nbd+unix:///bench0?socket={store.socket}"]
             fio_table.fio(where, size, 0, ["--rw=write", "--bs=1m", "--iodepth=8"], f"{args.dir}/fio")
-        for _ in range(args.rounds):
-            if options:
-                load = fio_load(store, size, options)
-                kill_when_full(store)
-                load.wait()
-            else:
-                load = many_load(store, volumes, size)
-                kill_when_full(store)
-                os.waitpid(load, 0)
-            read_s, write_s = store.first_io()
-            resident, peak = store.status_mib("VmRSS"), store.status_mib("VmHWM")
-            store.process.stdout.readline()
-            m = store.metrics()
-            rounds.append({
-                "read_s": read_s, "write_s": write_s, "resident_mib": resident, "peak_mib": peak,
-                "open_s": m["esker_recovery_duration_seconds"], "records": m["esker_recovery_records"],
-                "scanned_mib": m["esker_recovery_scanned_bytes"] / 2**20})
-            print(f" {read_s:.2f} s", end="", file=sys.stderr, flush=True)
+        if options:
+            load = fio_load(store, size, options)
+            kill_when_full(store)
+            load.wait()
+        else:
+            load = many_load(store, volumes, size)
+            kill_when_full(store)
+            os.waitpid(load, 0)
+        read_s, write_s = store.first_io()
+        resident, peak = store.status_mib("VmRSS"), store.status_mib("VmHWM")
+        store.process.stdout.readline()
+        m = store.metrics()
+        return {
+            "read_s": read_s, "write_s": write_s, "resident_mib": resident, "peak_mib": peak,
+            "open_s": m["esker_recovery_duration_seconds"], "records": m["esker_recovery_records"],
+            "scanned_mib": m["esker_recovery_scanned_bytes"] / 2**20}
     finally:
         store.kill()
         shutil.rmtree(store.folder, ignore_errors=True)
-        print(file=sys.stderr)
-    return rounds
 
 
 def print_table(results, machine):
@@ -251,7 +274,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", required=True, help="new scratch folder on the disk to measure; removed afterwards")
     parser.add_argument("--bin", default="target/release", help="folder with eskerd and esker")
-    parser.add_argument("--store-size", default="14GiB")
+    parser.add_argument("--store-size", default="14GiB", help="whole GiB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", default="", help="only cases that match this regular expression")
     parser.add_argument("--json", help="write everything that was measured here")
