@@ -4,15 +4,21 @@
 Every row is measured on every target in turn, for several rounds, so that a machine whose speed
 drifts treats them alike; what counts is the ratio within a round. fio uses its nbd engine over a
 unix socket (io_uring and O_DIRECT for the raw file), on a volume that was written full before.
+"bound" is a server that answers at once and stores nothing (benches/examples/answering.rs): what
+fio's nbd client can drive at most here, whoever serves it.
 
-Needs fio, qemu-utils, and a release build of eskerd and esker. Everything happens in one scratch
-folder (--dir), on the disk that is to be measured; nothing else is touched.
+Needs fio, qemu-utils, and release builds:
+  cargo build --release -p esker-daemon -p esker-cli
+  cargo build --release -p esker-benches --example answering
+Everything happens in one scratch folder (--dir), on the disk that is to be measured; nothing else
+is touched.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -60,12 +66,10 @@ def wait_for(path, process):
     sys.exit(f"{path} did not appear")
 
 
-def start_esker(directory, binaries, size):
+def start_esker(directory, binaries, size, store_size):
     data = f"{directory}/esker"
-    # Room for the volume several times over: there is no garbage collection yet, and the table
-    # overwrites the volume at random.
     server = subprocess.Popen(
-        [f"{binaries}/eskerd", "--data", data, "--store-size", "28GiB", "--nbd", "none", "--metrics", "none"],
+        [f"{binaries}/eskerd", "--data", data, "--store-size", store_size, "--nbd", "none", "--metrics", "none"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     server.stdout.readline()
     subprocess.run([f"{binaries}/esker", "--data", data, "volume", "create", "bench", "--size", size],
@@ -83,6 +87,13 @@ def start_qemu(directory, size):
     return server, ["--ioengine=nbd", f"--uri=nbd+unix:///?socket={socket}"]
 
 
+def start_bound(directory, binaries, size_bytes):
+    socket = f"{directory}/bound.sock"
+    server = subprocess.Popen([f"{binaries}/examples/answering", socket, str(size_bytes)])
+    wait_for(socket, server)
+    return server, ["--ioengine=nbd", f"--uri=nbd+unix:///?socket={socket}"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", required=True, help="scratch folder on the disk to measure; is removed afterwards")
@@ -90,25 +101,41 @@ def main():
     parser.add_argument("--size", default="4GiB", help="size of the volume")
     parser.add_argument("--seconds", type=int, default=8, help="per measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", default="", help="only rows whose name matches this regular expression")
+    parser.add_argument("--targets", default="raw,qemu-nbd,esker,bound", help="only these, comma-separated")
+    # Room for the volume several times over: there is no garbage collection yet, and the table
+    # overwrites the volume at random.
+    parser.add_argument("--store-size", default="28GiB", help="size of eskerd's store")
     parser.add_argument("--json", help="write all measurements here")
     args = parser.parse_args()
     if os.path.exists(args.dir):
         sys.exit(f"{args.dir} exists; name a new folder")
     os.makedirs(args.dir)
-    servers = []
+    rows = [row for row in ROWS if re.search(args.rows, row[0])]
+    wanted = args.targets.split(",")
+    size = args.size.replace("iB", "").lower()
+    servers, targets = [], []
+
+    def start(name, started):
+        server, where = started
+        servers.append(server)
+        targets.append((name, where, server.pid))
+
     try:
-        esker, esker_where = start_esker(args.dir, args.bin, args.size)
-        servers.append(esker)
-        qemu, qemu_where = start_qemu(args.dir, args.size)
-        servers.append(qemu)
-        raw = ["--ioengine=io_uring", "--direct=1", f"--filename={args.dir}/raw"]
-        targets = [("raw", raw, None), ("qemu-nbd", qemu_where, qemu.pid), ("esker", esker_where, esker.pid)]
-        size = args.size.replace("iB", "").lower()
+        if "raw" in wanted:
+            raw = ["--ioengine=io_uring", "--direct=1", f"--filename={args.dir}/raw"]
+            targets.append(("raw", raw, None))
+        if "qemu-nbd" in wanted:
+            start("qemu-nbd", start_qemu(args.dir, args.size))
+        if "esker" in wanted:
+            start("esker", start_esker(args.dir, args.bin, args.size, args.store_size))
         for _, where, _ in targets:
             fio(where, size, 0, ["--rw=write", "--bs=1m", "--iodepth=8"], f"{args.dir}/fio.json")
+        if "bound" in wanted:
+            start("bound", start_bound(args.dir, args.bin, bytes_of(args.size)))
         runs = {}
         for number in range(args.rounds):
-            for row, arguments in ROWS:
+            for row, arguments in rows:
                 for name, where, pid in targets:
                     before = cpu_seconds(pid) if pid else 0
                     result = fio(where, size, args.seconds, arguments, f"{args.dir}/fio.json")
@@ -126,12 +153,21 @@ def main():
         shutil.rmtree(args.dir)
 
 
+def bytes_of(size):
+    number, unit = re.fullmatch(r"(\d+)([KMGT])iB", size).groups()
+    return int(number) << {"K": 10, "M": 20, "G": 30, "T": 40}[unit]
+
+
 def report(args, runs):
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
           f"{time.strftime('%Y-%m-%d')}; {args.rounds} rounds of {args.seconds} s, {args.size} volume; "
           "medians, and the range of the ratio over the rounds\n")
-    print("| row | raw | qemu-nbd | esker | esker / raw | esker / qemu | CPU per I/O: qemu, esker |")
-    print("|---|---|---|---|---|---|---|")
+    names = [name for name in ("raw", "qemu-nbd", "esker", "bound") if name in args.targets.split(",")]
+    others = [name for name in names if name != "esker"] if "esker" in names else []
+    served = [name for name in ("qemu-nbd", "esker") if name in names]
+    heads = names + [f"esker / {name}" for name in others] + [f"CPU per I/O: {', '.join(served)}"]
+    print(f"| row | {' | '.join(heads)} |")
+    print("|" + "---|" * (len(heads) + 1))
     for row, by_name in runs.items():
         def median(name, key):
             return statistics.median(r[key] for r in by_name[name])
@@ -139,9 +175,9 @@ def report(args, runs):
         def ratio(other):
             ratios = sorted(e["iops"] / o["iops"] for e, o in zip(by_name["esker"], by_name[other]))
             return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
-        cells = [f"{median(name, 'iops'):,.0f}" for name in ("raw", "qemu-nbd", "esker")]
-        cpu = f"{median('qemu-nbd', 'cpu_us'):.1f} µs, {median('esker', 'cpu_us'):.1f} µs"
-        print(f"| {row} | {' | '.join(cells)} | {ratio('raw')} | {ratio('qemu-nbd')} | {cpu} |")
+        cells = [f"{median(name, 'iops'):,.0f}" for name in names] + [ratio(name) for name in others]
+        cells.append(", ".join(f"{median(name, 'cpu_us'):.1f} µs" for name in served))
+        print(f"| {row} | {' | '.join(cells)} |")
     if args.json:
         with open(args.json, "w") as f:
             json.dump(runs, f, indent=1)

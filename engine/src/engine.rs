@@ -175,6 +175,13 @@ impl Engine {
 
     /// Takes one event in and appends what follows to `effects`.
     pub fn step(&mut self, now: Moment, wall: WallClock, event: Event, effects: &mut Vec<Effect>) {
+        self.take(now, event, effects);
+        self.advance(now, wall, effects);
+    }
+
+    /// The first half of [`Engine::step`]: several events may be taken before one
+    /// [`Engine::advance`], and what they append goes into records together.
+    pub fn take(&mut self, now: Moment, event: Event, effects: &mut Vec<Effect>) {
         self.meters.tick(now);
         match event {
             Event::Disk { io, result } => self.disk_done(now, io, result, effects),
@@ -227,11 +234,10 @@ impl Engine {
                 self.log.urge();
             }
         }
-        self.advance(now, wall, effects);
     }
 
-    /// Does whatever can be done now.
-    fn advance(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
+    /// The second half of [`Engine::step`]: does whatever can be done now.
+    pub fn advance(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
         self.busy = false;
         if let Some(error) = self.fence_pending.take() {
             self.fence(error, effects);

@@ -33,7 +33,12 @@ pub(crate) struct Conn {
     /// Identifies its requests in the log.
     pub session_id: u64,
     pub closing: bool,
+    /// Output of this step; it leaves in one piece at the step's end.
+    output: Vec<Bytes>,
+    /// Bytes of `output`.
+    output_bytes: usize,
     unsent: VecDeque<usize>,
+    /// Bytes of `output` and of what was sent and has not left.
     unsent_bytes: usize,
     paused: bool,
     /// What its session has in flight, as counted in the node's sums.
@@ -60,6 +65,8 @@ impl Node {
             volume: None,
             session_id: self.random(),
             closing: false,
+            output: Vec::new(),
+            output_bytes: 0,
             unsent: VecDeque::new(),
             unsent_bytes: 0,
             paused: false,
@@ -208,7 +215,6 @@ impl Node {
                 }
                 nbd::Action::Request(request) => self.request(id, request),
                 nbd::Action::Close { reason, clean } => {
-                    self.send_output(id, effects);
                     if clean {
                         tracing::debug!(conn = id.0, reason, "session closed");
                     } else {
@@ -220,20 +226,32 @@ impl Node {
                 }
             }
         }
-        self.send_output(id, effects);
+        self.gather_output(id);
         self.count(id);
     }
 
-    fn send_output(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
+    /// Takes what a session has to say; it is sent when the step ends.
+    fn gather_output(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        let mut bufs = Vec::new();
-        conn.session.take_output(&mut bufs);
-        if !bufs.is_empty() {
-            let bytes = bufs.iter().map(Bytes::len).sum();
-            conn.unsent.push_back(bytes);
-            conn.unsent_bytes += bytes;
+        let before = conn.output.len();
+        conn.session.take_output(&mut conn.output);
+        let bytes: usize = conn.output[before..].iter().map(Bytes::len).sum();
+        conn.output_bytes += bytes;
+        conn.unsent_bytes += bytes;
+    }
+
+    /// Sends what was gathered.
+    fn send_output(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
+        self.gather_output(id);
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if !conn.output.is_empty() {
+            conn.unsent
+                .push_back(std::mem::take(&mut conn.output_bytes));
+            let bufs = std::mem::take(&mut conn.output);
             effects.push(Effect::Send { conn: id, bufs });
         }
     }
@@ -246,14 +264,16 @@ impl Node {
         conn.closing = true;
         self.paused.remove(&id);
         self.limited.remove(&id);
+        self.send_output(id, effects);
         effects.push(Effect::Close { conn: id, reason });
     }
 
     /// Stops reading from sessions that are ahead of their limits, and goes on with those that are
-    /// no longer.
+    /// no longer; sends what sessions have to say.
     pub(crate) fn pace(&mut self, effects: &mut Vec<Effect>) {
         let room = self.room();
         for id in std::mem::take(&mut self.touched) {
+            self.send_output(id, effects);
             let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
                 continue;
             };

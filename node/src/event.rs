@@ -15,6 +15,7 @@
 //! 5. There is one timer: a later [`Effect::SetTimer`] replaces an earlier one. [`Event::Timer`] may
 //!    come late and may come spuriously, never never.
 //! 6. Effects are taken in the order in which they were given.
+//! 7. After one or more events comes [`crate::Machine::settle`], before any waiting.
 
 use crate::admin::{AdminError, AdminReply, AdminRequest};
 use bytes::Bytes;

@@ -43,6 +43,12 @@ pub struct ReadyReport {
 
 /// A sans-I/O machine: the node, or a part of it under test.
 pub trait Machine {
-    /// Takes one event in and appends what is to be done to `effects`.
+    /// Takes one event in and appends what is to be done to `effects`. What several events lead to
+    /// together may be left to [`Machine::settle`].
     fn step(&mut self, now: Moment, wall: WallClock, event: Event, effects: &mut Vec<Effect>);
+
+    /// Does what the events since the last call lead to: the requests of all of them go into one
+    /// record, and the replies to a connection into one send. An interpreter calls it after the last
+    /// event that is there, and before it waits.
+    fn settle(&mut self, _now: Moment, _wall: WallClock, _effects: &mut Vec<Effect>) {}
 }

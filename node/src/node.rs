@@ -97,6 +97,8 @@ pub struct Node {
     pub(crate) config: NodeConfig,
     pub(crate) engine: Engine,
     pub(crate) engine_effects: Vec<engine_event::Effect>,
+    /// The engine has been given something, and has not advanced since.
+    pub(crate) engine_told: bool,
     pub(crate) rng: ChaCha8Rng,
     pub(crate) phase: Phase,
     pub(crate) now: Moment,
@@ -163,6 +165,7 @@ impl Node {
             config,
             engine,
             engine_effects,
+            engine_told: false,
             rng,
             phase: Phase::Opening,
             now,
@@ -196,7 +199,7 @@ impl Node {
             fenced: None,
             meters,
         };
-        node.settle(effects);
+        node.follow_up(effects);
         node
     }
 
@@ -225,10 +228,10 @@ impl Node {
         self.ops.len()
     }
 
-    /// Gives an event to the engine; what follows is handled in `settle`.
+    /// Gives an event to the engine; what follows is handled in `follow_up`.
     pub(crate) fn tell_engine(&mut self, event: engine_event::Event) {
-        self.engine
-            .step(self.now, self.wall, event, &mut self.engine_effects);
+        self.engine.take(self.now, event, &mut self.engine_effects);
+        self.engine_told = true;
     }
 
     fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
@@ -312,14 +315,23 @@ impl Node {
         }
     }
 
-    /// Handles everything that follows from an event, until nothing does.
-    fn settle(&mut self, effects: &mut Vec<Effect>) {
+    /// Handles everything that follows from events, until nothing does. The order gathers: all
+    /// sessions are parsed before the groups take what they propose, and the engine builds records
+    /// when it has been told everything.
+    fn follow_up(&mut self, effects: &mut Vec<Effect>) {
         loop {
-            let follow = std::mem::take(&mut self.engine_effects);
-            if !follow.is_empty() {
-                for effect in follow {
+            if !self.engine_effects.is_empty() {
+                let mut follow = std::mem::take(&mut self.engine_effects);
+                for effect in follow.drain(..) {
                     self.engine_effect(effect, effects);
                 }
+                if self.engine_effects.is_empty() {
+                    self.engine_effects = follow; // its memory serves again
+                }
+                continue;
+            }
+            if let Some(conn) = self.conns_dirty.pop_first() {
+                self.serve_conn(conn, effects);
                 continue;
             }
             if let Some(id) = self.dirty.pop_first() {
@@ -330,8 +342,9 @@ impl Node {
                 self.release_after_drive();
                 continue;
             }
-            if let Some(conn) = self.conns_dirty.pop_first() {
-                self.serve_conn(conn, effects);
+            if std::mem::take(&mut self.engine_told) {
+                self.engine
+                    .advance(self.now, self.wall, &mut self.engine_effects);
                 continue;
             }
             if !self.resume_paused() {
@@ -377,8 +390,10 @@ impl Node {
         }
         self.phase = Phase::Closing;
         self.tell_engine(engine_event::Event::Stop);
-        let follow = std::mem::take(&mut self.engine_effects);
-        for effect in follow {
+        // What it says now is an answer to this event: whoever asked to stop sees it at once.
+        self.engine
+            .advance(self.now, self.wall, &mut self.engine_effects);
+        for effect in std::mem::take(&mut self.engine_effects) {
             self.engine_effect(effect, effects);
         }
     }
@@ -438,7 +453,15 @@ impl Machine for Node {
         self.now = self.now.max(now);
         self.wall = wall;
         self.take(event, effects);
+    }
+
+    fn settle(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        self.now = self.now.max(now);
+        self.wall = wall;
         self.passage_of_time();
-        self.settle(effects);
+        self.follow_up(effects);
     }
 }

@@ -255,7 +255,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Tells the machine everything that has happened.
+    /// Tells the machine everything that has happened, and lets it settle.
     fn turn<M: Machine>(&mut self, machine: &mut M, now: Moment, effects: &mut Vec<Effect>) {
         let wall = timer::wall_now();
         // What was there before this turn's completions comes first.
@@ -273,6 +273,12 @@ impl<'a> Driver<'a> {
             self.events.push_back(Event::Timer);
         }
         self.tell(machine, now, wall, effects);
+        if matches!(self.stage, Stage::Running) {
+            machine.settle(now, wall, effects);
+        }
+        for effect in effects.drain(..) {
+            self.interpret(effect, now);
+        }
     }
 
     /// Gives the machine what is queued, and takes its effects. Disk operations are submitted and

@@ -61,6 +61,8 @@ pub(crate) struct Host {
     pub clock: Clock,
     /// Counts processes.
     pub incarnation: u64,
+    /// It has taken events and settles when its turn ends.
+    pub in_turn: bool,
     /// Counts timer requests: only the last one is served.
     pub timers: u64,
     /// The store takes no more writes.
@@ -93,6 +95,7 @@ impl Host {
             disk: SimDisk::new(image, SimRng::new(plan.seed, 100 + index as u64)),
             clock: Clock::new(rng),
             incarnation: 0,
+            in_turn: false,
             timers: 0,
             fenced: false,
             fenced_at: 0,

@@ -21,6 +21,9 @@ const INSTANT_STEPS_MAX: u64 = 50_000;
 const SLOW_DISK_NS_MAX: u64 = 2_000_000_000;
 /// Time between two looks at what is overdue.
 const WATCH_NS: u64 = 5_000_000;
+/// How many of a thousand turns take more than one event, and how long such a turn lasts at most.
+const LONG_TURNS: u64 = 400;
+const TURN_NS_MAX: u64 = 80_000;
 
 /// A record of a store's log.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +50,8 @@ pub(crate) enum Ev {
         incarnation: u64,
         number: u64,
     },
+    /// A node's turn ends: it settles what its events led to.
+    TurnEnds { host: usize, incarnation: u64 },
     /// Bytes reach a node.
     ToNode(u64),
     /// Bytes reach a client.
@@ -113,6 +118,8 @@ pub struct World {
     pub(crate) queue: BTreeMap<(u64, u64), Ev>,
     order: u64,
     pub(crate) rng: SimRng,
+    /// Decides how many events a turn of a node takes.
+    turns: SimRng,
     pub(crate) hosts: Vec<Host>,
     pub(crate) clients: Vec<Client>,
     pub(crate) conns: BTreeMap<u64, Conn>,
@@ -167,6 +174,7 @@ impl World {
             queue: BTreeMap::new(),
             order: 0,
             rng,
+            turns: SimRng::new(plan.seed, 3),
             hosts,
             clients,
             conns: BTreeMap::new(),
@@ -300,6 +308,12 @@ impl World {
                     self.step_node(host, Event::Timer);
                 }
             }
+            Ev::TurnEnds { host, incarnation } => {
+                let h = &mut self.hosts[host];
+                if h.incarnation == incarnation && std::mem::take(&mut h.in_turn) {
+                    self.settle_node(host);
+                }
+            }
             Ev::ToNode(conn) => self.deliver_to_node(conn),
             Ev::ToClient(conn) => self.deliver_to_client(conn),
             Ev::Closed(conn) => self.connection_closed(conn),
@@ -337,7 +351,9 @@ impl World {
     /// The node whose process an event goes to.
     fn host_of(&self, ev: &Ev) -> Option<usize> {
         match ev {
-            Ev::Disk { host, .. } | Ev::Timer { host, .. } => Some(*host),
+            Ev::Disk { host, .. } | Ev::Timer { host, .. } | Ev::TurnEnds { host, .. } => {
+                Some(*host)
+            }
             Ev::Peer { to, .. } => Some(*to),
             Ev::ToNode(id) | Ev::ToClient(id) | Ev::Closed(id) | Ev::Gone(id) => {
                 self.conns.get(id).map(|conn| conn.host)
@@ -362,7 +378,8 @@ impl World {
         let h = &mut self.hosts[host];
         h.incarnation += 1;
         h.state = State::Opening;
-        (h.fenced, h.fuse, h.stalled_until) = (false, None, 0);
+        (h.fenced, h.fuse, h.in_turn) = (false, None, false);
+        h.stalled_until = 0;
         h.node = Some(Node::new(config, now, wall, &mut effects));
         self.log(|| format!("node {host} starts"));
         self.stats.did("starts");
@@ -377,6 +394,28 @@ impl World {
         let Some(node) = h.node.as_mut() else { return };
         let mut effects = Vec::new();
         node.step(now, wall, event, &mut effects);
+        let incarnation = h.incarnation;
+        self.interpret(host, effects);
+        let h = &mut self.hosts[host];
+        if h.incarnation != incarnation || h.in_turn {
+            return;
+        }
+        if self.turns.chance(LONG_TURNS) {
+            h.in_turn = true;
+            let length = self.turns.below(TURN_NS_MAX);
+            self.at(length, Ev::TurnEnds { host, incarnation });
+        } else {
+            self.settle_node(host);
+        }
+    }
+
+    fn settle_node(&mut self, host: usize) {
+        let wall = self.wall();
+        let h = &mut self.hosts[host];
+        let now: Moment = h.clock.shows(self.now);
+        let Some(node) = h.node.as_mut() else { return };
+        let mut effects = Vec::new();
+        node.settle(now, wall, &mut effects);
         self.interpret(host, effects);
     }
 
