@@ -8,6 +8,10 @@ use esker_daemon::metrics::process;
 use esker_daemon::{dist, machine, run};
 use std::process::ExitCode;
 
+/// A request on its way makes some dozens of small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     process::note_start();
     let args = Args::parse(); // wrong usage ends here, with code 2

@@ -437,7 +437,9 @@ impl Group {
     /// Whether this replica alone is a quorum.
     #[must_use]
     pub fn is_single_voter(&self) -> bool {
-        self.membership().is_quorum_alone(self.config.replica)
+        // Asked for every request: nothing is allocated here.
+        let voters = self.raw.raft.prs().conf().voters();
+        voters.contains(self.config.replica.0) && voters.ids().len() == 1
     }
 
     /// Whether the group waits for a leader elected without it; see [`RecoveredGroup::suspended`].

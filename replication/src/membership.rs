@@ -49,12 +49,6 @@ impl Membership {
             || self.voters_outgoing.contains(&replica)
     }
 
-    /// True when `replica` alone is a quorum.
-    pub(crate) fn is_quorum_alone(&self, replica: ReplicaId) -> bool {
-        self.voters == [replica]
-            && (self.voters_outgoing.is_empty() || self.voters_outgoing == [replica])
-    }
-
     /// Checks what raft-rs would panic over, and what would make an empty configuration win
     /// elections.
     pub(crate) fn validate(&self) -> Result<(), GroupError> {

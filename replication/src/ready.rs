@@ -118,7 +118,7 @@ impl Group {
         let ticket = self.take_ticket();
         let mut appended = Vec::with_capacity(entries.len());
         for entry in entries {
-            let entry = checked(&entry);
+            let entry = checked(entry);
             let pieces = if entry.payload_length == 0 {
                 Vec::new()
             } else {
@@ -163,22 +163,18 @@ impl Group {
         let Some(last) = committed.last().map(|entry| entry.index) else {
             return;
         };
-        let entries: Vec<LogEntry> = committed.iter().map(checked).collect();
+        let entries: Vec<LogEntry> = committed.into_iter().map(checked).collect();
+        let changes: Vec<_> = entries
+            .iter()
+            .filter_map(|e| Some((e.index, decode_change(e.kind, &e.data)?)))
+            .collect();
         self.handed_out = last;
-        out.push(Output::Committed {
-            entries: entries.clone(),
-        });
-        for entry in entries {
-            let Some(change) = decode_change(entry.kind, &entry.data) else {
-                continue;
-            };
+        out.push(Output::Committed { entries });
+        for (index, change) in changes {
             match self.raw.apply_conf_change(&change) {
                 Ok(state) => {
                     let membership = Membership::from_raft(&state);
-                    out.push(Output::MembershipChanged {
-                        index: entry.index,
-                        membership,
-                    });
+                    out.push(Output::MembershipChanged { index, membership });
                 }
                 // Every replica refuses it alike: it depends on the membership before it only.
                 Err(error) => tracing::error!(%error, "membership change refused"),
@@ -335,9 +331,10 @@ impl Group {
 ///
 /// # Panics
 /// When it is malformed all the same, which no input can cause.
-fn checked(entry: &Entry) -> LogEntry {
+fn checked(entry: Entry) -> LogEntry {
+    let index = entry.index;
     match entry_from_raft(entry) {
         Some(entry) => entry,
-        None => panic!("entry {} of the log is malformed", entry.index),
+        None => panic!("entry {index} of the log is malformed"),
     }
 }

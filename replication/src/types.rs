@@ -119,13 +119,13 @@ pub(crate) fn payload_context(length: u32) -> Vec<u8> {
 }
 
 /// The entry in this crate's words, or `None` when its kind or context is malformed.
-pub(crate) fn entry_from_raft(entry: &eraftpb::Entry) -> Option<LogEntry> {
+pub(crate) fn entry_from_raft(entry: eraftpb::Entry) -> Option<LogEntry> {
     Some(LogEntry {
         term: Term(entry.term),
         index: RaftIndex(entry.index),
         kind: EntryKind::from_raft(entry.entry_type)?,
-        data: Bytes::copy_from_slice(&entry.data),
-        payload_length: payload_length(entry)?,
+        payload_length: payload_length(&entry)?,
+        data: Bytes::from(entry.data),
     })
 }
 
@@ -159,7 +159,8 @@ mod tests {
                 data: Bytes::from_static(b"descriptor"),
                 payload_length,
             };
-            assert_eq!(entry_from_raft(&entry_to_raft(&entry)), Some(entry));
+            let raft_entry = entry_to_raft(&entry);
+            assert_eq!(entry_from_raft(raft_entry), Some(entry));
             assert_eq!(EntryKind::from_number(kind.number()), Some(kind));
         }
     }

@@ -154,7 +154,14 @@ impl Operation {
     /// When a write has more than [`limits::ENTRY_BLOCKS_MAX`] blocks.
     #[must_use]
     pub fn encode(&self, request: RequestId) -> Vec<u8> {
-        let mut w = Writer::new();
+        let blocks = match self {
+            Self::Write { blocks, .. } => blocks.len(),
+            _ => 1,
+        };
+        // One allocation, whatever the blocks' form.
+        let mut w = Writer {
+            bytes: Vec::with_capacity(64 + blocks * 32),
+        };
         let tag = match self {
             Self::Write { blocks, .. } if blocks.iter().all(is_plain) => TAG_WRITE,
             Self::Write { .. } => TAG_WRITE_FULL,
