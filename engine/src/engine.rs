@@ -224,6 +224,7 @@ impl Engine {
                 }
             }
             Event::SyncSoon => self.log.urge(),
+            Event::SyncWritten => self.log.urge_written(),
             Event::Checkpoint { token } => {
                 self.checkpoint_tokens.push(token);
                 self.checkpoint_wanted = true;

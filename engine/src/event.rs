@@ -191,6 +191,9 @@ pub enum Event {
     },
     /// Somebody waits for what is written to become durable.
     SyncSoon,
+    /// As [`Event::SyncSoon`], for what is on the device by now; what is on its way to it goes along
+    /// with a later sync.
+    SyncWritten,
     /// Write a checkpoint.
     Checkpoint {
         /// Comes back in [`Effect::CheckpointDone`].

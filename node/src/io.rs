@@ -81,18 +81,18 @@ impl Node {
         let Some(volume) = self.volumes.get_mut(&group) else {
             return;
         };
-        let last = volume
-            .group
-            .as_ref()
-            .map_or(RaftIndex(0), |g| g.last_index());
-        if volume.applied >= last {
+        // A flush covers what was answered before it came: what is applied, and early answers, which
+        // were given for entries on the device. What is still on its way there was not answered, and
+        // the flush does not wait for it.
+        let last = volume.group.as_ref().map(|g| g.last_index());
+        // Another leader may have cut what was written here.
+        let written = volume.written.min(last.unwrap_or_default());
+        let answered = written.max(volume.applied);
+        if volume.applied >= answered {
             return self.finish_op(id, Ok(Reply::Done));
         }
-        volume.flushes.push((id, last));
-        // What is proposed may still be on its way to the store: carry it there first.
-        volume.urgent = true;
+        volume.flushes.push((id, answered));
         self.flush_after_drive.insert(group);
-        self.dirty.insert(group);
     }
 
     fn begin_read(&mut self, id: OpId, group: GroupId) {
@@ -123,14 +123,15 @@ impl Node {
         }
     }
 
-    /// Hands reads to the engine that waited for the group to be driven.
+    /// Hands reads to the engine that waited for the group to be driven, and asks for the sync that
+    /// flushes wait for.
     pub(crate) fn release_after_drive(&mut self) {
         for id in std::mem::take(&mut self.reads_after_drive) {
             self.read_data(id, true);
         }
         if !self.flush_after_drive.is_empty() {
             self.flush_after_drive.clear();
-            self.tell_engine(engine_event::Event::SyncSoon);
+            self.tell_engine(engine_event::Event::SyncWritten);
         }
     }
 

@@ -51,4 +51,9 @@ pub trait Machine {
     /// record, and the replies to a connection into one send. An interpreter calls it after the last
     /// event that is there, and before it waits.
     fn settle(&mut self, _now: Moment, _wall: WallClock, _effects: &mut Vec<Effect>) {}
+
+    /// Requests of clients on their way. A hint for how to wait: nothing may depend on it.
+    fn requests_in_flight(&self) -> usize {
+        0
+    }
 }

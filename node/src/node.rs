@@ -455,6 +455,10 @@ impl Machine for Node {
         self.take(event, effects);
     }
 
+    fn requests_in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
     fn settle(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
         if self.phase == Phase::Ended {
             return;

@@ -6,10 +6,12 @@ use crate::error::RuntimeError;
 use crate::handle::{Inbound, LoopHandle, LoopStatus, Outbound, Shared};
 use crate::listener::Listener;
 use crate::net::{Events, Net};
+use crate::pace::{Outlook, Pacer, Wait};
 use crate::record::Recorder;
 use crate::ring::{Completion, Op, Owner, Ring};
 use crate::store_file::StoreFile;
 use crate::timer::{self, Timer};
+use esker_base::num::to_usize;
 use esker_base::{limits, AlignedBuf, Moment, WallClock};
 use esker_node::{Effect, Event, Machine};
 use rustix::event::EventfdFlags;
@@ -163,6 +165,7 @@ struct Driver<'a> {
     disk: Disk,
     recorder: Recorder,
     timer: Timer,
+    pacer: Pacer,
     /// Events the machine has not been told yet.
     events: Events,
     inbox_is_ready: bool,
@@ -202,6 +205,7 @@ impl<'a> Driver<'a> {
             disk: Disk::new(store.size_bytes(), config.staged_bytes_max),
             recorder,
             timer: Timer::default(),
+            pacer: Pacer::default(),
             events: Events::new(),
             inbox_is_ready: true,
             stage: Stage::Running,
@@ -238,20 +242,35 @@ impl<'a> Driver<'a> {
                 self.acceptor.next_deadline(),
             ];
             let timeout = timer::until(now, &deadlines);
-            let block = self.events.is_empty() && !self.inbox_is_ready;
-            if let Err(error) = self.ring.wait(block, timeout) {
-                let message = format!("io_uring_enter: {error}");
-                self.stage = Stage::Ending(Outbound::LoopFailed { message });
-                break;
-            }
+            let begin = timer::now();
+            let wait = match self.events.is_empty() && !self.inbox_is_ready {
+                true => self.pacer.plan(begin, self.outlook(&machine)),
+                false => Wait::No,
+            };
+            let found = match self.ring.wait(wait, timeout) {
+                Ok(found) => found,
+                Err(error) => {
+                    let message = format!("io_uring_enter: {error}");
+                    self.stage = Stage::Ending(Outbound::LoopFailed { message });
+                    break;
+                }
+            };
             self.turns += 1;
             now = timer::now();
+            self.pacer.waited(wait, found, now.since(begin));
             self.turn(&mut machine, now, &mut effects);
         }
         self.recorder.flush();
         match self.stage {
             Stage::Ending(last) => last,
             Stage::Running => unreachable!("the loop ends only after its stage has changed"),
+        }
+    }
+
+    fn outlook<M: Machine>(&self, machine: &M) -> Outlook {
+        Outlook {
+            requests: machine.requests_in_flight(),
+            disk_operations: to_usize(self.disk.counts().in_flight),
         }
     }
 
@@ -364,7 +383,10 @@ impl<'a> Driver<'a> {
                 let event = self.disk.start(&mut self.ring, io, op);
                 self.events.extend(event);
             }
-            Effect::Send { conn, bufs } => self.net.send(conn, bufs, &mut self.events),
+            Effect::Send { conn, bufs } => {
+                self.pacer.replied(now);
+                self.net.send(conn, bufs, &mut self.events);
+            }
             Effect::PauseReceive { conn } => self.net.pause(conn),
             Effect::ResumeReceive { conn } => self.net.resume(conn),
             Effect::Close { conn, reason } => {

@@ -13,6 +13,7 @@ mod handle;
 mod inherited;
 mod listener;
 mod net;
+mod pace;
 pub mod record;
 pub mod replay;
 mod ring;

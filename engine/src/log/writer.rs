@@ -280,6 +280,13 @@ impl LogWriter {
         }
     }
 
+    /// What is on the device is waited for; what is still on its way to it is not.
+    pub fn urge_written(&mut self) {
+        if let Some(r) = self.unsynced.back_mut() {
+            r.urgent = true;
+        }
+    }
+
     /// Nothing is waiting, being written or unsynced.
     pub fn is_quiet(&self) -> bool {
         self.pending.is_empty() && self.in_flight.is_empty() && self.unsynced.is_empty()

@@ -14,6 +14,7 @@ pub(crate) use ops::{Op, Owner, Vectors, VECTORS_MAX};
 
 use crate::driver::LoopConfig;
 use crate::error::RuntimeError;
+use crate::pace::{Wait, GATHER_TIME_MAX};
 use crate::store_file::StoreFile;
 use io_uring::{cqueue, opcode, squeue, types, IoUring};
 use ops::{StoreTarget, Table};
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 /// How often in a row the kernel may refuse to make progress (EAGAIN, EBUSY) before that is an
 /// error; there is a pause of a millisecond after each refusal.
 const STALLS_MAX: u32 = 5_000;
+/// Looks at the ring between two looks at the clock.
+const SPIN_LOOKS: u32 = 32;
 /// How long a ring that is dropped waits for its operations. After that their memory is leaked.
 const REAP_TIME_MAX: Duration = Duration::from_secs(30);
 /// Names the completion of the request that cancels everything; no [`OpKey`] has this value.
@@ -70,6 +73,8 @@ pub(crate) struct Ring {
     pub(crate) staging: Staging,
     store: StoreTarget,
     stalls: u32,
+    /// The kernel can wait for several completions for a short time (Linux 6.12).
+    gathers: bool,
 }
 
 impl Ring {
@@ -93,6 +98,7 @@ impl Ring {
             _ => buffers::STAGING_SLOTS,
         };
         let staging = register_staging(&uring, name, slots);
+        let gathers = uring.params().is_feature_min_timeout();
         Ok(Self {
             uring,
             table: Table::default(),
@@ -101,6 +107,7 @@ impl Ring {
             staging,
             store,
             stalls: 0,
+            gathers,
         })
     }
 
@@ -120,24 +127,71 @@ impl Ring {
         self.submit(Op::Cancel { target }, Owner::Cancel);
     }
 
-    /// Submits what is queued. With `block`, waits until something completes or `timeout` passes.
+    /// Submits what is queued, and waits as `wait` says or until `timeout` passes. True when a spin
+    /// found something.
     ///
     /// # Errors
     /// When the kernel refuses for good; the ring can only be dropped then.
-    pub(crate) fn wait(&mut self, block: bool, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, wait: Wait, timeout: Option<Duration>) -> io::Result<bool> {
         self.enqueue_waiting();
-        let block = block && self.completed.is_empty() && self.waiting.is_empty();
-        let result = match timeout {
-            Some(time) if block => {
-                let time = types::Timespec::new()
-                    .sec(time.as_secs())
-                    .nsec(time.subsec_nanos());
-                let args = types::SubmitArgs::new().timespec(&time);
+        let mut wait = match wait {
+            _ if !self.completed.is_empty() || !self.waiting.is_empty() => Wait::No,
+            Wait::Gather(_) if !self.gathers => Wait::Sleep,
+            wait => wait,
+        };
+        let mut found = false;
+        if let Wait::Spin(time) = wait {
+            let submitted = self.uring.submit();
+            self.refused(submitted)?;
+            found = self.spin(timeout.map_or(time, |timeout| time.min(timeout)));
+            wait = if found { Wait::No } else { Wait::Sleep };
+        }
+        let span = timeout.map(|time| {
+            types::Timespec::new()
+                .sec(time.as_secs())
+                .nsec(time.subsec_nanos())
+        });
+        let mut args = types::SubmitArgs::new();
+        if let Some(span) = &span {
+            args = args.timespec(span);
+        }
+        let result = match wait {
+            Wait::No => self.uring.submit_and_wait(0),
+            Wait::Gather(completions) => {
+                let micros = u32::try_from(GATHER_TIME_MAX.as_micros()).unwrap_or(u32::MAX);
+                let args = args.min_wait_usec(micros);
+                self.uring.submitter().submit_with_args(completions, &args)
+            }
+            Wait::Sleep | Wait::Spin(_) if span.is_some() => {
                 self.uring.submitter().submit_with_args(1, &args)
             }
-            _ => self.uring.submit_and_wait(usize::from(block)),
+            Wait::Sleep | Wait::Spin(_) => self.uring.submit_and_wait(1),
         };
-        let outcome = match result.as_ref().map_err(io::Error::raw_os_error) {
+        let outcome = self.refused(result);
+        self.collect();
+        outcome.map(|()| found)
+    }
+
+    /// Looks for completions until there is one or `time` has passed.
+    fn spin(&mut self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            for _ in 0..SPIN_LOOKS {
+                // Deferred work shows before its completion does.
+                if !self.uring.completion().is_empty() || self.uring.submission().taskrun() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+    }
+
+    /// What a call that the kernel refused means.
+    fn refused(&mut self, result: io::Result<usize>) -> io::Result<()> {
+        match result.as_ref().map_err(io::Error::raw_os_error) {
             Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => {
                 self.stalls = 0;
                 Ok(())
@@ -148,9 +202,7 @@ impl Ring {
                 Ok(())
             }
             Err(_) => result.map(|_| ()),
-        };
-        self.collect();
-        outcome
+        }
     }
 
     /// The next completion that has arrived.
@@ -246,7 +298,8 @@ impl Ring {
             if self.in_flight() == 0 {
                 return true;
             }
-            let failed = self.wait(true, Some(Duration::from_millis(100))).is_err();
+            let patience = Some(Duration::from_millis(100));
+            let failed = self.wait(Wait::Sleep, patience).is_err();
             if failed || Instant::now() > deadline {
                 return false;
             }

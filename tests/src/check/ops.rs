@@ -148,6 +148,7 @@ impl World {
             94 => self.create(),
             95 if self.rng.chance(300) => self.delete(id),
             96 if self.rng.chance(300) => self.rename(id),
+            97 if self.rng.chance(500) => self.step(Event::SyncWritten),
             97 => self.step(Event::SyncSoon),
             98 => self.read_payload(id),
             _ => Ok(()),
