@@ -139,7 +139,11 @@ mod tests {
             assert!(matches!(wait, Wait::Spin(_)));
             pacer.waited(wait, true, micros(40));
         }
-        assert_eq!(pacer.plan(Moment(0), ONE), Wait::Spin(micros(89)));
+        // Twice the usual wait and a little; the smoothing rounds down.
+        let Wait::Spin(time) = pacer.plan(Moment(0), ONE) else {
+            panic!()
+        };
+        assert!(time > micros(85) && time <= micros(90), "{time:?}");
         // The device becomes slow: after a few waits there is no spinning.
         for _ in 0..20 {
             let wait = pacer.plan(Moment(0), ONE);
