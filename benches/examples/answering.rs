@@ -74,5 +74,6 @@ fn export(name: String, size_bytes: u64) -> Export {
         block_size_preferred: 4096,
         block_size_max: 32 << 20,
         description: String::new(),
+        contexts: Vec::new(),
     }
 }
