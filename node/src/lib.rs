@@ -56,4 +56,9 @@ pub trait Machine {
     fn requests_in_flight(&self) -> usize {
         0
     }
+
+    /// Requests of clients that have begun, ever. A hint like the one above.
+    fn requests_begun(&self) -> u64 {
+        0
+    }
 }

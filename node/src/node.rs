@@ -459,6 +459,10 @@ impl Machine for Node {
         self.ops.len()
     }
 
+    fn requests_begun(&self) -> u64 {
+        self.next_op
+    }
+
     fn settle(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
         if self.phase == Phase::Ended {
             return;

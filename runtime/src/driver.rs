@@ -8,7 +8,7 @@ use crate::listener::Listener;
 use crate::net::{Events, Net};
 use crate::pace::{Outlook, Pacer, Wait};
 use crate::record::Recorder;
-use crate::ring::{Completion, Op, Owner, Ring};
+use crate::ring::{Completion, Op, OpKey, Owner, Ring};
 use crate::store_file::StoreFile;
 use crate::timer::{self, Timer};
 use esker_base::num::to_usize;
@@ -166,6 +166,8 @@ struct Driver<'a> {
     recorder: Recorder,
     timer: Timer,
     pacer: Pacer,
+    /// The alarm that is set, which rings no later than anything is due.
+    alarm: Option<(Moment, OpKey)>,
     /// Events the machine has not been told yet.
     events: Events,
     inbox_is_ready: bool,
@@ -206,6 +208,7 @@ impl<'a> Driver<'a> {
             recorder,
             timer: Timer::default(),
             pacer: Pacer::default(),
+            alarm: None,
             events: Events::new(),
             inbox_is_ready: true,
             stage: Stage::Running,
@@ -241,13 +244,17 @@ impl<'a> Driver<'a> {
                 self.net.next_deadline(),
                 self.acceptor.next_deadline(),
             ];
-            let timeout = timer::until(now, &deadlines);
+            let due = deadlines.into_iter().flatten().min();
             let begin = timer::now();
-            let wait = match self.events.is_empty() && !self.inbox_is_ready {
-                true => self.pacer.plan(begin, self.outlook(&machine)),
-                false => Wait::No,
+            let has_work = !self.events.is_empty() || self.inbox_is_ready;
+            let wait = match has_work || due.is_some_and(|due| due <= begin) {
+                true => Wait::No,
+                false => {
+                    self.arm_alarm(due);
+                    self.pacer.plan(begin, self.outlook(&machine))
+                }
             };
-            let found = match self.ring.wait(wait, timeout) {
+            let found = match self.ring.wait(wait, None) {
                 Ok(found) => found,
                 Err(error) => {
                     let message = format!("io_uring_enter: {error}");
@@ -269,6 +276,7 @@ impl<'a> Driver<'a> {
 
     fn outlook<M: Machine>(&self, machine: &M) -> Outlook {
         Outlook {
+            begun: machine.requests_begun(),
             requests: machine.requests_in_flight(),
             disk_operations: to_usize(self.disk.counts().in_flight),
         }
@@ -340,8 +348,30 @@ impl<'a> Driver<'a> {
                 self.inbox_is_ready = true;
                 self.arm_wake();
             }
+            Owner::Alarm(at) => {
+                if self.alarm.is_some_and(|(armed, _)| armed == at) {
+                    self.alarm = None;
+                }
+            }
             Owner::Cancel => {}
         }
+    }
+
+    /// Sees to it that the loop wakes up at `due` or before. Programming a timer is dear (on virtual
+    /// machines it leaves the guest), and a deadline usually moves on long before it comes; so an
+    /// alarm is left as it is unless it would ring too late.
+    fn arm_alarm(&mut self, due: Option<Moment>) {
+        let Some(due) = due else {
+            return;
+        };
+        if let Some((armed, key)) = self.alarm {
+            if armed <= due {
+                return;
+            }
+            self.ring.cancel(key);
+        }
+        let key = self.ring.submit(Op::alarm(due), Owner::Alarm(due));
+        self.alarm = Some((due, key));
     }
 
     fn take_inbox(&mut self) {

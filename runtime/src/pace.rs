@@ -1,14 +1,18 @@
-//! How a loop waits: sleeping costs a wake-up, which at depth 1 is a large part of a request's time;
-//! under load each wake-up should bring several completions.
+//! How a loop waits. Three ways, none of which is best everywhere:
 //!
-//! - With one or two requests on their way, and something known to be near (a disk operation of
-//!   theirs, or the next request of a client that was just answered), the loop spins for as long as
-//!   such waits have been taking, at most [`SPIN_TIME_MAX`]. A spin that finds nothing is paid for
-//!   with a growing number of waits without one, so a machine where spinning does not pay (the
-//!   client needs this very core, the device is slow) soon sleeps. An idle loop never spins: with
-//!   no request on its way and no recent answer nothing is near.
-//! - With many requests on their way the loop lets a few completions gather, for at most
-//!   [`GATHER_TIME_MAX`].
+//! - *Sleep* until something completes. The default, and the only way of an idle loop.
+//! - *Spin* for a short while first, with one or two requests on their way and something known to be
+//!   near (a disk operation of theirs, or the next request of a client that was just answered). It
+//!   saves a wake-up, a large part of a small request's time; but it takes a processor, and where
+//!   the client wants that one, or where waking the client on another one is dear, it costs more
+//!   than it saves.
+//! - *Gather*, with many requests on their way: let a few completions come together, for at most
+//!   [`GATHER_TIME_MAX`]. It saves wake-ups and system calls, and delays answers.
+//!
+//! Which way is best depends on the machine, the device and the client, so it is measured: now and
+//! then the loop tries the other way for two windows of [`WINDOW_REQUESTS`] requests, each followed
+//! by a window of its own way, and changes only when both pairs say so ([`Trial`]). Trials that
+//! find nothing become rare.
 
 use esker_base::Moment;
 use std::time::Duration;
@@ -29,6 +33,18 @@ const GATHER_REQUESTS_MIN: usize = 8;
 pub(crate) const GATHER_TIME_MAX: Duration = Duration::from_micros(30);
 /// Most completions that are awaited together.
 const GATHER_COMPLETIONS_MAX: usize = 8;
+/// Requests over which a way is measured.
+const WINDOW_REQUESTS: u64 = 256;
+/// A window with a longer wait than this says nothing: there was nothing to do.
+const WINDOW_WAIT_MAX: Duration = Duration::from_millis(5);
+/// Windows between trials: doubled by each that changes nothing, between these bounds.
+const REST_MIN: u32 = 8;
+const REST_MAX: u32 = 512;
+/// A way that costs more than sleeping is taken when it needs at most this share of the time, in
+/// hundredths, and left when sleeping needs no more than it does.
+const GAIN_PERCENT: u64 = 95;
+/// Windows of a trial: the other way, this way, the other way, this way.
+const TRIAL_WINDOWS: u32 = 4;
 
 /// How to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +62,93 @@ pub(crate) enum Wait {
 /// What a loop knows when it is about to wait.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outlook {
+    /// Client requests that have begun, ever.
+    pub(crate) begun: u64,
     /// Client requests on their way.
     pub(crate) requests: usize,
     /// Disk operations on their way.
     pub(crate) disk_operations: usize,
+}
+
+/// How many requests a loop has on their way, as far as it matters here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Load {
+    /// So few that a spin may pay.
+    Few,
+    /// Neither: sleeping serves.
+    #[default]
+    Some,
+    /// So many that gathering may pay.
+    Many,
+}
+
+/// Compares sleeping with another way.
+#[derive(Debug)]
+struct Trial {
+    /// The other way has been taken.
+    is_taken: bool,
+    /// Windows until the next trial.
+    rest: u32,
+    /// Windows to rest after a trial that changes nothing.
+    rest_next: u32,
+    /// Windows of this trial that are over; odd while a pair is half done.
+    step: u32,
+    /// A trial is going on.
+    is_on: bool,
+    /// How long the first window of the pair took, in nanoseconds.
+    tried_ns: u64,
+    wins: u32,
+}
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self {
+            is_taken: false,
+            rest: REST_MIN,
+            rest_next: REST_MIN,
+            step: 0,
+            is_on: false,
+            tried_ns: 0,
+            wins: 0,
+        }
+    }
+}
+
+impl Trial {
+    /// Whether the loop waits the other way now.
+    fn other_way(&self) -> bool {
+        let tries = self.is_on && self.step.is_multiple_of(2);
+        self.is_taken != tries
+    }
+
+    /// A window ended, after this time.
+    fn window_ended(&mut self, took_ns: u64) {
+        if !self.is_on {
+            self.rest = self.rest.saturating_sub(1);
+            self.is_on = self.rest == 0;
+            (self.step, self.wins) = (0, 0);
+            return;
+        }
+        if self.step.is_multiple_of(2) {
+            self.tried_ns = took_ns;
+        } else {
+            let percent = if self.is_taken { 100 } else { GAIN_PERCENT };
+            let is_better = self.tried_ns * 100 <= took_ns * percent;
+            self.wins += u32::from(is_better);
+        }
+        self.step += 1;
+        if self.step < TRIAL_WINDOWS {
+            return;
+        }
+        self.is_on = false;
+        if self.wins * 2 == TRIAL_WINDOWS {
+            self.is_taken = !self.is_taken;
+            self.rest_next = REST_MIN;
+        } else {
+            self.rest_next = (self.rest_next * 2).min(REST_MAX);
+        }
+        self.rest = self.rest_next;
+    }
 }
 
 /// Decides how to wait, from how the last waits went.
@@ -65,6 +164,11 @@ pub(crate) struct Pacer {
     peak: usize,
     replied: Option<Moment>,
     was_near: bool,
+    spin: Trial,
+    gather: Trial,
+    load: Load,
+    /// When the window began, and the requests that had begun by then. None when it has to begin.
+    window: Option<(Moment, u64)>,
 }
 
 impl Pacer {
@@ -76,16 +180,28 @@ impl Pacer {
     /// How to wait now.
     pub(crate) fn plan(&mut self, now: Moment, outlook: Outlook) -> Wait {
         self.peak = (outlook.requests * 16).max(self.peak - self.peak.div_ceil(8));
-        let requests = self.peak.div_ceil(16);
+        let load = match self.peak.div_ceil(16) {
+            requests if requests >= GATHER_REQUESTS_MIN => Load::Many,
+            requests if requests <= SPIN_REQUESTS_MAX => Load::Few,
+            _ => Load::Some,
+        };
+        self.measure(now, load, outlook.begun);
         let answered = self.replied.is_some_and(|at| now < at + NEAR_TIME);
         let disk_is_near = outlook.requests > 0 && outlook.disk_operations > 0;
         self.was_near = disk_is_near || (answered && outlook.requests == 0);
-        if requests >= GATHER_REQUESTS_MIN {
-            let half = outlook.disk_operations / 2;
-            return Wait::Gather(half.clamp(2, GATHER_COMPLETIONS_MAX));
+        match load {
+            Load::Many if self.gather.other_way() => {
+                let half = outlook.disk_operations / 2;
+                Wait::Gather(half.clamp(2, GATHER_COMPLETIONS_MAX))
+            }
+            Load::Few if self.spin.other_way() => self.plan_spin(),
+            _ => Wait::Sleep,
         }
+    }
+
+    fn plan_spin(&mut self) -> Wait {
         let usual = Duration::from_nanos(self.near_wait_ns);
-        if !self.was_near || requests > SPIN_REQUESTS_MAX || usual > SPIN_TIME_MAX {
+        if !self.was_near || usual > SPIN_TIME_MAX {
             return Wait::Sleep;
         }
         if self.pause > 0 {
@@ -95,9 +211,35 @@ impl Pacer {
         Wait::Spin((usual * 2 + SPIN_TIME_SPARE).min(SPIN_TIME_MAX))
     }
 
+    /// Ends the window when it is full. One in which the load changed says nothing.
+    fn measure(&mut self, now: Moment, load: Load, begun: u64) {
+        if load != self.load {
+            (self.load, self.window) = (load, None);
+        }
+        let Some((since, from)) = self.window else {
+            self.window = Some((now, begun));
+            return;
+        };
+        let count = begun.saturating_sub(from);
+        if count < WINDOW_REQUESTS {
+            return;
+        }
+        let took = u64::try_from(now.since(since).as_nanos()).unwrap_or(u64::MAX);
+        let per_window = took.saturating_mul(WINDOW_REQUESTS) / count;
+        match load {
+            Load::Few => self.spin.window_ended(per_window),
+            Load::Many => self.gather.window_ended(per_window),
+            Load::Some => {}
+        }
+        self.window = Some((now, begun));
+    }
+
     /// How the wait that was planned last went: whether a spin found something, and how long it took
     /// in all.
     pub(crate) fn waited(&mut self, wait: Wait, found: bool, took: Duration) {
+        if took > WINDOW_WAIT_MAX {
+            self.window = None;
+        }
         if self.was_near {
             let took = took.min(SPIN_TIME_MAX * 4);
             let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
@@ -119,21 +261,89 @@ mod tests {
     use super::*;
 
     const ONE: Outlook = Outlook {
+        begun: 0,
         requests: 1,
         disk_operations: 1,
     };
     const IDLE: Outlook = Outlook {
+        begun: 0,
         requests: 0,
         disk_operations: 1,
+    };
+    const BUSY: Outlook = Outlook {
+        begun: 0,
+        requests: 32,
+        disk_operations: 2,
     };
 
     fn micros(n: u64) -> Duration {
         Duration::from_micros(n)
     }
 
+    fn spinning() -> Pacer {
+        let mut pacer = Pacer::default();
+        pacer.spin.is_taken = true;
+        pacer
+    }
+
+    /// Serves `requests` one after the other, each of which takes what `cost` says of the way; gives
+    /// how many were served the other way.
+    fn serve(
+        pacer: &mut Pacer,
+        outlook: Outlook,
+        now: &mut Moment,
+        requests: u64,
+        cost: fn(bool) -> u64,
+    ) -> u64 {
+        let mut others = 0;
+        for begun in 0..requests {
+            let wait = pacer.plan(*now, Outlook { begun, ..outlook });
+            let other = wait != Wait::Sleep;
+            others += u64::from(other);
+            *now = *now + micros(cost(other));
+            pacer.waited(wait, true, micros(20));
+        }
+        pacer.window = None;
+        others
+    }
+
+    #[test]
+    fn the_way_that_is_faster_is_found_and_left_when_it_is_not_any_more() {
+        for outlook in [ONE, BUSY] {
+            let (mut pacer, mut now) = (Pacer::default(), Moment(0));
+            let pays = |other: bool| if other { 60 } else { 80 };
+            serve(&mut pacer, outlook, &mut now, 10_000, pays);
+            let others = serve(&mut pacer, outlook, &mut now, 100_000, pays);
+            assert!(others > 90_000, "{others}");
+            let costs = |other: bool| if other { 100 } else { 80 };
+            serve(&mut pacer, outlook, &mut now, 300_000, costs);
+            let others = serve(&mut pacer, outlook, &mut now, 100_000, costs);
+            assert!(others < 2_000, "{others}");
+        }
+    }
+
+    #[test]
+    fn a_small_gain_is_not_worth_a_processor() {
+        let (mut pacer, mut now) = (Pacer::default(), Moment(0));
+        let hardly = |other: bool| if other { 78 } else { 80 };
+        let others = serve(&mut pacer, ONE, &mut now, 300_000, hardly);
+        assert!(others < 10_000, "{others}");
+    }
+
+    #[test]
+    fn pauses_of_the_client_say_nothing() {
+        let mut pacer = Pacer::default();
+        for n in 0..100_000 {
+            let now = Moment(n * 10_000_000);
+            let wait = pacer.plan(now, Outlook { begun: n, ..ONE });
+            assert_eq!(wait, Wait::Sleep);
+            pacer.waited(wait, false, micros(10_000));
+        }
+    }
+
     #[test]
     fn spins_while_it_pays_and_only_then() {
-        let mut pacer = Pacer::default();
+        let mut pacer = spinning();
         for _ in 0..100 {
             let wait = pacer.plan(Moment(0), ONE);
             assert!(matches!(wait, Wait::Spin(_)));
@@ -154,7 +364,7 @@ mod tests {
 
     #[test]
     fn spins_that_find_nothing_become_rare() {
-        let mut pacer = Pacer::default();
+        let mut pacer = spinning();
         let mut spins = 0;
         for _ in 0..10_000 {
             let wait = pacer.plan(Moment(0), ONE);
@@ -167,7 +377,7 @@ mod tests {
 
     #[test]
     fn an_idle_loop_sleeps() {
-        let mut pacer = Pacer::default();
+        let mut pacer = spinning();
         assert_eq!(pacer.plan(Moment(0), IDLE), Wait::Sleep);
         pacer.replied(Moment(0));
         assert!(matches!(pacer.plan(Moment(1), IDLE), Wait::Spin(_)));
@@ -177,15 +387,12 @@ mod tests {
 
     #[test]
     fn many_requests_gather_completions_and_are_not_spun_for() {
-        let mut pacer = Pacer::default();
-        let busy = Outlook {
-            requests: 32,
-            disk_operations: 2,
-        };
-        assert_eq!(pacer.plan(Moment(0), busy), Wait::Gather(2));
+        let mut pacer = spinning();
+        pacer.gather.is_taken = true;
+        assert_eq!(pacer.plan(Moment(0), BUSY), Wait::Gather(2));
         let reads = Outlook {
-            requests: 32,
             disk_operations: 32,
+            ..BUSY
         };
         assert_eq!(pacer.plan(Moment(0), reads), Wait::Gather(8));
         // A moment in which few are there changes nothing; many such moments do.

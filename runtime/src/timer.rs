@@ -2,7 +2,6 @@
 
 use esker_base::{Moment, WallClock};
 use rustix::time::{clock_gettime, ClockId};
-use std::time::Duration;
 
 /// The monotonic clock. All loops of a process read the same one.
 #[must_use]
@@ -51,11 +50,6 @@ impl Timer {
     }
 }
 
-/// How long to wait for the earliest of these moments; none means for ever.
-pub(crate) fn until(now: Moment, moments: &[Option<Moment>]) -> Option<Duration> {
-    moments.iter().flatten().min().map(|at| at.since(now))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,12 +61,5 @@ mod tests {
         timer.set(Moment(20));
         assert!(!timer.take_if_due(Moment(19)));
         assert!(timer.take_if_due(Moment(20)) && !timer.take_if_due(Moment(30)));
-    }
-
-    #[test]
-    fn the_earliest_moment_bounds_the_wait() {
-        let wait = until(Moment(5), &[Some(Moment(25)), None, Some(Moment(15))]);
-        assert_eq!(wait, Some(Duration::from_nanos(10)));
-        assert_eq!(until(Moment(5), &[None]), None);
     }
 }

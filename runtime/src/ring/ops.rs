@@ -7,7 +7,7 @@
 use super::buffers::StagingSlot;
 use super::OpKey;
 use bytes::Bytes;
-use esker_base::{AlignedBuf, ConnId, IoId};
+use esker_base::{AlignedBuf, ConnId, IoId, Moment};
 use io_uring::{opcode, squeue, types};
 use std::os::fd::RawFd;
 
@@ -52,6 +52,8 @@ pub(crate) enum Op {
     },
     /// Accept connections until it fails or is cancelled.
     Accept { fd: RawFd },
+    /// Complete at a moment of the monotonic clock, with ETIME.
+    Alarm { at: Box<types::Timespec> },
     /// Cancel another operation.
     Cancel { target: OpKey },
 }
@@ -77,6 +79,8 @@ pub(crate) enum Owner {
     Accept(usize),
     /// The loop itself.
     Wake,
+    /// The loop's alarm for this moment.
+    Alarm(Moment),
     /// Nobody: the outcome of a cancellation shows in the cancelled operation.
     Cancel,
 }
@@ -118,6 +122,16 @@ impl Vectors {
 }
 
 impl Op {
+    /// An alarm at this moment.
+    pub(crate) fn alarm(at: Moment) -> Self {
+        let second = 1_000_000_000;
+        #[allow(clippy::cast_possible_truncation)] // below a thousand million
+        let nanos = (at.0 % second) as u32;
+        Op::Alarm {
+            at: Box::new(types::Timespec::new().sec(at.0 / second).nsec(nanos)),
+        }
+    }
+
     /// Builds the submission entry. The entry points into memory that `self` owns: the caller keeps
     /// `self` until the operation has completed.
     pub(super) fn entry(&mut self, store: StoreTarget, staging: &super::Staging) -> squeue::Entry {
@@ -183,6 +197,9 @@ impl Op {
             Op::Send { fd, bufs, vectors } => send_entry(*fd, bufs, vectors),
             Op::Accept { fd } => opcode::AcceptMulti::new(types::Fd(*fd))
                 .flags(libc::SOCK_CLOEXEC)
+                .build(),
+            Op::Alarm { at } => opcode::Timeout::new(&raw const **at)
+                .flags(types::TimeoutFlags::ABS)
                 .build(),
             Op::Cancel { target } => opcode::AsyncCancel::new(target.0).build(),
         }
