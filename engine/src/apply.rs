@@ -170,13 +170,13 @@ pub(crate) fn apply_entry(
         Operation::Write {
             lba, stamp, blocks, ..
         } => {
-            let auths: Vec<Authenticator> = blocks.iter().map(|b| b.auth).collect();
+            let auths: Arc<[Authenticator]> = blocks.iter().map(|b| b.auth).collect();
             let extent = Extent {
                 count: blocks.len() as u64,
                 kind: LeafKind::Data,
                 stamp: *stamp,
                 vaddr: entry.vaddr,
-                auths: auths.into(),
+                auths,
                 auth_from: 0,
             };
             insert(group, entry.index, *lba, extent, segs)?;

@@ -19,8 +19,9 @@ use crate::space::Segments;
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{DiskError, DiskOp, GroupId, IoId, Moment, Seq, WallClock};
+use rustc_hash::FxHashMap;
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an outstanding disk operation is for.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ pub struct Engine {
     pub(crate) payloads: BTreeMap<u64, PayloadRead>,
     pub(crate) collector: Collector,
     pub(crate) node_waiters: BTreeMap<VAddr, Vec<NodeWaiter>>,
-    pub(crate) purposes: HashMap<IoId, (Purpose, u64)>,
+    pub(crate) purposes: FxHashMap<IoId, (Purpose, u64)>,
     pub(crate) next_io: u64,
     pub(crate) sync: Option<SyncInFlight>,
     pub(crate) checkpoint: Option<Checkpointing>,
@@ -148,7 +149,7 @@ impl Engine {
             payloads: BTreeMap::new(),
             collector: Collector::default(),
             node_waiters: BTreeMap::new(),
-            purposes: HashMap::new(),
+            purposes: FxHashMap::default(),
             next_io: 1,
             sync: None,
             checkpoint: None,

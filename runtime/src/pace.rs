@@ -10,9 +10,10 @@
 //!   [`GATHER_TIME_MAX`]. It saves wake-ups and system calls, and delays answers.
 //!
 //! Which way is best depends on the machine, the device and the client, so it is measured: now and
-//! then the loop tries the other way for two windows of [`WINDOW_REQUESTS`] requests, each followed
-//! by a window of its own way, and changes only when both pairs say so ([`Trial`]). Trials that
-//! find nothing become rare.
+//! then the loop tries the other way for two windows of [`WINDOW_TIME_MIN`], each followed by a window
+//! of its own way, and changes only when both pairs say so ([`Trial`]). Trials that find nothing
+//! become rare. The beginning of a window does not count: a scheduler places threads by how busy
+//! they have been, so what a way costs shows only after a while.
 
 use esker_base::Moment;
 use std::time::Duration;
@@ -33,13 +34,17 @@ const GATHER_REQUESTS_MIN: usize = 8;
 pub(crate) const GATHER_TIME_MAX: Duration = Duration::from_micros(30);
 /// Most completions that are awaited together.
 const GATHER_COMPLETIONS_MAX: usize = 8;
-/// Requests over which a way is measured.
-const WINDOW_REQUESTS: u64 = 256;
+/// Shortest time over which a way is measured.
+const WINDOW_TIME_MIN: Duration = Duration::from_millis(250);
+/// Of which so much at the beginning does not count.
+const WINDOW_WARM_UP: Duration = Duration::from_millis(100);
+/// Fewest requests over which a way is measured.
+const WINDOW_REQUESTS_MIN: u64 = 256;
 /// A window with a longer wait than this says nothing: there was nothing to do.
 const WINDOW_WAIT_MAX: Duration = Duration::from_millis(5);
 /// Windows between trials: doubled by each that changes nothing, between these bounds.
 const REST_MIN: u32 = 8;
-const REST_MAX: u32 = 512;
+const REST_MAX: u32 = 256;
 /// A way that costs more than sleeping is taken when it needs at most this share of the time, in
 /// hundredths, and left when sleeping needs no more than it does.
 const GAIN_PERCENT: u64 = 95;
@@ -95,8 +100,8 @@ struct Trial {
     step: u32,
     /// A trial is going on.
     is_on: bool,
-    /// How long the first window of the pair took, in nanoseconds.
-    tried_ns: u64,
+    /// What a request took in the first window of the pair, in picoseconds.
+    tried_ps: u64,
     wins: u32,
 }
 
@@ -108,7 +113,7 @@ impl Default for Trial {
             rest_next: REST_MIN,
             step: 0,
             is_on: false,
-            tried_ns: 0,
+            tried_ps: 0,
             wins: 0,
         }
     }
@@ -121,8 +126,8 @@ impl Trial {
         self.is_taken != tries
     }
 
-    /// A window ended, after this time.
-    fn window_ended(&mut self, took_ns: u64) {
+    /// A window ended, in which a request took this long.
+    fn window_ended(&mut self, each_ps: u64) {
         if !self.is_on {
             self.rest = self.rest.saturating_sub(1);
             self.is_on = self.rest == 0;
@@ -130,10 +135,10 @@ impl Trial {
             return;
         }
         if self.step.is_multiple_of(2) {
-            self.tried_ns = took_ns;
+            self.tried_ps = each_ps;
         } else {
             let percent = if self.is_taken { 100 } else { GAIN_PERCENT };
-            let is_better = self.tried_ns * 100 <= took_ns * percent;
+            let is_better = self.tried_ps * 100 <= each_ps * percent;
             self.wins += u32::from(is_better);
         }
         self.step += 1;
@@ -149,6 +154,14 @@ impl Trial {
         }
         self.rest = self.rest_next;
     }
+}
+
+/// A time over which a way is measured.
+#[derive(Debug)]
+struct Window {
+    since: Moment,
+    /// When counting began, and the requests that had begun by then.
+    counted: Option<(Moment, u64)>,
 }
 
 /// Decides how to wait, from how the last waits went.
@@ -167,8 +180,8 @@ pub(crate) struct Pacer {
     spin: Trial,
     gather: Trial,
     load: Load,
-    /// When the window began, and the requests that had begun by then. None when it has to begin.
-    window: Option<(Moment, u64)>,
+    /// None when it has to begin.
+    window: Option<Window>,
 }
 
 impl Pacer {
@@ -216,22 +229,28 @@ impl Pacer {
         if load != self.load {
             (self.load, self.window) = (load, None);
         }
-        let Some((since, from)) = self.window else {
-            self.window = Some((now, begun));
-            return;
+        let window = self.window.get_or_insert(Window {
+            since: now,
+            counted: None,
+        });
+        let age = now.since(window.since);
+        let (from, first) = match window.counted {
+            Some(counted) => counted,
+            None if age < WINDOW_WARM_UP => return,
+            None => *window.counted.insert((now, begun)),
         };
-        let count = begun.saturating_sub(from);
-        if count < WINDOW_REQUESTS {
+        let count = begun.saturating_sub(first);
+        if age < WINDOW_TIME_MIN || count < WINDOW_REQUESTS_MIN {
             return;
         }
-        let took = u64::try_from(now.since(since).as_nanos()).unwrap_or(u64::MAX);
-        let per_window = took.saturating_mul(WINDOW_REQUESTS) / count;
+        let took = u64::try_from(now.since(from).as_nanos()).unwrap_or(u64::MAX);
+        let each_ps = took.saturating_mul(1_000) / count;
         match load {
-            Load::Few => self.spin.window_ended(per_window),
-            Load::Many => self.gather.window_ended(per_window),
+            Load::Few => self.spin.window_ended(each_ps),
+            Load::Many => self.gather.window_ended(each_ps),
             Load::Some => {}
         }
-        self.window = Some((now, begun));
+        self.window = None;
     }
 
     /// How the wait that was planned last went: whether a spin found something, and how long it took
@@ -312,13 +331,13 @@ mod tests {
         for outlook in [ONE, BUSY] {
             let (mut pacer, mut now) = (Pacer::default(), Moment(0));
             let pays = |other: bool| if other { 60 } else { 80 };
-            serve(&mut pacer, outlook, &mut now, 10_000, pays);
+            serve(&mut pacer, outlook, &mut now, 100_000, pays);
             let others = serve(&mut pacer, outlook, &mut now, 100_000, pays);
             assert!(others > 90_000, "{others}");
             let costs = |other: bool| if other { 100 } else { 80 };
-            serve(&mut pacer, outlook, &mut now, 300_000, costs);
-            let others = serve(&mut pacer, outlook, &mut now, 100_000, costs);
-            assert!(others < 2_000, "{others}");
+            serve(&mut pacer, outlook, &mut now, 3_000_000, costs);
+            let others = serve(&mut pacer, outlook, &mut now, 1_000_000, costs);
+            assert!(others < 20_000, "{others}");
         }
     }
 
@@ -326,8 +345,8 @@ mod tests {
     fn a_small_gain_is_not_worth_a_processor() {
         let (mut pacer, mut now) = (Pacer::default(), Moment(0));
         let hardly = |other: bool| if other { 78 } else { 80 };
-        let others = serve(&mut pacer, ONE, &mut now, 300_000, hardly);
-        assert!(others < 10_000, "{others}");
+        let others = serve(&mut pacer, ONE, &mut now, 3_000_000, hardly);
+        assert!(others < 200_000, "{others}");
     }
 
     #[test]

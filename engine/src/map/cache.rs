@@ -3,7 +3,8 @@
 use crate::format::node::NodePage;
 use crate::format::vaddr::VAddr;
 use crate::format::PAGE;
-use std::collections::{HashMap, VecDeque};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -18,7 +19,7 @@ struct Slot {
 /// number the checkpoint bounds.
 #[derive(Debug)]
 pub struct NodeCache {
-    slots: HashMap<VAddr, Slot>,
+    slots: FxHashMap<VAddr, Slot>,
     clock: VecDeque<VAddr>,
     nodes_max: usize,
     /// Nodes not on the device yet; they are not in the clock.
@@ -33,7 +34,7 @@ impl NodeCache {
     /// A cache of `bytes` bytes, at least 64 nodes.
     pub fn new(bytes: usize) -> Self {
         Self {
-            slots: HashMap::new(),
+            slots: FxHashMap::default(),
             clock: VecDeque::new(),
             unwritten: 0,
             nodes_max: (bytes / PAGE).max(64),

@@ -4,12 +4,16 @@
 use super::tree::span;
 use crate::format::node::FANOUT_BITS;
 use esker_base::BlockRange;
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
 
 /// The nodes over a set of ranges.
 #[derive(Clone, Debug, Default)]
 pub struct Footprint {
-    nodes: HashSet<(u8, u64)>,
+    nodes: FxHashSet<(u8, u64)>,
+    /// The top of all that was added.
+    top: u8,
+    /// There were several tops: the volume has grown.
+    is_mixed: bool,
 }
 
 impl Footprint {
@@ -29,11 +33,22 @@ impl Footprint {
         if range.is_empty() {
             return;
         }
+        if self.nodes.is_empty() {
+            (self.top, self.is_mixed) = (top, false);
+        }
+        self.is_mixed |= self.top != top;
         for level in 0..=top {
             let (first, last) = (
                 node_at(level, range.start.0),
                 node_at(level, range.end() - 1),
             );
+            if first == last {
+                // Whoever added this node added those above it as well, up to its top.
+                if !self.nodes.insert((level, first)) && !self.is_mixed {
+                    break;
+                }
+                continue;
+            }
             if hollow {
                 self.nodes.insert((level, first));
                 self.nodes.insert((level, last));

@@ -17,6 +17,16 @@ pub struct IntervalMap<P> {
     runs: BTreeMap<u64, P>,
 }
 
+/// How a range meets the runs.
+enum Meeting {
+    /// It covers nothing of any.
+    Apart,
+    /// It is exactly one of them.
+    Same,
+    /// It covers parts, or several.
+    Other,
+}
+
 impl<P> Default for IntervalMap<P> {
     fn default() -> Self {
         Self {
@@ -42,33 +52,52 @@ impl<P: Piece> IntervalMap<P> {
     }
 
     /// Sets a run; what it covered is handed to `replaced` piece by piece.
-    pub fn insert(&mut self, start: u64, piece: P, replaced: impl FnMut(u64, P)) {
-        self.remove(BlockRange::new(start, piece.count()), replaced);
+    pub fn insert(&mut self, start: u64, piece: P, mut replaced: impl FnMut(u64, P)) {
+        let range = BlockRange::new(start, piece.count());
+        match self.meeting(range) {
+            // The common cases first: a run over nothing, or over exactly the same blocks.
+            Meeting::Apart => {}
+            Meeting::Same => {
+                if let Some(old) = self.runs.get_mut(&start) {
+                    replaced(start, std::mem::replace(old, piece));
+                }
+                return;
+            }
+            Meeting::Other => self.remove_parts(range, replaced),
+        }
         self.runs.insert(start, piece);
     }
 
     /// Takes everything out of a range, handing it to `taken` piece by piece.
     pub fn remove(&mut self, range: BlockRange, mut taken: impl FnMut(u64, P)) {
-        let (start, end) = (range.start.0, range.end());
-        if range.is_empty() {
-            return;
-        }
-        // The common cases first: nothing there, or one run with the same first block.
-        match self.runs.range(..end).next_back() {
-            None => return,
-            Some((first, piece)) => {
-                let piece_end = first + piece.count();
-                if piece_end <= start {
-                    return;
-                }
-                if *first == start && piece_end <= end {
-                    if let Some(whole) = self.runs.remove(&start) {
-                        taken(start, whole);
-                    }
-                    return;
+        match self.meeting(range) {
+            Meeting::Apart => {}
+            Meeting::Same => {
+                if let Some(whole) = self.runs.remove(&range.start.0) {
+                    taken(range.start.0, whole);
                 }
             }
+            Meeting::Other => self.remove_parts(range, taken),
         }
+    }
+
+    /// How a range meets the runs, by one look at the last that begins before its end.
+    fn meeting(&self, range: BlockRange) -> Meeting {
+        let start = range.start.0;
+        match self.runs.range(..range.end()).next_back() {
+            _ if range.is_empty() => Meeting::Apart,
+            Some((&first, piece)) if first + piece.count() > start => {
+                match first == start && piece.count() == range.count {
+                    true => Meeting::Same,
+                    false => Meeting::Other,
+                }
+            }
+            _ => Meeting::Apart,
+        }
+    }
+
+    fn remove_parts(&mut self, range: BlockRange, mut taken: impl FnMut(u64, P)) {
+        let (start, end) = (range.start.0, range.end());
         if let Some((&first, piece)) = self.runs.range(..start).next_back() {
             let piece_end = first + piece.count();
             if piece_end > start {
