@@ -340,8 +340,7 @@ impl SimDisk {
         self.completions += 1;
         if failed {
             self.counts.write_errors += 1;
-            tear(&mut self.visible, &write, &mut self.rng);
-            tear(&mut self.durable, &write, &mut self.rng);
+            self.torn(write);
             return Err(error(DiskErrorKind::Io, 5));
         }
         put(&mut self.visible, &write);
@@ -352,6 +351,16 @@ impl SimDisk {
         }
         self.volatile.push(write);
         Ok(Bytes::new())
+    }
+
+    /// A write of which the device took parts. Whatever reads see of it is what a later sync makes
+    /// durable: nothing but the device's own cache lies between the two.
+    fn torn(&mut self, mut write: VolatileWrite) {
+        tear(&mut self.visible, &write, &mut self.rng);
+        for (number, page) in (write.first_page..).zip(&mut write.pages) {
+            *page = Bytes::from(self.visible.page_bytes(number));
+        }
+        self.volatile.push(write);
     }
 
     fn sync(&mut self, before: u64) -> Result<Bytes, DiskError> {
@@ -391,23 +400,20 @@ impl SimDisk {
             let Pending::Write { first_page, pages } = pending else {
                 continue;
             };
-            let mut write = VolatileWrite {
+            let write = VolatileWrite {
                 first_page,
                 pages,
                 completed: self.completions,
             };
             match self.rng.below(4) {
                 0 => continue,
-                1 => {
-                    tear(&mut self.visible, &write, &mut self.rng);
-                    for (number, page) in (first_page..).zip(&mut write.pages) {
-                        *page = Bytes::from(self.visible.page_bytes(number));
-                    }
+                1 => self.torn(write),
+                _ => {
+                    put(&mut self.visible, &write);
+                    self.volatile.push(write);
                 }
-                _ => put(&mut self.visible, &write),
             }
             self.completions += 1;
-            self.volatile.push(write);
         }
     }
 
