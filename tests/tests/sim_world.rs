@@ -195,7 +195,7 @@ fn a_resize_refused_for_a_deletion_may_outlive_it() {
 /// hidden it: clients of a group give up after a while and try another node.
 #[test]
 fn a_fenced_replica_answers_reads_that_wait_for_its_group() {
-    those_that_did("fences", 3, 315, 5);
+    those_that_did("fences", 3, 315, 3);
 }
 
 /// The answers of a replica were lost, so that its leader knew of less than it held. Then the leader
