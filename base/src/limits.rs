@@ -24,6 +24,10 @@ pub const VOLUME_NAME_BYTES_MAX: usize = 128;
 pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
 /// Volumes per store.
 pub const STORE_VOLUMES_MAX: usize = 65_536;
+/// Longest name of a snapshot, in bytes.
+pub const SNAPSHOT_NAME_BYTES_MAX: usize = 128;
+/// Snapshots per volume.
+pub const VOLUME_SNAPSHOTS_MAX: usize = 65_536;
 /// Labels per volume.
 pub const VOLUME_LABELS_MAX: usize = 32;
 /// Longest label key or value, in bytes.

@@ -265,6 +265,7 @@ impl MemoryStore {
             group: GROUP,
             range: BlockRange::new(lba, count),
             latest: true,
+            at: None,
         }));
         assert_eq!(self.read, Some(true), "block {lba} cannot be read");
     }

@@ -9,11 +9,14 @@ use crate::format::node::LeafKind;
 use crate::format::operation::{Authenticator, Operation};
 use crate::format::record::{EntryKind, ItemBody};
 use crate::format::vaddr::VAddr;
+use crate::format::versions::SnapshotMeta;
 use crate::format::PAGE_U64;
 use crate::group::{kill, liveness, Group, LogEntry};
 use crate::log::writer::{Notify, PendingItem};
 use crate::map::delta::Extent;
 use crate::map::interval::Piece;
+use crate::snapshot::forest::Forest;
+use crate::snapshot::operations;
 use crate::space::Segments;
 use esker_base::{BlockRange, Epoch, GroupId, RaftIndex, Seq, Stamp};
 use std::sync::Arc;
@@ -138,14 +141,18 @@ impl Engine {
             }
             let entry = entry.clone();
             group.applied = index;
-            match apply_entry(group, &entry, &mut self.segs) {
-                Ok(outcome) => effects.push(Effect::Applied {
+            match apply_entry(group, &entry, &mut self.segs, &mut self.forest) {
+                Ok(outcome) => {
+                    // What it held is given back by a checkpoint.
+                    self.checkpoint_wanted |= matches!(outcome, Outcome::SnapshotDeleted(_));
+                    effects.push(Effect::Applied {
                     group: id,
                     index,
                     term: entry.term,
                     request: entry.request,
                     outcome,
-                }),
+                    });
+                }
                 Err(error) => result = Err(error),
             }
         }
@@ -159,6 +166,7 @@ pub(crate) fn apply_entry(
     group: &mut Group,
     entry: &LogEntry,
     segs: &mut Segments,
+    forest: &mut Forest,
 ) -> Result<Outcome, StoreError> {
     if entry.kind != EntryKind::Normal {
         return Ok(Outcome::Membership);
@@ -219,6 +227,23 @@ pub(crate) fn apply_entry(
             group.meta.size_bytes = group.meta.size_bytes.max(*size_bytes);
             return Ok(Outcome::Resized(group.meta.size_bytes));
         }
+        Operation::Snapshot {
+            stamp,
+            created_us,
+            name,
+            labels,
+        } => {
+            let meta = SnapshotMeta {
+                name: name.clone(),
+                created_us: *created_us,
+                labels: labels.clone(),
+                size_bytes: 0,
+            };
+            return operations::take(group, forest, *stamp, meta);
+        }
+        Operation::DeleteSnapshot { cut } => {
+            return Ok(operations::delete(group, forest, *cut));
+        }
     }
     Ok(Outcome::Done)
 }
@@ -270,12 +295,15 @@ fn insert(
     if extent.kind == LeafKind::Data {
         group.active_blocks += extent.count();
     }
-    let blocks = &mut group.active_blocks;
-    group.active.insert(start, extent, |_, old: Extent| {
-        if old.kind == LeafKind::Data && result.is_ok() {
-            *blocks -= old.count;
+    let (blocks, newest_cut) = (&mut group.active_blocks, group.newest_cut);
+    let mut replaced = 0;
+    let sees = |old: &Extent| if old.kind == LeafKind::Data { old.count } else { 0 };
+    group.active.insert(start, extent, newest_cut, |old, dies| {
+        replaced += sees(old);
+        if dies && old.kind == LeafKind::Data && result.is_ok() {
             result = kill(segs, old.vaddr, old.count);
         }
     });
+    *blocks -= replaced;
     result
 }

@@ -5,7 +5,6 @@ use crate::engine::Engine;
 use crate::error::{CatalogError, StoreError};
 use crate::event::Effect;
 use crate::format::checkpoint::{DiscardEntry, GroupMeta};
-use crate::format::node::LeafKind;
 use crate::format::record::ItemBody;
 use crate::group::{kill, Group, Load};
 use crate::log::writer::Notify;
@@ -95,7 +94,7 @@ impl Engine {
                 continue;
             }
             group.applied = entry.index;
-            apply_entry(group, &entry, &mut self.segs)?;
+            apply_entry(group, &entry, &mut self.segs, &mut self.forest)?;
         }
         group.applied = RaftIndex(group.applied.0.max(group.truncated.0 .0));
         group.hard_state.term = group.hard_state.term.max(group.truncated.1);
@@ -147,18 +146,17 @@ impl Engine {
                 kill(&mut self.segs, entry.vaddr, u64::from(entry.payload_pages))?;
             }
         }
-        for (_, extent) in group
-            .active
-            .iter()
-            .filter(|(_, e)| e.kind == LeafKind::Data)
-        {
+        for extent in group.active.data() {
             kill(&mut self.segs, extent.vaddr, extent.count)?;
         }
-        if !group.root.vaddr.is_none() {
-            self.discards.push(DiscardEntry {
-                node: group.root,
-                level: group.root_level,
-            });
+        if self.forest.head(id).is_some() {
+            // Checkpoints take the versions apart, from the last one to the first.
+            self.forest.forget_pending(id);
+            let root = (group.root, group.root_level);
+            self.forest.retire(id, root, group.max_stamp);
+        } else if !group.root.vaddr.is_none() {
+            let whole = DiscardEntry::whole(group.root, group.root_level);
+            self.discards.push(whole);
         }
         Ok(())
     }

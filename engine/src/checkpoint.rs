@@ -15,32 +15,30 @@ use crate::event::Effect;
 use crate::format::checkpoint::{
     Checkpoint, Counters, DiscardEntry, GroupEntry, LogEntryMeta, SegmentKind,
 };
-use crate::format::node::{ChildPointer, NodePage, FANOUT};
+use crate::format::node::NodePage;
 use crate::format::superblock::{Chunk, LogStart, Superblock, CHECKPOINT_COPIES, CHUNKS_MAX};
 use crate::format::vaddr::VAddr;
-use crate::format::{PAGE, PAGE_U64};
-use crate::group::{liveness, Load};
-use crate::map::cache::NodeCache;
-use crate::map::delta::Delta;
-use crate::map::merge::{Merge, MergeStore, Stop};
-use crate::map::tree::{lookup, Lookup, Missing};
-use crate::readpath::NodeWaiter;
+use crate::format::PAGE;
+use crate::group::Load;
+use crate::map::tree::Missing;
+use crate::merging::GroupMerge;
+use crate::snapshot::Reclaim;
 use crate::space::Segments;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u32_saturating, to_u64};
-use esker_base::{AlignedBuf, BlockRange, DiskOp, GroupId, Moment, Seq, WallClock};
+use esker_base::{AlignedBuf, DiskOp, GroupId, Moment, Seq, WallClock};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Leaves merged in one step, so that other work gets its turn.
-const LEAVES_PER_STEP: usize = 64;
+pub(crate) const LEAVES_PER_STEP: usize = 64;
 /// Leaves looked for ahead of the merge.
-const PREFETCH_LEAVES: usize = 64;
+pub(crate) const PREFETCH_LEAVES: usize = 64;
 /// Pages gathered into one write of map nodes.
-const MAP_WRITE_PAGES: usize = 64;
+pub(crate) const MAP_WRITE_PAGES: usize = 64;
 /// Writes of map nodes in flight at which the merge waits (4 MiB of nodes).
-const MAP_WRITES_MAX: usize = 16;
+pub(crate) const MAP_WRITES_MAX: usize = 16;
 /// How often a map node that cannot be read is tried again before the store is fenced.
 pub(crate) const NODE_READ_ATTEMPTS_MAX: u32 = 4;
 
@@ -54,7 +52,7 @@ pub(crate) struct MapWriter {
     /// Nodes that the checkpoint in progress may have to write, at most.
     pub nodes_frozen: u64,
     /// Nodes gathered for the next write, at consecutive slots.
-    gathered: Vec<(VAddr, Arc<NodePage>)>,
+    pub gathered: Vec<(VAddr, Arc<NodePage>)>,
     /// Writes to be issued: segment, slot, nodes, bytes.
     ready: Vec<(u32, u32, Vec<VAddr>, Bytes)>,
     /// How often in a row a node of a discarded subtree could not be read.
@@ -79,7 +77,7 @@ impl MapWriter {
     }
 
     /// Room for up to `wanted` pages at consecutive slots: segment, generation, slot, pages.
-    fn take(
+    pub fn take(
         &mut self,
         wanted: u32,
         segs: &mut Segments,
@@ -102,7 +100,7 @@ impl MapWriter {
     }
 
     /// Turns what is gathered into a write.
-    fn gather(&mut self) {
+    pub fn gather(&mut self) {
         let Some((first, _)) = self.gathered.first() else {
             return;
         };
@@ -134,19 +132,20 @@ enum Phase {
 pub(crate) struct Checkpointing {
     phase: Phase,
     log: LogStart,
-    to_merge: VecDeque<GroupId>,
-    entries: BTreeMap<GroupId, GroupEntry>,
-    merge: Option<(GroupId, Arc<Delta>, Merge)>,
-    nodes_awaited: usize,
-    node_failures: u32,
-    discards: Vec<DiscardEntry>,
+    pub to_merge: VecDeque<GroupId>,
+    pub entries: BTreeMap<GroupId, GroupEntry>,
+    pub merge: Option<GroupMerge>,
+    pub nodes_awaited: usize,
+    pub node_failures: u32,
+    pub discards: Vec<DiscardEntry>,
     counters: Counters,
     freed: Vec<u32>,
     superblock: Superblock,
-    writes_outstanding: usize,
+    pub writes_outstanding: usize,
     /// The phase changed and its writes are to be issued.
     enter: bool,
     tokens: Vec<u64>,
+    pub reclaim: Reclaim,
     /// Catalog operations that are done once it is durable.
     pub catalog: Vec<u64>,
     opening: bool,
@@ -219,7 +218,7 @@ impl Engine {
                 };
                 group.truncate(esker_base::RaftIndex(group.applied.0.saturating_sub(keep)));
             }
-            nodes_frozen += to_u64(group.footprint.len());
+            nodes_frozen += group.nodes_needed();
             group.footprint_restart();
             entries.insert(*id, group.to_entry());
         }
@@ -230,6 +229,7 @@ impl Engine {
         self.map.nodes_frozen = nodes_frozen;
         self.map.deaths_frozen = self.segs.deaths;
         self.segs.freeze();
+        self.forest.freeze();
         self.counters.checkpoints += 1;
         self.meters.checkpoint_begins();
         self.checkpoint = Some(Checkpointing {
@@ -238,6 +238,7 @@ impl Engine {
             to_merge,
             entries,
             merge: None,
+            reclaim: Reclaim::default(),
             nodes_awaited: 0,
             node_failures: 0,
             discards: self.discards.clone(),
@@ -299,149 +300,7 @@ impl Engine {
         }
     }
 
-    fn merge_step(&mut self, effects: &mut Vec<Effect>) {
-        // The merge waits for nodes, and for the device when it is slower: nodes that are not
-        // written stay in memory.
-        let waits =
-            |c: &Checkpointing| c.nodes_awaited > 0 || c.writes_outstanding >= MAP_WRITES_MAX;
-        if self.checkpoint.as_ref().is_some_and(waits) {
-            return;
-        }
-        let Some(mut c) = self.checkpoint.take() else {
-            return;
-        };
-        if c.merge.is_none() {
-            c.merge = self.next_merge(&mut c);
-        }
-        let Some((id, delta, mut merge)) = c.merge.take() else {
-            self.checkpoint = Some(c);
-            return self.write_body(effects);
-        };
-        let mut store = Store {
-            segs: &mut self.segs,
-            cache: &mut self.cache,
-            map: &mut self.map,
-            slots: self.sb.slots(),
-            discards: &mut self.discards,
-            snapshot_discards: &mut c.discards,
-            error: None,
-        };
-        let stop = merge.run(&delta, &mut store, LEAVES_PER_STEP);
-        let error = store.error.take();
-        match stop {
-            Stop::Done => {
-                if let Some(group) = self.groups.get_mut(&id) {
-                    (group.root, group.root_level) = (merge.root, merge.root_level);
-                    let before = group.load();
-                    (group.frozen, group.frozen_blocks) = (None, 0);
-                    self.load.replace(before, group.load());
-                }
-                if let Some(entry) = c.entries.get_mut(&id) {
-                    (entry.root, entry.root_level) = (merge.root, merge.root_level);
-                }
-                self.busy = true;
-            }
-            Stop::Yield | Stop::NoSegment | Stop::Missing(_) => {
-                self.busy |= stop == Stop::Yield;
-                c.merge = Some((id, delta, merge));
-            }
-        }
-        self.checkpoint = Some(c);
-        if let Some(error) = error {
-            return self.fence(error, effects);
-        }
-        match stop {
-            Stop::NoSegment => self.fence(StoreError::NoSegment, effects),
-            Stop::Missing(node) => self.fetch_for_merge(id, node, effects),
-            Stop::Done | Stop::Yield => {}
-        }
-        self.issue_map_writes(effects);
-    }
-
-    fn next_merge(&mut self, c: &mut Checkpointing) -> Option<(GroupId, Arc<Delta>, Merge)> {
-        while let Some(id) = c.to_merge.pop_front() {
-            let Some(group) = self.groups.get(&id) else {
-                continue;
-            };
-            let Some(delta) = group.frozen.clone() else {
-                continue;
-            };
-            // The size as of the freeze, and whatever lies behind it all the same.
-            let size = c.entries.get(&id).map_or(0, |e| e.meta.size_bytes);
-            let end = delta.end();
-            let blocks = size.div_ceil(PAGE_U64).max(end);
-            let merge = Merge::new(self.sb.store, id, group.root, group.root_level, blocks);
-            return Some((id, delta, merge));
-        }
-        None
-    }
-
-    /// Reads the node the merge needs, and those it will need next.
-    fn fetch_for_merge(&mut self, id: GroupId, node: Missing, effects: &mut Vec<Effect>) {
-        let mut wanted = vec![node];
-        if let (Some(group), Some(c)) = (self.groups.get(&id), &self.checkpoint) {
-            if let Some((_, delta, merge)) = &c.merge {
-                let mut from = node.first_lba;
-                for _ in 0..PREFETCH_LEAVES {
-                    let Some((lba, _)) = delta.next_from(from) else {
-                        break;
-                    };
-                    let mut walk = Lookup {
-                        cache: &mut self.cache,
-                        held: &merge.held,
-                        runs: Vec::new(),
-                        missing: Vec::new(),
-                    };
-                    lookup(
-                        &mut walk,
-                        &group.root,
-                        group.root_level,
-                        BlockRange::new(lba, 1),
-                    );
-                    wanted.append(&mut walk.missing);
-                    from = (lba / to_u64(FANOUT) + 1) * to_u64(FANOUT);
-                }
-            }
-        }
-        wanted.sort_by_key(|n| n.pointer.vaddr);
-        wanted.dedup_by_key(|n| n.pointer.vaddr);
-        let mut awaited = 0;
-        for node in wanted {
-            if !self.fetch_node(id, node, NodeWaiter::Merge, effects) {
-                let vaddr = node.pointer.vaddr;
-                return self.fence(StoreError::Map { group: id, vaddr }, effects);
-            }
-            awaited += 1;
-        }
-        if let Some(c) = &mut self.checkpoint {
-            c.nodes_awaited += awaited;
-        }
-    }
-
-    /// A node for the merge came, or could not be read.
-    pub(crate) fn node_for_merge(&mut self, vaddr: VAddr, page: Option<Arc<NodePage>>) {
-        let Some(c) = &mut self.checkpoint else {
-            return;
-        };
-        c.nodes_awaited = c.nodes_awaited.saturating_sub(1);
-        match (page, &mut c.merge) {
-            (Some(page), Some((_, _, merge))) => {
-                merge.held.insert(vaddr, page);
-            }
-            (None, Some((group, _, _))) => {
-                c.node_failures += 1;
-                if c.node_failures >= NODE_READ_ATTEMPTS_MAX {
-                    self.fence_pending.get_or_insert(StoreError::Map {
-                        group: *group,
-                        vaddr,
-                    });
-                }
-            }
-            (_, None) => {}
-        }
-    }
-
-    fn issue_map_writes(&mut self, effects: &mut Vec<Effect>) {
+    pub(crate) fn issue_map_writes(&mut self, effects: &mut Vec<Effect>) {
         if self.fenced.is_some() {
             return;
         }
@@ -474,7 +333,7 @@ impl Engine {
     }
 
     /// Writes the checkpoint itself.
-    fn write_body(&mut self, effects: &mut Vec<Effect>) {
+    pub(crate) fn write_body(&mut self, effects: &mut Vec<Effect>) {
         let Some(mut c) = self.checkpoint.take() else {
             return;
         };
@@ -482,7 +341,11 @@ impl Engine {
         c.freed = self.segs.emptied(c.log.generation, &keep);
         self.cut_logs_before_reuse(&mut c, effects);
         let (segments, pieces) = self.segs.frozen_entries();
+        let mut versions = self.forest.frozen_table();
+        versions.deadlists = self.dead.to_table(versions.next_deadlist);
+        self.forest.thaw();
         let body = Checkpoint {
+            versions,
             counters: c.counters,
             segments,
             pieces,
@@ -620,6 +483,8 @@ impl Engine {
         self.superblock_order = [0, 1, 2, 3];
         self.segs.release(&c.freed);
         self.collected_released();
+        // As long as something was given back, the next one gives back more.
+        self.checkpoint_wanted |= c.reclaim.more && !self.stopping;
         self.busy = true; // another one may be wanted, and the log may wait for the room
         for token in c.tokens {
             effects.push(Effect::CheckpointDone { token });
@@ -631,50 +496,5 @@ impl Engine {
         if c.opening {
             self.recovery_opened(now, effects);
         }
-    }
-}
-
-struct Store<'a> {
-    segs: &'a mut Segments,
-    cache: &'a mut NodeCache,
-    map: &'a mut MapWriter,
-    slots: u32,
-    discards: &'a mut Vec<DiscardEntry>,
-    snapshot_discards: &'a mut Vec<DiscardEntry>,
-    error: Option<StoreError>,
-}
-
-impl MergeStore for Store<'_> {
-    fn node(&mut self, vaddr: VAddr) -> Option<Arc<NodePage>> {
-        self.cache.get(vaddr)
-    }
-
-    fn write(&mut self, mut page: NodePage) -> Option<(VAddr, u32)> {
-        page.seal();
-        if self.map.gathered.len() >= MAP_WRITE_PAGES {
-            self.map.gather();
-        }
-        let (_, generation, slot, _) = self.map.take(1, self.segs, self.slots)?;
-        let vaddr = VAddr::new(generation, slot);
-        if let Err(violation) = self.segs.set_live_in_checkpoint(vaddr) {
-            self.error = Some(liveness(violation));
-        }
-        let crc = crc32(&page.bytes);
-        let page = Arc::new(page);
-        self.cache.insert(vaddr, page.clone(), true);
-        self.map.gathered.push((vaddr, page));
-        Some((vaddr, crc))
-    }
-
-    fn kill(&mut self, vaddr: VAddr, count: u64) {
-        self.cache.remove(vaddr);
-        if let Err(violation) = self.segs.kill_in_checkpoint(vaddr, count) {
-            self.error.get_or_insert(liveness(violation));
-        }
-    }
-
-    fn discard(&mut self, node: ChildPointer, level: u8) {
-        self.discards.push(DiscardEntry { node, level });
-        self.snapshot_discards.push(DiscardEntry { node, level });
     }
 }

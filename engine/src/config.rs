@@ -94,4 +94,10 @@ pub enum Sabotage {
     ReuseBeforeCheckpoint,
     /// Garbage collection moves slots to where they are not written yet.
     MoveUnwritten,
+    /// A merge lets blocks die that a snapshot still uses.
+    KillIgnoresCut,
+    /// An entry of a deadlist is lost.
+    DeadEntryLost,
+    /// What was written after a cut is merged into the snapshot.
+    MergeIntoOlder,
 }

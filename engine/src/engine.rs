@@ -15,6 +15,8 @@ use crate::log::writer::{Batch, LogWriter, Notify, PendingItem};
 use crate::map::cache::NodeCache;
 use crate::readpath::{NodeWaiter, PayloadRead, ReadState};
 use crate::recovery::{Probe, Recovery};
+use crate::snapshot::deadlist::Deadlists;
+use crate::snapshot::forest::Forest;
 use crate::space::Segments;
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
@@ -94,6 +96,8 @@ pub struct Engine {
     pub(crate) cache: NodeCache,
     pub(crate) counters: Counters,
     pub(crate) discards: Vec<DiscardEntry>,
+    pub(crate) forest: Forest,
+    pub(crate) dead: Deadlists,
     pub(crate) reads: BTreeMap<u64, ReadState>,
     pub(crate) extents: BTreeMap<u64, ExtentsState>,
     /// Payloads of retained entries being read, by an arbitrary number.
@@ -144,6 +148,8 @@ impl Engine {
             cache,
             counters: Counters::default(),
             discards: Vec::new(),
+            forest: Forest::default(),
+            dead: Deadlists::default(),
             reads: BTreeMap::new(),
             extents: BTreeMap::new(),
             payloads: BTreeMap::new(),

@@ -89,6 +89,9 @@ pub enum ReadError {
     /// No such group.
     #[error("unknown volume")]
     UnknownGroup,
+    /// The volume has no such snapshot.
+    #[error("unknown snapshot")]
+    UnknownSnapshot,
     /// Past the end of the volume.
     #[error("past the end of the volume")]
     OutOfRange,

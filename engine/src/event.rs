@@ -18,7 +18,7 @@ use crate::format::operation::RequestId;
 use crate::format::record::{EntryKind, HardState};
 use crate::recovery::OpenReport;
 use bytes::Bytes;
-use esker_base::{BlockRange, DiskError, DiskOp, Epoch, GroupId, IoId, RaftIndex, Term};
+use esker_base::{BlockRange, DiskError, DiskOp, Epoch, GroupId, IoId, RaftIndex, Stamp, Term};
 
 /// An entry to append.
 #[derive(Clone, Debug)]
@@ -61,6 +61,8 @@ pub struct ReadRequest {
     pub range: BlockRange,
     /// Include entries that are appended and not yet applied.
     pub latest: bool,
+    /// Of the snapshot with this stamp rather than of the head.
+    pub at: Option<Stamp>,
 }
 
 /// Blocks to tell about.
@@ -74,6 +76,8 @@ pub struct ExtentsRequest {
     pub range: BlockRange,
     /// Include entries that are appended and not yet applied.
     pub latest: bool,
+    /// Of the snapshot with this stamp rather than of the head.
+    pub at: Option<Stamp>,
     /// The first run is enough.
     pub one: bool,
 }
@@ -217,8 +221,25 @@ pub enum Outcome {
     },
     /// The volume has a new size, in bytes.
     Resized(u64),
+    /// A snapshot was taken; its stamp.
+    SnapshotTaken(Stamp),
+    /// A snapshot was deleted; its stamp.
+    SnapshotDeleted(Stamp),
+    /// Nothing happened to any snapshot.
+    SnapshotRefused(SnapshotRefusal),
     /// The entry is a membership change for the replication layer.
     Membership,
+}
+
+/// Why an operation on a snapshot did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotRefusal {
+    /// Another snapshot of the volume has the name.
+    NameTaken,
+    /// The volume has no such snapshot.
+    Unknown,
+    /// The volume has as many as it may have.
+    TooMany,
 }
 
 /// A part of what was read, in order.

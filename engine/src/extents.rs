@@ -12,14 +12,13 @@ use crate::event::{Effect, ExtentKind, ExtentRun, ExtentsRequest};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
 use crate::format::operation::Operation;
 use crate::format::vaddr::VAddr;
-use crate::format::PAGE_U64;
 use crate::group::Group;
 use crate::map::cache::NodeCache;
 use crate::map::interval::{IntervalMap, Piece};
 use crate::map::tree::{child_index, span, Held, Missing};
-use crate::readpath::NodeWaiter;
+use crate::readpath::{NodeWaiter, View};
 use esker_base::num::{to_u64, to_usize};
-use esker_base::{BlockRange, Lba, RaftIndex};
+use esker_base::{BlockRange, Lba, RaftIndex, Stamp};
 use std::sync::Arc;
 
 /// Most runs in one answer.
@@ -31,6 +30,8 @@ const LOOKUPS_MAX: usize = 4096;
 const NODES_READ_MAX: usize = 256;
 /// Most map nodes read at a time.
 const NODES_AT_A_TIME_MAX: usize = 32;
+/// Blocks looked at together in a snapshot that no checkpoint has merged.
+const CUT_WINDOW_BLOCKS: u64 = 256;
 
 /// A query on its way.
 #[derive(Debug)]
@@ -89,10 +90,8 @@ impl Engine {
         let (token, range) = (request.token, request.range);
         let refused = match self.groups.get(&request.group).filter(|g| !g.deleting) {
             None => Some(ReadError::UnknownGroup),
-            Some(g) if range.is_empty() || range.end() > g.meta.size_bytes.div_ceil(PAGE_U64) => {
-                Some(ReadError::OutOfRange)
-            }
-            Some(_) => None,
+            Some(_) if range.is_empty() => Some(ReadError::OutOfRange),
+            Some(g) => self.out_of_range(g, request.at, range),
         };
         let state = ExtentsState {
             next: range.start.0,
@@ -121,6 +120,10 @@ impl Engine {
                 effects.push(state.finish(Some(ReadError::UnknownGroup)));
                 return;
             };
+            let Some(view) = View::of(group, &self.forest, state.request.at) else {
+                effects.push(state.finish(Some(ReadError::UnknownSnapshot)));
+                return;
+            };
             state.lookups += 1;
             let ahead = match state.request.one {
                 true => 1,
@@ -128,6 +131,7 @@ impl Engine {
             };
             let mut lookup = Lookup {
                 group,
+                view,
                 cache: &mut self.cache,
                 held: &state.held,
                 latest: state.request.latest,
@@ -193,6 +197,7 @@ impl Engine {
 /// Looks one run up.
 struct Lookup<'a> {
     group: &'a Group,
+    view: View,
     cache: &'a mut NodeCache,
     held: &'a Held,
     latest: bool,
@@ -204,6 +209,12 @@ impl Lookup<'_> {
     /// The run from `lba` on, no longer than to `end`. Its neighbour may be of the same kind.
     fn at(&mut self, lba: u64, mut end: u64) -> Found {
         let group = self.group;
+        if let View::Cut(cut) = self.view {
+            return self.at_cut(cut, lba, end);
+        }
+        if let View::Merged(..) = self.view {
+            return self.tree(lba, end);
+        }
         if self.latest {
             match first(&group.overlay, lba, end) {
                 Some((at, pending)) if at == lba => {
@@ -214,7 +225,24 @@ impl Lookup<'_> {
             }
         }
         for delta in [Some(&group.active), group.frozen.as_deref()] {
-            match delta.and_then(|delta| first(delta, lba, end)) {
+            match delta.and_then(|delta| first(&delta.index, lba, end)) {
+                Some((at, extent)) if at == lba => {
+                    return Found::Run(kind_of(extent.kind), extent.count);
+                }
+                Some((at, _)) => end = at,
+                None => {}
+            }
+        }
+        self.tree(lba, end)
+    }
+
+    /// The same for a snapshot that no checkpoint has merged, a window at a time.
+    fn at_cut(&mut self, cut: Stamp, lba: u64, end: u64) -> Found {
+        let mut end = end.min(lba + CUT_WINDOW_BLOCKS);
+        for delta in [Some(&self.group.active), self.group.frozen.as_deref()] {
+            let range = BlockRange::new(lba, end - lba);
+            let found = delta.and_then(|delta| delta.at(range, cut).into_iter().next());
+            match found {
                 Some((at, extent)) if at == lba => {
                     return Found::Run(kind_of(extent.kind), extent.count);
                 }
@@ -236,7 +264,7 @@ impl Lookup<'_> {
     }
 
     fn tree(&mut self, lba: u64, end: u64) -> Found {
-        let (mut pointer, mut level) = (self.group.root, self.group.root_level);
+        let (mut pointer, mut level) = self.view.tree(self.group);
         let mut first = 0;
         let mut above: Option<(Arc<NodePage>, usize)> = None;
         if lba >= span(level) {

@@ -9,8 +9,9 @@ use crate::format::operation::{Operation, RequestId};
 use crate::format::record::{EntryKind, HardState};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
-use crate::map::delta::{Delta, Overlay, PendingExtent};
+use crate::map::delta::{Overlay, PendingExtent};
 use crate::map::footprint::Footprint;
+use crate::map::layer::Layer;
 use crate::map::tree::level_for;
 use crate::space::Segments;
 use bytes::Bytes;
@@ -129,12 +130,14 @@ pub(crate) struct Group {
     /// Entries after the cut point, by index.
     pub log: VecDeque<LogEntry>,
     pub overlay: Overlay,
-    pub active: Delta,
-    /// Data blocks in `active`.
+    pub active: Layer,
+    /// The newest cut under the head; zero without snapshots.
+    pub newest_cut: Stamp,
+    /// Data blocks that the head has in `active`.
     pub active_blocks: u64,
-    /// The delta the checkpoint in progress merges.
-    pub frozen: Option<Arc<Delta>>,
-    /// Data blocks in `frozen`.
+    /// What the checkpoint in progress merges.
+    pub frozen: Option<Arc<Layer>>,
+    /// Data blocks that the head has in `frozen`.
     pub frozen_blocks: u64,
     /// Map nodes that the next checkpoint, or one after it, writes for what is in records and not
     /// frozen.
@@ -158,7 +161,8 @@ impl Group {
             deleting: false,
             log: VecDeque::new(),
             overlay: Overlay::default(),
-            active: Delta::default(),
+            active: Layer::default(),
+            newest_cut: Stamp(0),
             active_blocks: 0,
             frozen: None,
             frozen_blocks: 0,
@@ -301,6 +305,9 @@ impl Group {
     /// Counts the map nodes that an entry will change.
     pub fn footprint_add(&mut self, operation: Option<&Operation>) {
         let top = self.top();
+        if matches!(operation, Some(Operation::Snapshot { .. })) {
+            self.footprint.cut();
+        }
         if let Some(range) = operation.and_then(Operation::range) {
             let hollow = operation.is_some_and(|op| op.payload_blocks() == 0);
             self.footprint.add(range, top, hollow);
@@ -313,7 +320,25 @@ impl Group {
             return 0;
         };
         let hollow = operation.is_some_and(|op| op.payload_blocks() == 0);
-        Footprint::most(range, self.top(), hollow)
+        let nodes = Footprint::most(range, self.top(), hollow);
+        match self.has_versions() {
+            true => nodes + Footprint::most_dead_pages(range, nodes, hollow),
+            false => nodes,
+        }
+    }
+
+    /// There is a snapshot under the head, or there will be.
+    fn has_versions(&self) -> bool {
+        self.newest_cut.0 > 0 || self.footprint.has_cut()
+    }
+
+    /// Map nodes and pages of deadlists that checkpoints will write for what is in records and not
+    /// frozen, at most.
+    pub fn nodes_needed(&self) -> u64 {
+        match self.has_versions() {
+            true => self.footprint.len() + self.footprint.dead_pages(),
+            false => self.footprint.len(),
+        }
     }
 
     /// What is applied is frozen: only what is in records and not applied counts from now on.
@@ -373,7 +398,7 @@ impl Group {
         Load {
             extents: to_u64(self.active.len()),
             blocks: self.active_blocks + self.frozen_blocks,
-            nodes: to_u64(self.footprint.len()),
+            nodes: self.nodes_needed(),
         }
     }
 

@@ -5,17 +5,21 @@ use crate::checkpoint::NODE_READ_ATTEMPTS_MAX;
 use crate::engine::{Engine, Purpose};
 use crate::error::{ReadError, StoreError};
 use crate::event::{Effect, ReadPiece, ReadRequest};
-use crate::format::node::{LeafKind, NodePage};
+use crate::format::dead;
+use crate::format::node::{ChildPointer, LeafKind, NodeHead, NodePage};
 use crate::format::operation::{plain_crc, Authenticator, Operation};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::group::Group;
-use crate::map::delta::Delta;
+use crate::map::delta::Extent;
+use crate::map::layer::Layer;
+use crate::snapshot::forest::Forest;
 use crate::map::tree::{lookup, Held, Lookup, Missing, TreeRun, ANYWHERE};
+use crate::snapshot::DEAD_PAGE;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
-use esker_base::{BlockRange, DiskError, DiskOp, GroupId, Lba, RaftIndex};
+use esker_base::{BlockRange, DiskError, DiskOp, GroupId, Lba, RaftIndex, Stamp};
 use std::sync::Arc;
 
 /// Most blocks in one device read (1 MiB).
@@ -67,10 +71,7 @@ impl Engine {
         let token = request.token;
         let refused = match self.groups.get(&request.group).filter(|g| !g.deleting) {
             None => Some(ReadError::UnknownGroup),
-            Some(g) if request.range.end() > g.meta.size_bytes.div_ceil(PAGE_U64) => {
-                Some(ReadError::OutOfRange)
-            }
-            Some(_) => None,
+            Some(g) => self.out_of_range(g, request.at, request.range),
         };
         if let Some(error) = refused {
             effects.push(Effect::ReadDone {
@@ -91,6 +92,23 @@ impl Engine {
         self.resolve_read(token, effects);
     }
 
+    /// Whether a range is none of the volume, or of a snapshot of it.
+    pub(crate) fn out_of_range(
+        &self,
+        group: &Group,
+        at: Option<Stamp>,
+        range: BlockRange,
+    ) -> Option<ReadError> {
+        let size_bytes = match at {
+            None => group.meta.size_bytes,
+            Some(cut) => match self.forest.at(group.meta.group, cut) {
+                Some(version) => version.meta.size_bytes,
+                None => return Some(ReadError::UnknownSnapshot),
+            },
+        };
+        (range.end() > size_bytes.div_ceil(PAGE_U64)).then_some(ReadError::OutOfRange)
+    }
+
     /// Finds out where every block is, and reads them; or reads the map nodes that takes first.
     fn resolve_read(&mut self, token: u64, effects: &mut Vec<Effect>) {
         let Some(state) = self.reads.get(&token) else {
@@ -99,14 +117,22 @@ impl Engine {
         let Some(group) = self.groups.get(&state.request.group) else {
             return self.read_failed(token, ReadError::UnknownGroup, effects);
         };
+        let Some(view) = View::of(group, &self.forest, state.request.at) else {
+            return self.read_failed(token, ReadError::UnknownSnapshot, effects);
+        };
         let mut resolver = Resolver {
             group,
+            view,
             cache: &mut self.cache,
             held: &state.held,
             pieces: Vec::new(),
             missing: Vec::new(),
         };
-        resolver.overlay(state.request.range, state.request.latest);
+        match view {
+            View::Head => resolver.overlay(state.request.range, state.request.latest),
+            View::Cut(_) => resolver.delta(state.request.range, 0),
+            View::Merged(..) => resolver.tree(state.request.range),
+        }
         let (pieces, missing) = (resolver.pieces, resolver.missing);
         if missing.is_empty() {
             self.start_device_reads(token, pieces, effects);
@@ -298,11 +324,15 @@ impl Engine {
             return;
         };
         let page = result.ok().filter(|bytes| {
+            let is_it = |head: NodeHead| {
+                head.level == expected.level
+                    && [head.first_lba, ANYWHERE].contains(&expected.first_lba)
+            };
             crc32(bytes) == expected.pointer.crc
-                && NodePage::check(bytes).is_ok_and(|head| {
-                    head.level == expected.level
-                        && [head.first_lba, ANYWHERE].contains(&expected.first_lba)
-                })
+                && match expected.level {
+                    DEAD_PAGE => dead::decode(bytes).is_ok(),
+                    _ => NodePage::check(bytes).is_ok_and(is_it),
+                }
         });
         let page = page.map(|bytes| {
             Arc::new(NodePage {
@@ -324,7 +354,7 @@ impl Engine {
                 (NodeWaiter::Extents(token), page) => {
                     self.node_for_extents(token, vaddr, page.clone(), effects);
                 }
-                (NodeWaiter::Merge, page) => self.node_for_merge(vaddr, page.clone()),
+                (NodeWaiter::Merge, page) => self.node_for_merge(group, vaddr, page.clone()),
                 (NodeWaiter::Discard, Some(_)) => self.map.discard_failures = 0,
                 (NodeWaiter::Discard, None) => {
                     // The discard asks for it again in this very step.
@@ -457,8 +487,42 @@ pub(crate) fn checked_payload(bytes: Bytes, operation: Option<&Operation>) -> Op
         .then_some(bytes)
 }
 
+/// Which version is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum View {
+    /// The head.
+    Head,
+    /// A snapshot that no checkpoint has merged: what it sees of the deltas, over the head's tree.
+    Cut(Stamp),
+    /// A snapshot with a tree of its own.
+    Merged(ChildPointer, u8),
+}
+
+impl View {
+    /// The head, or the snapshot with this stamp if there is one.
+    pub fn of(group: &Group, forest: &Forest, at: Option<Stamp>) -> Option<Self> {
+        let Some(cut) = at else {
+            return Some(Self::Head);
+        };
+        let version = forest.at(group.meta.group, cut)?;
+        Some(match version.root {
+            Some((root, level)) => Self::Merged(root, level),
+            None => Self::Cut(cut),
+        })
+    }
+
+    /// The tree under the deltas.
+    pub fn tree(self, group: &Group) -> (ChildPointer, u8) {
+        match self {
+            Self::Merged(root, level) => (root, level),
+            Self::Head | Self::Cut(_) => (group.root, group.root_level),
+        }
+    }
+}
+
 struct Resolver<'a> {
     group: &'a Group,
+    view: View,
     cache: &'a mut crate::map::cache::NodeCache,
     held: &'a Held,
     pieces: Vec<Piece>,
@@ -501,16 +565,29 @@ impl Resolver<'_> {
             return;
         }
         let group = self.group;
-        let delta: Option<&Delta> = match layer {
+        let delta: Option<&Layer> = match layer {
             0 => Some(&group.active),
             1 => group.frozen.as_deref(),
             _ => return self.tree(range),
         };
-        let Some(delta) = delta.filter(|d| !d.is_empty()) else {
+        let Some(delta) = delta.filter(|d| !d.index.is_empty()) else {
             return self.delta(range, layer + 1);
         };
+        match self.view {
+            View::Cut(cut) => self.extents(delta.at(range, cut).into_iter(), range, layer),
+            _ => self.extents(delta.index.overlapping(range), range, layer),
+        }
+    }
+
+    /// What a delta has of a range, and between that what lies below.
+    fn extents(
+        &mut self,
+        extents: impl Iterator<Item = (u64, Extent)>,
+        range: BlockRange,
+        layer: usize,
+    ) {
         let mut next = range.start.0;
-        for (lba, extent) in delta.overlapping(range) {
+        for (lba, extent) in extents {
             self.delta(between(next, lba), layer + 1);
             next = lba + extent.count;
             if extent.kind != LeafKind::Data {
@@ -532,7 +609,8 @@ impl Resolver<'_> {
             runs: Vec::new(),
             missing: Vec::new(),
         };
-        lookup(&mut walk, &self.group.root, self.group.root_level, range);
+        let (root, level) = self.view.tree(self.group);
+        lookup(&mut walk, &root, level, range);
         let (runs, mut missing) = (walk.runs, walk.missing);
         self.missing.append(&mut missing);
         for run in runs {

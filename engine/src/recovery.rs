@@ -16,6 +16,8 @@ use crate::format::{PAGE, PAGE_U64, SEGMENTS_MIN, SEGMENTS_OFFSET};
 use crate::group::Group;
 use crate::log::reader::{slots_bytes, Found, Place};
 use crate::log::windows::{Ask, Windows};
+use crate::snapshot::deadlist::Deadlists;
+use crate::snapshot::forest::Forest;
 use crate::space::Segments;
 use crate::superblock_io::{choose, Choice};
 use bytes::Bytes;
@@ -434,9 +436,14 @@ impl Engine {
         }
         self.counters = checkpoint.counters;
         self.discards = checkpoint.discards;
+        let v = checkpoint.versions;
+        self.forest = Forest::from_table(v.versions, v.next_version, v.next_deadlist)
+            .ok_or_else(|| checkpoint_error("tree of versions contradicts itself"))?;
+        self.dead = Deadlists::from_table(v.deadlists);
         for entry in checkpoint.groups {
             let id = entry.meta.group;
-            let group = Group::from_entry(entry).map_err(OpenError::Checkpoint)?;
+            let mut group = Group::from_entry(entry).map_err(OpenError::Checkpoint)?;
+            group.newest_cut = self.forest.newest_cut(id);
             self.groups.insert(id, group);
         }
         let log = self.sb.log;

@@ -20,7 +20,7 @@ use esker_base::num::{to_u64, to_usize};
 use esker_base::{
     AlignedBuf, BlockRange, DiskError, DiskErrorKind, DiskOp, GroupId, IoId, Moment, WallClock,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// A device that can be read at any offset.
 pub trait ReadAt {
@@ -35,6 +35,9 @@ pub trait ReadAt {
 
 /// Most problems that are kept in words; all are counted.
 pub const PROBLEMS_MAX: usize = 100;
+
+/// Most checkpoints until deleted versions are taken apart.
+const CHECKPOINTS_MAX: u64 = 1 << 20;
 
 /// What was checked and what is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,6 +79,8 @@ pub fn verify(
         offline,
         report: VerifyReport::default(),
         named: BTreeMap::new(),
+        shared: HashMap::new(),
+        shares: false,
     };
     walk.report.opened = walk.offline.opened.report.clone();
     walk.run(progress);
@@ -191,6 +196,7 @@ impl<'a> Offline<'a> {
             group,
             range,
             latest: true,
+            at: None,
         };
         self.engine
             .step(Moment(1), WallClock(0), Event::Read(request), &mut effects);
@@ -229,9 +235,13 @@ impl<'a> Offline<'a> {
                 });
             }
         }
-        // The second checkpoint holds what discards after the first one freed.
-        for token in 0..2 {
+        // The second checkpoint holds what discards after the first one freed. Versions that are
+        // being taken apart may need more.
+        for token in 0..CHECKPOINTS_MAX {
             self.step(Event::Checkpoint { token });
+            if token > 0 && !self.engine.has_to_reclaim() {
+                return;
+            }
         }
     }
 }
@@ -241,6 +251,11 @@ struct Walk<'a> {
     report: VerifyReport,
     /// Slots that something names: a bit per slot of each virtual segment.
     named: BTreeMap<u64, Vec<u64>>,
+    /// Where the blocks and nodes of versions lie that may share them: level plus one (zero for a
+    /// block) and first block.
+    shared: HashMap<VAddr, (u8, u64)>,
+    /// The store has versions beside heads.
+    shares: bool,
 }
 
 impl Walk<'_> {
@@ -281,10 +296,33 @@ impl Walk<'_> {
                     "volume {name} is suspended: a record of its log may be lost"
                 ));
             }
+            self.shares = !self.offline.engine.forest.is_empty();
             self.node(&name, &root, level, 0, total, progress);
             self.unapplied(id, &name);
         }
+        self.versions(total, progress);
         self.compare();
+    }
+
+    /// Versions that are not heads, and the pages of deadlists.
+    fn versions(&mut self, total: u64, progress: &mut dyn FnMut(Progress)) {
+        let all = self.offline.engine.forest.iter();
+        let roots = all.filter_map(|v| Some((v.group, v.meta.name.clone(), v.root?)));
+        for (group, snapshot, (root, level)) in roots.collect::<Vec<_>>() {
+            let volume = self.offline.engine.groups.get(&group);
+            let volume = volume.map_or("deleted", |g| &g.meta.name);
+            let name = format!("{volume}@{snapshot}");
+            self.node(&name, &root, level, 0, total, progress);
+        }
+        let pages: Vec<VAddr> = self.offline.engine.dead.pages().collect();
+        for page in pages {
+            self.name_slot(page, || "a deadlist".into());
+        }
+    }
+
+    /// Whether a slot was looked at for another version, at the same place.
+    fn is_known(&mut self, vaddr: VAddr, place: (u8, u64)) -> bool {
+        self.shares && self.shared.insert(vaddr, place) == Some(place)
     }
 
     /// Notes that something names a slot. `what` is put in words only when that is a problem.
@@ -328,6 +366,9 @@ impl Walk<'_> {
         progress: &mut dyn FnMut(Progress),
     ) {
         if pointer.vaddr.is_none() {
+            return;
+        }
+        if self.is_known(pointer.vaddr, (level + 1, first_lba)) {
             return;
         }
         let what = format!("the map of volume {name} at byte {}", first_lba * PAGE_U64);
@@ -374,6 +415,9 @@ impl Walk<'_> {
     }
 
     fn block(&mut self, name: &str, lba: u64, vaddr: VAddr, crc: u32) {
+        if self.is_known(vaddr, (0, lba)) {
+            return;
+        }
         let what = || format!("volume {name} at byte {}", lba * PAGE_U64);
         self.name_slot(vaddr, what);
         self.report.blocks += 1;

@@ -518,7 +518,11 @@ impl Node {
                 volume.size_bytes = *size_bytes;
                 self.exports_changed(effects);
             }
-            Outcome::Done | Outcome::Membership => {}
+            Outcome::Done
+            | Outcome::Membership
+            | Outcome::SnapshotTaken(_)
+            | Outcome::SnapshotDeleted(_)
+            | Outcome::SnapshotRefused(_) => {}
         }
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;

@@ -147,6 +147,7 @@ impl Node {
             group,
             range,
             latest,
+            at: None,
         };
         self.tell_engine(engine_event::Event::Read(request));
     }
@@ -320,6 +321,7 @@ impl Node {
                 group,
                 range,
                 latest: true,
+                at: None,
             };
             self.tell_engine(engine_event::Event::Read(request));
         };

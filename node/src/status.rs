@@ -36,6 +36,7 @@ impl Node {
             group,
             range,
             latest,
+            at: None,
             one,
         };
         self.tell_engine(engine_event::Event::Extents(request));

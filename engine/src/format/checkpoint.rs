@@ -5,6 +5,7 @@ use super::node::ChildPointer;
 use super::record::{decode_entry_kind, decode_hard_state, encode_hard_state};
 use super::record::{EntryKind, HardState};
 use super::vaddr::VAddr;
+use super::versions::{decode_table, encode_table, VersionTable};
 pub use crate::space::piece::Kept;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 /// First eight bytes.
 pub const MAGIC: [u8; 8] = *b"ESKERCKP";
 /// Version of the structure.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Version of a group, and of its meta.
 pub const GROUP_VERSION: u16 = 1;
 /// Bytes before the sections.
@@ -25,6 +26,7 @@ const SECTION_SEGMENTS: u32 = 2;
 const SECTION_GROUPS: u32 = 3;
 const SECTION_DISCARDS: u32 = 4;
 const SECTION_PIECES: u32 = 5;
+const SECTION_VERSIONS: u32 = 6;
 
 /// What a segment is used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,6 +172,23 @@ pub struct DiscardEntry {
     pub node: ChildPointer,
     /// Its level.
     pub level: u8,
+    /// What is not younger than this stays: another version uses it.
+    pub floor: Stamp,
+    /// Nodes of this level and above go whatever their stamps say.
+    pub sure: u8,
+}
+
+impl DiscardEntry {
+    /// All of a subtree, which nothing else uses.
+    #[must_use]
+    pub fn whole(node: ChildPointer, level: u8) -> Self {
+        Self {
+            node,
+            level,
+            floor: Stamp(0),
+            sure: 0,
+        }
+    }
 }
 
 /// Counts that go on over restarts.
@@ -196,6 +215,8 @@ pub struct Checkpoint {
     pub groups: Vec<GroupEntry>,
     /// Subtrees to discard.
     pub discards: Vec<DiscardEntry>,
+    /// Versions of volumes and their deadlists.
+    pub versions: VersionTable,
 }
 
 impl Checkpoint {
@@ -235,9 +256,12 @@ impl Checkpoint {
             for d in &self.discards {
                 encode_pointer(w, &d.node);
                 w.u8(d.level);
-                w.zeros(7);
+                w.u8(d.sure);
+                w.zeros(6);
+                w.u64(d.floor.0);
             }
         });
+        section(&mut w, SECTION_VERSIONS, |w| encode_table(w, &self.versions));
         let crc = crc32(&w.bytes[HEAD_BYTES..]);
         w.patch_u32(12, crc);
         w.bytes
@@ -283,12 +307,20 @@ impl Checkpoint {
         s.finish()?;
         let mut s = open_section(&mut r, SECTION_DISCARDS)?;
         let mut discards = Vec::new();
-        for _ in 0..s.count32(44)? {
+        for _ in 0..s.count32(52)? {
             let node = decode_pointer(&mut s)?;
-            let level = s.u8()?;
-            s.zeros(7)?;
-            discards.push(DiscardEntry { node, level });
+            let (level, sure) = (s.u8()?, s.u8()?);
+            s.zeros(6)?;
+            discards.push(DiscardEntry {
+                node,
+                level,
+                floor: Stamp(s.u64()?),
+                sure,
+            });
         }
+        s.finish()?;
+        let mut s = open_section(&mut r, SECTION_VERSIONS)?;
+        let versions = decode_table(&mut s)?;
         s.finish()?;
         r.finish()?;
         Ok(Self {
@@ -297,6 +329,7 @@ impl Checkpoint {
             pieces,
             groups,
             discards,
+            versions,
         })
     }
 }
@@ -473,7 +506,7 @@ fn decode_kept_bits(r: &mut Reader<'_>, count: u32) -> Result<Kept, FormatError>
     Ok(Kept::Bits(bits.into(), count))
 }
 
-fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
+pub(crate) fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
     w.u64(p.vaddr.0);
     w.u64(p.max_stamp.0);
     w.u64(p.logical_hash);
@@ -481,7 +514,7 @@ fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
     w.u32(p.crc);
 }
 
-fn decode_pointer(r: &mut Reader<'_>) -> Result<ChildPointer, FormatError> {
+pub(crate) fn decode_pointer(r: &mut Reader<'_>) -> Result<ChildPointer, FormatError> {
     Ok(ChildPointer {
         vaddr: VAddr(r.u64()?),
         max_stamp: Stamp(r.u64()?),
@@ -534,7 +567,7 @@ fn encode_meta(w: &mut Writer, m: &GroupMeta) {
     w.u8(u8::from(m.auto_leave));
 }
 
-fn text(r: &mut Reader<'_>) -> Result<String, FormatError> {
+pub(crate) fn text(r: &mut Reader<'_>) -> Result<String, FormatError> {
     let bytes = r.bytes32()?;
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(r.error("text is not UTF-8"));
@@ -684,6 +717,9 @@ fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::versions::{
+        Chunk, Deadlist, DeadlistId, SnapshotMeta, Subtree, Version, VersionId, VersionKind,
+    };
     use super::*;
 
     fn sample() -> Checkpoint {
@@ -752,7 +788,67 @@ mod tests {
             discards: vec![DiscardEntry {
                 node: ChildPointer::default(),
                 level: 2,
+                floor: Stamp(5),
+                sure: 3,
             }],
+            versions: versions(),
+        }
+    }
+
+    fn versions() -> VersionTable {
+        let meta = SnapshotMeta {
+            name: "daily".into(),
+            created_us: 1,
+            size_bytes: 2,
+            labels: BTreeMap::from([("a".into(), "b".into())]),
+        };
+        let snapshot = Version {
+            id: VersionId(1),
+            group: GroupId(1),
+            kind: VersionKind::Snapshot,
+            parent: VersionId(0),
+            cut: Stamp(7),
+            deadlist: DeadlistId(1),
+            grown: [0, 0, 1, 2, 3].map(Stamp),
+            root: Some((ChildPointer::default(), 2)),
+            meta: meta.into(),
+        };
+        let head = Version {
+            id: VersionId(2),
+            kind: VersionKind::Head,
+            parent: VersionId(1),
+            cut: Stamp(u64::MAX),
+            deadlist: DeadlistId(2),
+            root: None,
+            meta: SnapshotMeta::default().into(),
+            ..snapshot.clone()
+        };
+        let chunk = Chunk {
+            page: VAddr::new(4, 5),
+            crc: 6,
+            first: 7,
+            count: 8,
+            data: 5,
+            oldest: Stamp(1),
+            youngest: Stamp(2),
+        };
+        let subtree = Subtree {
+            node: ChildPointer::default(),
+            level: 1,
+            first_lba: 128,
+            death: Stamp(9),
+        };
+        let deadlist = Deadlist {
+            chunks: vec![chunk],
+            subtrees: vec![subtree],
+            data: 5,
+            exclusive: 4,
+        };
+        VersionTable {
+            next_version: 3,
+            next_deadlist: 4,
+            versions: vec![snapshot, head],
+            deadlists: vec![(DeadlistId(2), deadlist)],
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod checkpoint;
 pub mod codec;
+pub mod dead;
 pub mod node;
 pub mod operation;
 pub mod record;
@@ -11,6 +12,7 @@ pub mod superblock;
 pub mod survivors;
 pub mod table;
 pub mod vaddr;
+pub mod versions;
 
 pub use codec::FormatError;
 pub use vaddr::VAddr;

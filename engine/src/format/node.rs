@@ -20,7 +20,7 @@ pub const HEAD_BYTES: usize = 128;
 /// Bytes of one entry, in leaves and inner nodes alike.
 pub const ENTRY_BYTES: usize = 31;
 /// Where the page's own CRC is.
-const CRC_AT: usize = 40;
+pub(crate) const CRC_AT: usize = 40;
 /// Most levels above the leaves (64 TiB: 34 bits of LBA).
 pub const LEVEL_MAX: u8 = 4;
 
@@ -185,7 +185,7 @@ impl NodePage {
         self.bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Whether a page is a node as it was sealed.
+    /// Whether a page is a node, or a page of a deadlist, as it was sealed.
     #[must_use]
     pub fn is_whole(bytes: &[u8]) -> bool {
         let mut blank = bytes.to_vec();
@@ -194,7 +194,7 @@ impl NodePage {
         };
         field.fill(0);
         bytes.len() == PAGE
-            && bytes.starts_with(&MAGIC.to_le_bytes())
+            && [MAGIC, super::dead::MAGIC].contains(&u32_at(bytes, 0))
             && u32_at(bytes, CRC_AT) == crc32(&blank)
     }
 

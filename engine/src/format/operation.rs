@@ -1,7 +1,9 @@
 //! Operations: the descriptor that is a Raft entry's data. Payload travels beside it.
 
+use super::checkpoint::text;
 use super::codec::{FormatError, Reader, Writer};
 use esker_base::{limits, BlockRange, Epoch, SessionId, Stamp};
+use std::collections::BTreeMap;
 
 /// Version of the structure.
 pub const VERSION: u8 = 1;
@@ -118,6 +120,22 @@ pub enum Operation {
         /// In bytes.
         size_bytes: u64,
     },
+    /// The volume as it is now is kept.
+    Snapshot {
+        /// Names the cut: what has a lower stamp is in it.
+        stamp: Stamp,
+        /// When it was asked for, in microseconds since the Unix epoch.
+        created_us: u64,
+        /// Its name.
+        name: String,
+        /// Labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// A snapshot is no longer needed.
+    DeleteSnapshot {
+        /// Its stamp.
+        cut: Stamp,
+    },
 }
 
 const TAG_WRITE: u8 = 1;
@@ -126,7 +144,9 @@ const TAG_DISCARD: u8 = 3;
 const TAG_ZERO: u8 = 4;
 const TAG_OPEN_EPOCH: u8 = 5;
 const TAG_RESIZE: u8 = 6;
-// 7 to 15 are kept for snapshots, clones, rollbacks and re-encryption.
+const TAG_SNAPSHOT: u8 = 7;
+const TAG_DELETE_SNAPSHOT: u8 = 8;
+// 9 to 15 are kept for clones, rollbacks and re-encryption.
 
 impl Operation {
     /// Number of payload slots the operation brings.
@@ -144,7 +164,10 @@ impl Operation {
         match self {
             Self::Write { lba, blocks, .. } => Some(BlockRange::new(*lba, blocks.len() as u64)),
             Self::Discard { range, .. } | Self::Zero { range, .. } => Some(*range),
-            Self::OpenEpoch { .. } | Self::Resize { .. } => None,
+            Self::OpenEpoch { .. }
+            | Self::Resize { .. }
+            | Self::Snapshot { .. }
+            | Self::DeleteSnapshot { .. } => None,
         }
     }
 
@@ -169,6 +192,8 @@ impl Operation {
             Self::Zero { .. } => TAG_ZERO,
             Self::OpenEpoch { .. } => TAG_OPEN_EPOCH,
             Self::Resize { .. } => TAG_RESIZE,
+            Self::Snapshot { .. } => TAG_SNAPSHOT,
+            Self::DeleteSnapshot { .. } => TAG_DELETE_SNAPSHOT,
         };
         w.u8(tag);
         w.u8(VERSION);
@@ -211,6 +236,22 @@ impl Operation {
                 w.zeros(4);
             }
             Self::Resize { size_bytes } => w.u64(*size_bytes),
+            Self::Snapshot {
+                stamp,
+                created_us,
+                name,
+                labels,
+            } => {
+                w.u64(stamp.0);
+                w.u64(*created_us);
+                w.bytes32(name.as_bytes());
+                w.u32(u32::try_from(labels.len()).unwrap_or(u32::MAX));
+                for (key, value) in labels {
+                    w.bytes32(key.as_bytes());
+                    w.bytes32(value.as_bytes());
+                }
+            }
+            Self::DeleteSnapshot { cut } => w.u64(cut.0),
         }
         w.bytes
     }
@@ -255,6 +296,10 @@ impl Operation {
             TAG_RESIZE => Self::Resize {
                 size_bytes: r.u64()?,
             },
+            TAG_SNAPSHOT => decode_snapshot(&mut r)?,
+            TAG_DELETE_SNAPSHOT => Self::DeleteSnapshot {
+                cut: Stamp(r.u64()?),
+            },
             _ => return Err(r.error("has an unknown tag")),
         };
         r.finish()?;
@@ -265,9 +310,10 @@ impl Operation {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         match self {
-            Self::Write { stamp, .. } | Self::Discard { stamp, .. } | Self::Zero { stamp, .. } => {
-                stamp.epoch()
-            }
+            Self::Write { stamp, .. }
+            | Self::Discard { stamp, .. }
+            | Self::Zero { stamp, .. }
+            | Self::Snapshot { stamp, .. } => stamp.epoch(),
             _ => Epoch(0),
         }
     }
@@ -295,6 +341,28 @@ fn check_range(r: &Reader<'_>, range: BlockRange) -> Result<(), FormatError> {
         Some(end) if range.count > 0 && end <= limits::VOLUME_BYTES_MAX / 4096 => Ok(()),
         _ => Err(r.error("range lies outside any volume")),
     }
+}
+
+fn decode_snapshot(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
+    let (stamp, created_us) = (Stamp(r.u64()?), r.u64()?);
+    let name = text(r)?;
+    if name.is_empty() || name.len() > limits::SNAPSHOT_NAME_BYTES_MAX {
+        return Err(r.error("name of a snapshot is empty or too long"));
+    }
+    let count = r.count32(8)?;
+    if count > limits::VOLUME_LABELS_MAX {
+        return Err(r.error("has too many labels"));
+    }
+    let mut labels = BTreeMap::new();
+    for _ in 0..count {
+        labels.insert(text(r)?, text(r)?);
+    }
+    Ok(Operation::Snapshot {
+        stamp,
+        created_us,
+        name,
+        labels,
+    })
 }
 
 fn decode_write(r: &mut Reader<'_>, full: bool) -> Result<Operation, FormatError> {
@@ -377,6 +445,13 @@ mod tests {
             Operation::Resize {
                 size_bytes: 1 << 40,
             },
+            Operation::Snapshot {
+                stamp,
+                created_us: 12,
+                name: "daily".into(),
+                labels: BTreeMap::from([("by".into(), "cron".into())]),
+            },
+            Operation::DeleteSnapshot { cut: stamp },
         ] {
             let bytes = op.encode(request);
             assert_eq!(Operation::decode(&bytes), Ok((op.clone(), request)));

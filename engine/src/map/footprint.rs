@@ -2,29 +2,58 @@
 //! that the log stops while a checkpoint still has room.
 
 use super::tree::span;
-use crate::format::node::FANOUT_BITS;
+use crate::format::dead::ENTRIES_MAX;
+use crate::format::node::{FANOUT, FANOUT_BITS};
+use esker_base::num::to_u64;
 use esker_base::BlockRange;
 use rustc_hash::FxHashSet;
 
 /// The nodes over a set of ranges.
 #[derive(Clone, Debug, Default)]
 pub struct Footprint {
+    /// By level; and by place in the level, with the number of cuts before the change.
     nodes: FxHashSet<(u8, u64)>,
     /// The top of all that was added.
     top: u8,
     /// There were several tops: the volume has grown.
     is_mixed: bool,
+    /// Cuts among the changes.
+    cuts: u64,
+    /// Entries that deadlists may get.
+    dead: u64,
 }
+
+/// Bits of a node's place in its level: the largest volume has 2^34 blocks.
+const PLACE_BITS: u32 = 34;
+
+/// Blocks of a hollow range whose leaves stay: those at its two ends.
+const HOLLOW_BLOCKS_MAX: u64 = 2 * FANOUT as u64;
 
 impl Footprint {
     /// Number of nodes.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
+    pub fn len(&self) -> u64 {
+        to_u64(self.nodes.len())
+    }
+
+    /// Pages that deadlists may need for what these changes replace.
+    pub fn dead_pages(&self) -> u64 {
+        (self.dead + self.len()).div_ceil(to_u64(ENTRIES_MAX))
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.nodes.clear();
+        (self.cuts, self.dead) = (0, 0);
+    }
+
+    /// A cut: the same nodes change once more after it.
+    pub fn cut(&mut self) {
+        self.cuts += 1;
+    }
+
+    /// A cut is among the changes.
+    pub fn has_cut(&self) -> bool {
+        self.cuts > 0
     }
 
     /// Adds the nodes that change when `range` of a tree with a root at `top` does. Of a hollow
@@ -37,10 +66,15 @@ impl Footprint {
             (self.top, self.is_mixed) = (top, false);
         }
         self.is_mixed |= self.top != top;
+        self.dead += match hollow {
+            true => range.count.min(HOLLOW_BLOCKS_MAX),
+            false => range.count,
+        };
+        let era = self.cuts << PLACE_BITS;
         for level in 0..=top {
             let (first, last) = (
-                node_at(level, range.start.0),
-                node_at(level, range.end() - 1),
+                node_at(level, range.start.0) | era,
+                node_at(level, range.end() - 1) | era,
             );
             if first == last {
                 // Whoever added this node added those above it as well, up to its top.
@@ -66,6 +100,15 @@ impl Footprint {
         };
         leaves + 2 * u64::from(top)
     }
+
+    /// At most so many pages of deadlists do changes of `nodes` nodes need.
+    pub fn most_dead_pages(range: BlockRange, nodes: u64, hollow: bool) -> u64 {
+        let blocks = match hollow {
+            true => HOLLOW_BLOCKS_MAX.min(range.count),
+            false => range.count,
+        };
+        (blocks + nodes).div_ceil(to_u64(ENTRIES_MAX))
+    }
 }
 
 fn node_at(level: u8, lba: u64) -> u64 {
@@ -82,6 +125,9 @@ mod tests {
         f.add(BlockRange::new(0, 1), 2, false);
         f.add(BlockRange::new(127, 2), 2, false);
         assert_eq!(f.len(), 4); // two leaves, one node on each level above
+        f.cut();
+        f.add(BlockRange::new(128, 1), 2, false);
+        assert_eq!(f.len(), 7); // the same nodes again
         f.clear();
         f.add(BlockRange::new(5, 1 << 20), 2, true);
         assert_eq!(f.len(), 5);

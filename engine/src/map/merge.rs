@@ -6,8 +6,9 @@ use super::interval::Piece;
 use super::tree::{child_index, level_for, span, summarise, Held, Missing};
 use crate::format::node::{ChildPointer, LeafEntry, LeafKind, NodeHead, NodePage, FANOUT};
 use crate::format::vaddr::VAddr;
+use crate::format::versions::Subtree;
 use esker_base::num::to_u64;
-use esker_base::{GroupId, StoreId};
+use esker_base::{GroupId, Stamp, StoreId};
 use std::sync::Arc;
 
 /// What a merge asks of the store.
@@ -16,10 +17,12 @@ pub trait MergeStore {
     fn node(&mut self, vaddr: VAddr) -> Option<Arc<NodePage>>;
     /// Writes a new node; gives its address and CRC, or none when there is no room.
     fn write(&mut self, page: NodePage) -> Option<(VAddr, u32)>;
-    /// Slots that the merged tree no longer needs.
-    fn kill(&mut self, vaddr: VAddr, count: u64);
+    /// A block that the merged tree no longer needs, and what replaces it.
+    fn kill_block(&mut self, lba: u64, old: &LeafEntry, death: Stamp);
+    /// A node that the merged tree no longer needs, and the highest stamp of what replaces it.
+    fn kill_node(&mut self, old: &ChildPointer, level: u8, first_lba: u64, death: Stamp);
     /// A whole subtree that the merged tree no longer needs.
-    fn discard(&mut self, pointer: ChildPointer, level: u8);
+    fn discard(&mut self, subtree: Subtree);
 }
 
 /// Why a merge stopped.
@@ -41,7 +44,7 @@ struct Open {
     level: u8,
     page: NodePage,
     /// The node it replaces.
-    old: VAddr,
+    old: ChildPointer,
 }
 
 /// A merge in progress.
@@ -99,7 +102,7 @@ impl Merge {
                 first_lba: 0,
                 level: wanted,
                 page,
-                old: VAddr::NONE,
+                old: ChildPointer::default(),
             });
             wanted -= 1;
         }
@@ -156,9 +159,9 @@ impl Merge {
                 };
                 (pointer.vaddr, pointer.crc) = (vaddr, crc);
             }
-            if !open.old.is_none() {
-                self.held.remove(&open.old);
-                store.kill(open.old, 1);
+            if !open.old.vaddr.is_none() {
+                self.held.remove(&open.old.vaddr);
+                store.kill_node(&open.old, open.level, open.first_lba, pointer.max_stamp);
             }
             match self.path.last_mut() {
                 Some(parent) => {
@@ -192,7 +195,12 @@ impl Merge {
             let covers = lba == first_lba && extent.count() >= span(level);
             if covers && extent.kind != LeafKind::Data {
                 if !pointer.vaddr.is_none() {
-                    store.discard(pointer, level);
+                    store.discard(Subtree {
+                        node: pointer,
+                        level,
+                        first_lba,
+                        death: extent.stamp,
+                    });
                 }
                 let max_stamp = pointer.max_stamp.max(extent.stamp);
                 let empty = ChildPointer {
@@ -227,7 +235,7 @@ impl Merge {
                 first_lba,
                 level,
                 page,
-                old: pointer.vaddr,
+                old: pointer,
             });
         }
     }
@@ -273,11 +281,11 @@ impl Merge {
         for (lba, extent) in delta.overlapping(range) {
             for i in 0..extent.count() {
                 let at = child_index(0, lba + i);
-                let old = open.page.leaf(at);
+                let (old, new) = (open.page.leaf(at), extent.leaf(i));
                 if old.kind == LeafKind::Data {
-                    store.kill(old.vaddr, 1);
+                    store.kill_block(lba + i, &old, new.stamp);
                 }
-                open.page.set_leaf(at, &extent.leaf(i));
+                open.page.set_leaf(at, &new);
             }
         }
         first + span(0)

@@ -5,5 +5,7 @@ pub mod cache;
 pub mod delta;
 pub mod footprint;
 pub mod interval;
+pub mod layer;
 pub mod merge;
+pub mod older;
 pub mod tree;

@@ -38,13 +38,16 @@ impl Engine {
             for i in 0..FANOUT {
                 if entry.level > 0 {
                     let child = node.child(i);
-                    if !child.vaddr.is_none() {
+                    let level = entry.level - 1;
+                    let owned = child.max_stamp > entry.floor || level >= entry.sure;
+                    if !child.vaddr.is_none() && owned {
                         self.discards.push(DiscardEntry {
                             node: child,
-                            level: entry.level - 1,
+                            level,
+                            ..entry
                         });
                     }
-                } else if node.leaf(i).kind == LeafKind::Data {
+                } else if node.leaf(i).kind == LeafKind::Data && node.leaf(i).stamp > entry.floor {
                     result = result.and(kill(&mut self.segs, node.leaf(i).vaddr, 1));
                 }
             }

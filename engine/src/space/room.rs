@@ -20,6 +20,10 @@ use esker_base::num::to_u64;
 const OPENING_SEGMENTS: u64 = 3;
 /// Pages in a checkpoint that nothing else accounts for: raised roots, rounding.
 const SLACK_PAGES: u64 = 4;
+/// Versions with their deadlists in a page of a checkpoint, at least.
+const VERSIONS_PER_PAGE: u64 = 12;
+/// Pages of deadlists that a checkpoint may write beside those that its merges need.
+const RECLAIM_PAGES: u64 = 3;
 /// Open at a time: the log's and its successor, the map's, the survivors', and three that an opening
 /// takes.
 const OPEN_SEGMENTS: u64 = 4 + OPENING_SEGMENTS;
@@ -48,7 +52,12 @@ impl Engine {
     fn tables_needed(&self) -> u64 {
         let last = self.sb.checkpoint_bytes.div_ceil(PAGE_U64);
         let since = self.log.items_since_checkpoint + self.log.bytes_since_checkpoint / PAGE_U64;
-        let one = last * 5 / 4 + since.div_ceil(PAGE_U64) + SLACK_PAGES;
+        // Versions that the last one did not have, and what taking subtrees apart may write.
+        let versions = match self.forest.is_empty() {
+            true => 0,
+            false => self.load.extents.div_ceil(VERSIONS_PER_PAGE) + RECLAIM_PAGES,
+        };
+        let one = last * 5 / 4 + since.div_ceil(PAGE_U64) + SLACK_PAGES + versions;
         one * to_u64(CHECKPOINT_COPIES)
     }
 
@@ -96,6 +105,7 @@ impl Engine {
             .values()
             .any(|g| g.deleting && !waits(g.meta.group))
             || self.load.extents > 0
+            || self.has_to_reclaim()
             // Only if something died since the last one: its own tables die with the next, so that
             // a full store would write checkpoints without end.
             || self.segs.deaths != self.map.deaths_frozen

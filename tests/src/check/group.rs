@@ -4,7 +4,9 @@
 use super::Violation;
 use bytes::Bytes;
 use esker_base::{BlockRange, RaftIndex, Term, BLOCK_SIZE};
-use esker_engine::event::{ExtentKind, ExtentRun, Outcome, ReadPiece, RecoveredGroup};
+use esker_engine::event::{
+    ExtentKind, ExtentRun, Outcome, ReadPiece, RecoveredGroup, SnapshotRefusal,
+};
 use esker_engine::format::checkpoint::GroupMeta;
 use esker_engine::format::operation::Operation;
 use esker_engine::format::record::{EntryKind, HardState};
@@ -48,6 +50,19 @@ pub struct Applied {
     pub max_stamp: u64,
     /// Size in bytes.
     pub size_bytes: u64,
+    /// Snapshots, by stamp.
+    pub snapshots: BTreeMap<u64, SnapshotModel>,
+}
+
+/// A snapshot: a copy of everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotModel {
+    /// Its name.
+    pub name: String,
+    /// Blocks that do not read as zeros.
+    pub blocks: Blocks,
+    /// Size in bytes.
+    pub size_bytes: u64,
 }
 
 impl Applied {
@@ -86,6 +101,25 @@ impl Applied {
                 self.size_bytes = self.size_bytes.max(*size_bytes);
                 return Outcome::Resized(self.size_bytes);
             }
+            Operation::Snapshot { stamp, name, .. } => {
+                self.max_stamp = stamp.0;
+                if self.snapshots.values().any(|s| s.name == *name) {
+                    return Outcome::SnapshotRefused(SnapshotRefusal::NameTaken);
+                }
+                let snapshot = SnapshotModel {
+                    name: name.clone(),
+                    blocks: self.blocks.clone(),
+                    size_bytes: self.size_bytes,
+                };
+                self.snapshots.insert(stamp.0, snapshot);
+                return Outcome::SnapshotTaken(*stamp);
+            }
+            Operation::DeleteSnapshot { cut } => {
+                return match self.snapshots.remove(&cut.0) {
+                    Some(_) => Outcome::SnapshotDeleted(*cut),
+                    None => Outcome::SnapshotRefused(SnapshotRefusal::Unknown),
+                };
+            }
         }
         Outcome::Done
     }
@@ -106,7 +140,10 @@ pub fn write_blocks(blocks: &mut Blocks, operation: &Operation, pages: &[Bytes])
                 .collect();
             dead.iter().for_each(|lba| _ = blocks.remove(lba));
         }
-        Operation::OpenEpoch { .. } | Operation::Resize { .. } => {}
+        Operation::OpenEpoch { .. }
+        | Operation::Resize { .. }
+        | Operation::Snapshot { .. }
+        | Operation::DeleteSnapshot { .. } => {}
     }
 }
 
@@ -288,6 +325,14 @@ impl GroupModel {
             blocks.split_off(&range.end());
         }
         blocks
+    }
+
+    /// Blocks of `range` of a snapshot, if it is there.
+    #[must_use]
+    pub fn expected_at(&self, range: BlockRange, cut: u64) -> Option<Blocks> {
+        let snapshot = self.applied.snapshots.get(&cut)?;
+        let blocks = snapshot.blocks.range(range.start.0..range.end());
+        Some(blocks.map(|(lba, page)| (*lba, page.clone())).collect())
     }
 
     /// Takes over what recovery found, if the rules allow it: everything durable, and of the rest

@@ -268,6 +268,18 @@ impl World {
             return Ok(());
         };
         let range = random_range(&mut self.rng, model.applied.size_bytes / BLOCK_SIZE_U64, 64);
+        let cuts: Vec<(u64, u64)> = model
+            .applied
+            .snapshots
+            .iter()
+            .map(|(cut, s)| (*cut, s.size_bytes / BLOCK_SIZE_U64))
+            .collect();
+        if !cuts.is_empty() && self.rng.chance(400) {
+            let (cut, blocks) = self.rng.pick(&cuts);
+            let range = random_range(&mut self.rng, blocks, 64);
+            self.read_at(id, range, cut)?;
+            return Ok(());
+        }
         let latest = self.rng.chance(500);
         self.read(id, range, latest)?;
         Ok(())
@@ -351,6 +363,25 @@ impl World {
         let stamp = Stamp::new(Epoch(*epoch), *counter);
         let blocks = model.applied.size_bytes / BLOCK_SIZE_U64;
         let rng = &mut self.rng;
+        if self.snapshots && rng.chance(150) {
+            let known: Vec<u64> = model.applied.snapshots.keys().copied().collect();
+            // Few at a time in some runs, many in others.
+            let delete = !known.is_empty() && rng.chance(self.snapshot_deletes);
+            let operation = match delete {
+                true => Operation::DeleteSnapshot {
+                    cut: Stamp(rng.pick(&known)),
+                },
+                false => Operation::Snapshot {
+                    stamp,
+                    created_us: 1,
+                    // Now and then a name that is taken.
+                    name: format!("s{}", stamp.0 % rng.pick(&[5, 1 << 40])),
+                    labels: std::collections::BTreeMap::new(),
+                },
+            };
+            *counter += 1;
+            return Some((entry_of(model.term, Some(operation), Vec::new()), 0));
+        }
         let (operation, pages) = match rng.below(20) {
             0..=15 => {
                 let range = random_range(rng, blocks, WRITE_BLOCKS_MAX);

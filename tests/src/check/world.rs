@@ -4,7 +4,7 @@ use super::group::{check_extents, check_read, Blocks, GroupModel};
 use super::trace::Trace;
 use super::Violation;
 use crate::sim::{FaultCounts, Image, SimDisk, SimRng};
-use esker_base::{BlockRange, GroupId, Moment, RaftIndex, WallClock};
+use esker_base::{BlockRange, GroupId, Moment, RaftIndex, Stamp, WallClock};
 use esker_engine::event::{ExtentRun, ExtentsRequest, Opened, ReadPiece, ReadRequest};
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_engine::{
@@ -40,6 +40,8 @@ pub struct PendingRead {
     pub range: BlockRange,
     /// Entries not applied count.
     pub latest: bool,
+    /// The snapshot with this stamp rather than the head.
+    pub at: Option<u64>,
     /// Every state of the range since it was asked for.
     pub allowed: Vec<Blocks>,
     /// Where data is, rather than what it is: all runs, or the first.
@@ -105,6 +107,10 @@ pub struct World {
     pub seen: super::ops::Seen,
     /// Faults before the last restart.
     pub faults: FaultCounts,
+    /// The workload takes snapshots.
+    pub snapshots: bool,
+    /// How many in a thousand of its operations on snapshots delete one.
+    pub snapshot_deletes: u64,
     queue: VecDeque<Effect>,
     idle_timers: u32,
     operations: u64,
@@ -149,6 +155,8 @@ impl World {
             wanted: BTreeSet::new(),
             seen: super::ops::Seen::default(),
             faults: FaultCounts::default(),
+            snapshots: !seed.is_multiple_of(3),
+            snapshot_deletes: [100, 450, 700][super::group::index(seed / 3 % 3)],
             queue: effects.into(),
             idle_timers: 0,
             operations: 0,
@@ -315,7 +323,10 @@ impl World {
         let Some(model) = self.groups.get(&id) else {
             return;
         };
-        for read in self.reads.values_mut().filter(|r| r.group == id) {
+        for read in self.reads.values_mut() {
+            if read.group != id || read.at.is_some() {
+                continue;
+            }
             let state = model.expected(read.range, read.latest);
             if read.allowed.last() != Some(&state) {
                 read.allowed.push(state);
@@ -328,7 +339,6 @@ impl World {
     /// # Errors
     /// When a rule is broken.
     pub fn read(&mut self, id: GroupId, range: BlockRange, latest: bool) -> Result<u64, Violation> {
-        let token = self.token();
         let allowed = match self.groups.get(&id) {
             Some(model) => vec![model.expected(range, latest)],
             None => Vec::new(),
@@ -337,9 +347,32 @@ impl World {
             group: id,
             range,
             latest,
+            at: None,
             allowed,
             extents: None,
         };
+        self.begin_read(read)
+    }
+
+    /// Begins a read of a snapshot.
+    ///
+    /// # Errors
+    /// When a rule is broken.
+    pub fn read_at(&mut self, id: GroupId, range: BlockRange, cut: u64) -> Result<u64, Violation> {
+        let expected = self.groups.get(&id).and_then(|m| m.expected_at(range, cut));
+        self.begin_read(PendingRead {
+            group: id,
+            range,
+            latest: false,
+            at: Some(cut),
+            allowed: expected.into_iter().collect(),
+            extents: None,
+        })
+    }
+
+    fn begin_read(&mut self, read: PendingRead) -> Result<u64, Violation> {
+        let token = self.token();
+        let (id, range, latest, at) = (read.group, read.range, read.latest, read.at);
         let runs = match token % 4 {
             0 => Runs::First,
             _ => Runs::All,
@@ -354,6 +387,7 @@ impl World {
             group: id,
             range,
             latest,
+            at: at.map(Stamp),
         }))?;
         if !range.is_empty() {
             self.ask_extents(query)?;
@@ -369,6 +403,7 @@ impl World {
             group: query.group,
             range: query.range,
             latest: query.latest,
+            at: query.at.map(Stamp),
             one: query.extents == Some(Runs::First),
         };
         self.reads.insert(token, query);
@@ -386,7 +421,7 @@ impl World {
         let id = query.group;
         let runs = match result {
             Ok(runs) => runs,
-            Err(error) if self.excuses(id, &error) => return Ok(()),
+            Err(error) if self.excuses(id, query.at, &error) => return Ok(()),
             Err(error) => {
                 let text = format!("group {id}: extents of {:?} failed: {error}", query.range);
                 return Err(Violation::new(text));
@@ -407,13 +442,17 @@ impl World {
     }
 
     /// Whether a read of this group may fail so.
-    fn excuses(&self, id: GroupId, error: &ReadError) -> bool {
+    fn excuses(&self, id: GroupId, at: Option<u64>, error: &ReadError) -> bool {
         match error {
             ReadError::UnknownGroup => self.groups.get(&id).is_none_or(|m| m.deleting),
             ReadError::Disk { .. } => self.disk.counts.read_errors > 0,
             ReadError::MapDamaged(_) => self.damaged || self.disk.counts.read_errors > 0,
             ReadError::Damaged(_) => self.damaged,
             ReadError::OutOfRange => false,
+            ReadError::UnknownSnapshot => at.is_some_and(|cut| {
+                let model = self.groups.get(&id);
+                model.is_none_or(|m| !m.applied.snapshots.contains_key(&cut))
+            }),
         }
     }
 
@@ -430,7 +469,7 @@ impl World {
             Ok(pieces) => check_read(read.range, &read.allowed, pieces)
                 .map_err(|text| Violation::new(format!("group {id}: {text}")))?,
             Err(error) => {
-                if !self.excuses(id, error) {
+                if !self.excuses(id, read.at, error) {
                     return Err(Violation::new(format!(
                         "group {id}: reading {:?} failed: {error}",
                         read.range

@@ -44,7 +44,10 @@ impl StampWatch {
             let (first, count) = match &operation {
                 Operation::Write { stamp, blocks, .. } => (stamp.0, blocks.len() as u64),
                 Operation::Discard { stamp, .. } | Operation::Zero { stamp, .. } => (stamp.0, 1),
-                Operation::OpenEpoch { .. } | Operation::Resize { .. } => continue,
+                Operation::Snapshot { stamp, .. } => (stamp.0, 1),
+                Operation::OpenEpoch { .. }
+                | Operation::Resize { .. }
+                | Operation::DeleteSnapshot { .. } => continue,
             };
             for stamp in first..first + count {
                 let before = *self.seen.entry((item.group, stamp)).or_insert(named);

@@ -1,0 +1,456 @@
+//! The versions of all volumes of a store: trees whose leaves are heads.
+
+use crate::format::checkpoint::DiscardEntry;
+use crate::format::node::ChildPointer;
+use crate::format::versions::{
+    DeadlistId, SnapshotMeta, Version, VersionId, VersionKind, VersionTable, LEVELS,
+};
+use esker_base::{GroupId, Stamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The stamp of a head: above all others.
+pub const HEAD_CUT: Stamp = Stamp(u64::MAX);
+
+/// What a version's parent uses of its map: everything not younger than the parent's cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// The parent's cut; zero without one.
+    pub cut: Stamp,
+    /// Nodes of this level and above are the version's own, whatever their stamps say: the map was
+    /// lower at the cut.
+    pub sure: u8,
+}
+
+impl Floor {
+    /// Whether a node is the version's own.
+    pub fn owns(&self, level: u8, max_stamp: Stamp) -> bool {
+        max_stamp > self.cut || level >= self.sure
+    }
+
+    /// The discard of what a version whose parent has this cut owns of a subtree.
+    pub fn discard(&self, node: ChildPointer, level: u8) -> DiscardEntry {
+        DiscardEntry {
+            node,
+            level,
+            floor: self.cut,
+            sure: self.sure,
+        }
+    }
+}
+
+/// The parts of a head that later operations change, as a checkpoint that began before them has them.
+#[derive(Clone, Copy, Debug)]
+struct FrozenHead {
+    parent: VersionId,
+    deadlist: DeadlistId,
+}
+
+/// What a checkpoint says of versions, where it differs from what they are now.
+#[derive(Clone, Debug, Default)]
+pub struct FrozenForest {
+    next_version: u64,
+    next_deadlist: u64,
+    heads: BTreeMap<VersionId, FrozenHead>,
+    /// Snapshots that were deleted since.
+    hidden_since: BTreeSet<VersionId>,
+}
+
+/// All versions of a store. Volumes without snapshots have none.
+#[derive(Debug)]
+pub struct Forest {
+    versions: BTreeMap<VersionId, Version>,
+    heads: BTreeMap<GroupId, VersionId>,
+    names: BTreeMap<(GroupId, String), VersionId>,
+    cuts: BTreeMap<(GroupId, Stamp), VersionId>,
+    children: BTreeSet<(VersionId, VersionId)>,
+    hidden: BTreeSet<VersionId>,
+    owners: BTreeMap<DeadlistId, VersionId>,
+    counts: BTreeMap<GroupId, usize>,
+    next_version: u64,
+    next_deadlist: u64,
+    frozen: Option<FrozenForest>,
+}
+
+impl Default for Forest {
+    fn default() -> Self {
+        Self {
+            versions: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            names: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            children: BTreeSet::new(),
+            hidden: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            next_version: 1,
+            next_deadlist: 1,
+            frozen: None,
+        }
+    }
+}
+
+impl Forest {
+    /// The forest of a checkpoint; none when it contradicts itself.
+    pub fn from_table(versions: Vec<Version>, next_version: u64, next_deadlist: u64) -> Option<Self> {
+        let mut forest = Self {
+            next_version: next_version.max(1),
+            next_deadlist: next_deadlist.max(1),
+            ..Self::default()
+        };
+        let mut deadlists = BTreeSet::new();
+        for version in versions {
+            let fits = version.id.0 < forest.next_version
+                && version.deadlist.0 < forest.next_deadlist
+                && deadlists.insert(version.deadlist)
+                && !forest.versions.contains_key(&version.id);
+            if !fits {
+                return None;
+            }
+            forest.index(&version);
+            forest.versions.insert(version.id, version);
+        }
+        let whole = forest.versions.values().all(|v| {
+            let parent = forest.versions.get(&v.parent);
+            v.parent.0 == 0
+                || parent.is_some_and(|p| p.cut < v.cut && p.kind != VersionKind::Head)
+        });
+        whole.then_some(forest)
+    }
+
+    fn index(&mut self, v: &Version) {
+        if v.parent.0 != 0 {
+            self.children.insert((v.parent, v.id));
+        }
+        self.owners.insert(v.deadlist, v.id);
+        match v.kind {
+            VersionKind::Head => _ = self.heads.insert(v.group, v.id),
+            VersionKind::Hidden => _ = self.hidden.insert(v.id),
+            VersionKind::Snapshot => {
+                self.names.insert((v.group, v.meta.name.clone()), v.id);
+                self.cuts.insert((v.group, v.cut), v.id);
+                *self.counts.entry(v.group).or_default() += 1;
+            }
+        }
+    }
+
+    /// No version at all.
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    /// Number of snapshots of a group.
+    pub fn count(&self, group: GroupId) -> usize {
+        self.counts.get(&group).copied().unwrap_or(0)
+    }
+
+    /// The version a deadlist belongs to.
+    pub fn owner(&self, deadlist: DeadlistId) -> Option<&Version> {
+        self.versions.get(self.owners.get(&deadlist)?)
+    }
+
+    /// All versions.
+    pub fn iter(&self) -> impl Iterator<Item = &Version> {
+        self.versions.values()
+    }
+
+    /// A version.
+    pub fn get(&self, id: VersionId) -> Option<&Version> {
+        self.versions.get(&id)
+    }
+
+    /// A group's head, if it ever had a snapshot.
+    pub fn head(&self, group: GroupId) -> Option<&Version> {
+        self.versions.get(self.heads.get(&group)?)
+    }
+
+    /// A snapshot by its cut.
+    pub fn at(&self, group: GroupId, cut: Stamp) -> Option<&Version> {
+        self.versions.get(self.cuts.get(&(group, cut))?)
+    }
+
+    /// Snapshots of a group, by cut.
+    pub fn snapshots(&self, group: GroupId) -> impl Iterator<Item = &Version> {
+        let range = (group, Stamp(0))..=(group, HEAD_CUT);
+        let ids = self.cuts.range(range).map(|(_, id)| id);
+        ids.filter_map(|id| self.versions.get(id))
+    }
+
+    /// Whether a snapshot has this name.
+    pub fn has_name(&self, group: GroupId, name: &str) -> bool {
+        self.names.contains_key(&(group, name.to_owned()))
+    }
+
+    /// The versions that begin at one.
+    pub fn children(&self, id: VersionId) -> impl Iterator<Item = VersionId> + '_ {
+        let range = (id, VersionId(0))..=(id, VersionId(u64::MAX));
+        self.children.range(range).map(|(_, child)| *child)
+    }
+
+    /// The cut of a version's parent.
+    pub fn parent_cut(&self, id: VersionId) -> Stamp {
+        let parent = self.get(id).and_then(|v| self.get(v.parent));
+        parent.map_or(Stamp(0), |p| p.cut)
+    }
+
+    /// The newest cut under a group's head.
+    pub fn newest_cut(&self, group: GroupId) -> Stamp {
+        self.head(group).map_or(Stamp(0), |head| self.parent_cut(head.id))
+    }
+
+    /// What the parent of a version with this history of levels uses.
+    pub fn floor(cut: Stamp, grown: &[Stamp; LEVELS]) -> Floor {
+        let sure = (0u8..).zip(grown).find(|(_, stamp)| **stamp > cut);
+        let levels = u8::try_from(LEVELS).unwrap_or(u8::MAX);
+        Floor {
+            cut,
+            sure: sure.map_or(levels, |(level, _)| level),
+        }
+    }
+
+    /// Deleted versions that are not gone yet, newest first. Those that the checkpoint on its way has
+    /// as snapshots are left out: what it says must be whole.
+    pub fn hidden(&self) -> impl Iterator<Item = VersionId> + '_ {
+        let since = |id: &VersionId| {
+            let frozen = self.frozen.as_ref();
+            frozen.is_some_and(|f| f.hidden_since.contains(id))
+        };
+        self.hidden.iter().rev().copied().filter(move |id| !since(id))
+    }
+
+    fn new_version(&mut self) -> (VersionId, DeadlistId) {
+        let ids = (VersionId(self.next_version), DeadlistId(self.next_deadlist));
+        self.next_version += 1;
+        self.next_deadlist += 1;
+        ids
+    }
+
+    /// The head of a group is kept as a snapshot, and goes on from it.
+    pub fn cut(&mut self, group: GroupId, stamp: Stamp, meta: SnapshotMeta) -> VersionId {
+        let head_id = match self.heads.get(&group) {
+            Some(id) => *id,
+            None => {
+                let (id, deadlist) = self.new_version();
+                let head = Version {
+                    id,
+                    group,
+                    kind: VersionKind::Head,
+                    parent: VersionId(0),
+                    cut: HEAD_CUT,
+                    deadlist,
+                    grown: [Stamp(0); LEVELS],
+                    root: None,
+                    meta: Arc::default(),
+                };
+                self.index(&head);
+                self.versions.insert(id, head);
+                id
+            }
+        };
+        let (id, fresh) = self.new_version();
+        let Some(head) = self.versions.get_mut(&head_id) else {
+            return id;
+        };
+        let snapshot = Version {
+            id,
+            group,
+            kind: VersionKind::Snapshot,
+            parent: head.parent,
+            cut: stamp,
+            deadlist: head.deadlist,
+            grown: head.grown,
+            root: None,
+            meta: Arc::new(meta),
+        };
+        self.children.remove(&(head.parent, head_id));
+        (head.parent, head.deadlist) = (id, fresh);
+        self.children.insert((id, head_id));
+        self.owners.insert(fresh, head_id);
+        self.index(&snapshot);
+        self.versions.insert(id, snapshot);
+        id
+    }
+
+    /// A snapshot is deleted: it disappears for its users, and is gone when nothing begins at it.
+    pub fn hide(&mut self, id: VersionId) {
+        let Some(v) = self.versions.get_mut(&id) else {
+            return;
+        };
+        if v.kind == VersionKind::Snapshot {
+            self.names.remove(&(v.group, v.meta.name.clone()));
+            self.cuts.remove(&(v.group, v.cut));
+            if let Some(count) = self.counts.get_mut(&v.group) {
+                *count -= 1;
+            }
+            if let Some(frozen) = &mut self.frozen {
+                frozen.hidden_since.insert(id);
+            }
+        }
+        v.kind = VersionKind::Hidden;
+        self.hidden.insert(id);
+    }
+
+    /// A group is gone: what its head is now is a version that nobody uses, and so are its snapshots.
+    /// No checkpoint may be on its way.
+    pub fn retire(&mut self, group: GroupId, root: (ChildPointer, u8), max_stamp: Stamp) {
+        let snapshots: Vec<VersionId> = self.snapshots(group).map(|v| v.id).collect();
+        snapshots.into_iter().for_each(|id| self.hide(id));
+        let Some(id) = self.heads.remove(&group) else {
+            return;
+        };
+        if let Some(head) = self.versions.get_mut(&id) {
+            head.root = Some(root);
+            head.cut = Stamp(max_stamp.0 + 1); // above its parent's, whatever was written since
+        }
+        self.hide(id);
+    }
+
+    /// A version that no checkpoint has merged is gone with its group.
+    pub fn forget_pending(&mut self, group: GroupId) {
+        let pending: Vec<VersionId> = self
+            .versions
+            .values()
+            .filter(|v| v.group == group && v.kind != VersionKind::Head && v.root.is_none())
+            .map(|v| v.id)
+            .collect();
+        // Newest first: each hands its deadlist back to what goes on from it.
+        for id in pending.into_iter().rev() {
+            let Some(v) = self.versions.get(&id).cloned() else {
+                continue;
+            };
+            let children: Vec<VersionId> = self.children(id).collect();
+            for child in children {
+                self.reparent(child, v.parent);
+                if let Some(child) = self.versions.get_mut(&child) {
+                    self.owners.remove(&child.deadlist);
+                    child.deadlist = v.deadlist;
+                }
+            }
+            let heir = self.heads.get(&group).copied();
+            self.hide(id);
+            self.remove(id);
+            if let Some(heir) = heir {
+                self.owners.insert(v.deadlist, heir);
+            }
+        }
+    }
+
+    fn reparent(&mut self, id: VersionId, parent: VersionId) {
+        let Some(v) = self.versions.get_mut(&id) else {
+            return;
+        };
+        self.children.remove(&(v.parent, id));
+        v.parent = parent;
+        if parent.0 != 0 {
+            self.children.insert((parent, id));
+        }
+    }
+
+    /// A hidden version is gone.
+    fn remove(&mut self, id: VersionId) {
+        let Some(v) = self.versions.remove(&id) else {
+            return;
+        };
+        self.children.remove(&(v.parent, id));
+        self.hidden.remove(&id);
+        self.owners.remove(&v.deadlist);
+        if let Some(frozen) = &mut self.frozen {
+            frozen.hidden_since.remove(&id);
+        }
+    }
+
+    /// A version is gone, in the checkpoint on its way as well; what began at it begins at its parent.
+    pub fn remove_in_checkpoint(&mut self, id: VersionId) {
+        let Some(parent) = self.get(id).map(|v| v.parent) else {
+            return;
+        };
+        let children: Vec<VersionId> = self.children(id).collect();
+        children.into_iter().for_each(|child| self.reparent(child, parent));
+        for head in self.frozen.iter_mut().flat_map(|f| f.heads.values_mut()) {
+            if head.parent == id {
+                head.parent = parent;
+            }
+        }
+        self.remove(id);
+    }
+
+    /// A checkpoint has merged a version.
+    pub fn merged(&mut self, id: VersionId, root: ChildPointer, level: u8, grown: [Stamp; LEVELS]) {
+        if let Some(v) = self.versions.get_mut(&id) {
+            v.root = Some((root, level));
+            v.grown = grown;
+        }
+    }
+
+    /// The map of a group's head has these levels now; so have snapshots taken since, until they are
+    /// merged themselves.
+    pub fn grown(&mut self, group: GroupId, grown: [Stamp; LEVELS]) {
+        let head = self.heads.get(&group).copied();
+        let mut at = head;
+        while let Some(v) = at.and_then(|id| self.versions.get_mut(&id)) {
+            if v.kind != VersionKind::Head && v.root.is_some() {
+                return;
+            }
+            v.grown = grown;
+            at = Some(v.parent);
+        }
+    }
+
+    /// A checkpoint begins.
+    pub fn freeze(&mut self) {
+        let heads = self.heads.values().filter_map(|id| self.versions.get(id));
+        let frozen = |v: &Version| FrozenHead {
+            parent: v.parent,
+            deadlist: v.deadlist,
+        };
+        self.frozen = Some(FrozenForest {
+            next_version: self.next_version,
+            next_deadlist: self.next_deadlist,
+            heads: heads.map(|v| (v.id, frozen(v))).collect(),
+            hidden_since: BTreeSet::new(),
+        });
+    }
+
+    /// The checkpoint is written or given up.
+    pub fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    /// A group's head as the checkpoint on its way has it: its parent's cut, and its deadlist.
+    pub fn frozen_head(&self, group: GroupId) -> Option<(Stamp, DeadlistId)> {
+        let head = self.heads.get(&group)?;
+        let frozen = self.frozen.as_ref()?.heads.get(head)?;
+        let parent = self.get(frozen.parent);
+        Some((parent.map_or(Stamp(0), |p| p.cut), frozen.deadlist))
+    }
+
+    /// The parent of a group's head as the checkpoint on its way has it.
+    pub fn frozen_parent(&self, group: GroupId) -> Option<VersionId> {
+        let head = self.heads.get(&group)?;
+        Some(self.frozen.as_ref()?.heads.get(head)?.parent)
+    }
+
+    /// The versions as the checkpoint on its way has them, deadlists not included.
+    pub fn frozen_table(&self) -> VersionTable {
+        let Some(frozen) = &self.frozen else {
+            return VersionTable::default();
+        };
+        let mut versions = Vec::new();
+        for v in self.versions.values().filter(|v| v.id.0 < frozen.next_version) {
+            let mut v = v.clone();
+            if let Some(head) = frozen.heads.get(&v.id) {
+                (v.parent, v.deadlist) = (head.parent, head.deadlist);
+            }
+            if frozen.hidden_since.contains(&v.id) {
+                v.kind = VersionKind::Snapshot;
+            }
+            versions.push(v);
+        }
+        VersionTable {
+            next_version: frozen.next_version,
+            next_deadlist: frozen.next_deadlist,
+            versions,
+            deadlists: Vec::new(),
+        }
+    }
+}
