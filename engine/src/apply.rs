@@ -146,11 +146,11 @@ impl Engine {
                     // What it held is given back by a checkpoint.
                     self.checkpoint_wanted |= matches!(outcome, Outcome::SnapshotDeleted(_));
                     effects.push(Effect::Applied {
-                    group: id,
-                    index,
-                    term: entry.term,
-                    request: entry.request,
-                    outcome,
+                        group: id,
+                        index,
+                        term: entry.term,
+                        request: entry.request,
+                        outcome,
                     });
                 }
                 Err(error) => result = Err(error),
@@ -297,7 +297,13 @@ fn insert(
     }
     let (blocks, newest_cut) = (&mut group.active_blocks, group.newest_cut);
     let mut replaced = 0;
-    let sees = |old: &Extent| if old.kind == LeafKind::Data { old.count } else { 0 };
+    let sees = |old: &Extent| {
+        if old.kind == LeafKind::Data {
+            old.count
+        } else {
+            0
+        }
+    };
     group.active.insert(start, extent, newest_cut, |old, dies| {
         replaced += sees(old);
         if dies && old.kind == LeafKind::Data && result.is_ok() {

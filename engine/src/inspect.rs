@@ -2,6 +2,7 @@
 
 use crate::error::OpenError;
 use crate::format::checkpoint::{Checkpoint, PieceEntry, SegmentKind};
+use crate::format::dead;
 use crate::format::node::{LeafKind, NodePage, FANOUT};
 use crate::format::operation::Operation;
 use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
@@ -150,6 +151,12 @@ fn dump_checkpoint(out: &mut String, c: &Checkpoint) {
         );
     }
     _ = writeln!(out, "discards: {:?}", c.discards);
+    for v in &c.versions.versions {
+        _ = writeln!(out, "version {}: {v:?}", v.id.0);
+    }
+    for (id, list) in &c.versions.deadlists {
+        _ = writeln!(out, "deadlist {}: {list:?}", id.0);
+    }
 }
 
 fn dump_segment(out: &mut String, sb: &Superblock, segment: u32, bytes: &[u8]) {
@@ -191,6 +198,10 @@ fn dump_segment(out: &mut String, sb: &Superblock, segment: u32, bytes: &[u8]) {
                 out,
                 "slot {slot}: survivors generation {generation}, {count} pages"
             );
+        }
+        if let Ok(entries) = dead::decode(page) {
+            let count = entries.len();
+            _ = writeln!(out, "slot {slot}: {count} entries of deadlists");
         }
         if let Ok(head) = NodePage::check(page) {
             _ = writeln!(
@@ -246,6 +257,12 @@ fn dump_item(out: &mut String, item: &crate::format::record::Item) {
 }
 
 fn dump_node(out: &mut String, bytes: &[u8]) -> Result<(), OpenError> {
+    if let Ok(entries) = dead::decode(bytes) {
+        for (i, e) in entries.iter().enumerate() {
+            _ = writeln!(out, "{i:3}: {e:?}");
+        }
+        return Ok(());
+    }
     let head = NodePage::check(bytes)
         .map_err(|error| OpenError::Nothing(format!("no map node is there: {error}")))?;
     _ = writeln!(out, "{head:#?}");

@@ -88,7 +88,10 @@ impl GroupMerge {
                 let version = forest.get(cut.version);
                 (cut.size_bytes, version.map(|v| v.deadlist))
             }
-            None => (self.size_bytes, forest.frozen_head(self.id).map(|(_, list)| list)),
+            None => (
+                self.size_bytes,
+                forest.frozen_head(self.id).map(|(_, list)| list),
+            ),
         };
         self.list = list;
         let none = Delta::default();
@@ -118,7 +121,8 @@ impl GroupMerge {
             (self.root, self.root_level) = (merge.root, merge.root_level);
         }
         if let Some(cut) = self.layer.cuts.get(self.at) {
-            self.merged.push((cut.version, self.root, self.root_level, self.grown));
+            self.merged
+                .push((cut.version, self.root, self.root_level, self.grown));
         }
         self.parts.remove(&self.at);
         self.at += 1;
@@ -169,7 +173,10 @@ impl Engine {
                 continue;
             };
             let head = self.forest.frozen_head(id);
-            let first = layer.cuts.first().and_then(|cut| self.forest.get(cut.version));
+            let first = layer
+                .cuts
+                .first()
+                .and_then(|cut| self.forest.get(cut.version));
             let parent = match (first, &head) {
                 (Some(first), _) => Some(first.parent),
                 (None, Some(_)) => self.forest.frozen_parent(id),
@@ -272,7 +279,11 @@ impl Engine {
     }
 
     /// What a version no longer uses and its parent does becomes part of its deadlist.
-    fn hand_over_dead(&mut self, c: &mut Checkpointing, g: &mut GroupMerge) -> Result<(), StoreError> {
+    fn hand_over_dead(
+        &mut self,
+        c: &mut Checkpointing,
+        g: &mut GroupMerge,
+    ) -> Result<(), StoreError> {
         let (mut dead, subtrees) = (std::mem::take(&mut g.dead), std::mem::take(&mut g.subtrees));
         let Some(list) = g.list else {
             return Ok(());
@@ -395,7 +406,12 @@ impl Engine {
     }
 
     /// A node for the checkpoint came, or could not be read.
-    pub(crate) fn node_for_merge(&mut self, group: GroupId, vaddr: VAddr, page: Option<Arc<NodePage>>) {
+    pub(crate) fn node_for_merge(
+        &mut self,
+        group: GroupId,
+        vaddr: VAddr,
+        page: Option<Arc<NodePage>>,
+    ) {
         let Some(c) = &mut self.checkpoint else {
             return;
         };
@@ -403,7 +419,8 @@ impl Engine {
         let Some(page) = page else {
             c.node_failures += 1;
             if c.node_failures >= NODE_READ_ATTEMPTS_MAX {
-                self.fence_pending.get_or_insert(StoreError::Map { group, vaddr });
+                self.fence_pending
+                    .get_or_insert(StoreError::Map { group, vaddr });
             }
             return;
         };
@@ -524,7 +541,11 @@ impl MergeStore for Store<'_> {
         if self.floor.owns(level, old.max_stamp) {
             return self.pages.kill(old.vaddr);
         }
-        let grown = self.grown.get(usize::from(level)).copied().unwrap_or_default();
+        let grown = self
+            .grown
+            .get(usize::from(level))
+            .copied()
+            .unwrap_or_default();
         self.dead.push(DeadEntry {
             birth: old.max_stamp.max(grown),
             vaddr: old.vaddr,

@@ -18,7 +18,8 @@ use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{
-    AlignedBuf, BlockRange, DiskError, DiskErrorKind, DiskOp, GroupId, IoId, Moment, WallClock,
+    AlignedBuf, BlockRange, DiskError, DiskErrorKind, DiskOp, GroupId, IoId, Moment, Stamp,
+    WallClock,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -190,13 +191,35 @@ impl<'a> Offline<'a> {
     /// # Errors
     /// As reads of the engine; [`ReadError::UnknownGroup`] also when nothing answers.
     pub fn read_blocks(&mut self, group: GroupId, range: BlockRange) -> Result<Vec<u8>, ReadError> {
+        self.read_version(group, None, range)
+    }
+
+    /// The same of the snapshot with this stamp.
+    ///
+    /// # Errors
+    /// As [`Offline::read_blocks`].
+    pub fn read_snapshot(
+        &mut self,
+        group: GroupId,
+        cut: Stamp,
+        range: BlockRange,
+    ) -> Result<Vec<u8>, ReadError> {
+        self.read_version(group, Some(cut), range)
+    }
+
+    fn read_version(
+        &mut self,
+        group: GroupId,
+        at: Option<Stamp>,
+        range: BlockRange,
+    ) -> Result<Vec<u8>, ReadError> {
         let mut effects = Vec::new();
         let request = ReadRequest {
             token: 0,
             group,
             range,
-            latest: true,
-            at: None,
+            latest: at.is_none(),
+            at,
         };
         self.engine
             .step(Moment(1), WallClock(0), Event::Read(request), &mut effects);

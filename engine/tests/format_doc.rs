@@ -9,6 +9,7 @@ use esker_base::{
 };
 use esker_engine::format::checkpoint::Checkpoint;
 use esker_engine::format::codec::Writer;
+use esker_engine::format::dead::{self, DeadEntry, DeadKind};
 use esker_engine::format::node::{
     ChildPointer, LeafEntry, LeafKind, NodeHead, NodePage, ENTRY_BYTES, HEAD_BYTES,
 };
@@ -111,7 +112,7 @@ fn superblock() {
         .collect();
     let fields = [
         ("magic", b"ESKERSTO".to_vec()),
-        ("version", le(2u32.to_le_bytes())),
+        ("version", le(3u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
         ("copy", le(3u32.to_le_bytes())),
         ("chunk_count", le(1u32.to_le_bytes())),
@@ -286,7 +287,29 @@ fn operations() {
         &Operation::Resize { size_bytes: 0x5c }.encode(request),
         &resize,
     );
-    let lists = [&common[..], &hollow[..], &epoch[..], &resize[..]];
+    let snapshot = [
+        ("snapshot.stamp", le(stamp.0.to_le_bytes())),
+        ("snapshot.created", le(0x5eu64.to_le_bytes())),
+        ("snapshot.name_length", le(3u32.to_le_bytes())),
+    ];
+    let take = Operation::Snapshot {
+        stamp,
+        created_us: 0x5e,
+        name: "abc".into(),
+        labels: BTreeMap::new(),
+    };
+    check("operation", &take.encode(request), &snapshot);
+    let delete = [("delete.cut", le(stamp.0.to_le_bytes()))];
+    let operation = Operation::DeleteSnapshot { cut: stamp };
+    check("operation", &operation.encode(request), &delete);
+    let lists = [
+        &common[..],
+        &hollow[..],
+        &epoch[..],
+        &resize[..],
+        &snapshot[..],
+        &delete[..],
+    ];
     let named: Vec<&str> = lists
         .iter()
         .flat_map(|list| list.iter().map(|f| f.0))
@@ -412,11 +435,37 @@ fn survivors() {
 }
 
 #[test]
+fn dead_pages() {
+    let entry = DeadEntry {
+        birth: Stamp(0x91),
+        vaddr: VAddr(0x92),
+        death: Stamp(0x93),
+        lba: 0x94,
+        kind: DeadKind::Node,
+    };
+    let bytes = dead::encode(StoreId(0x95), &[entry]);
+    let fields = [
+        ("magic", b"ESDP".to_vec()),
+        ("version", le(1u16.to_le_bytes())),
+        ("count", le(1u16.to_le_bytes())),
+        ("store", le(0x95u128.to_le_bytes())),
+        ("crc", bytes[40..44].to_vec()),
+        ("entry.address", le((0x92u64 | 2 << 50).to_le_bytes())),
+        ("entry.birth", le(0x91u64.to_le_bytes())),
+        ("entry.death", le(0x93u64.to_le_bytes())),
+        ("entry.lba", le(0x94u64.to_le_bytes())),
+    ];
+    assert!(NodePage::is_whole(&bytes));
+    check("dead page", &bytes, &fields);
+    all_named("dead page", &fields.iter().map(|f| f.0).collect::<Vec<_>>());
+}
+
+#[test]
 fn checkpoint_head() {
     let bytes = Checkpoint::default().encode();
     let fields = [
         ("magic", b"ESKERCKP".to_vec()),
-        ("version", le(2u32.to_le_bytes())),
+        ("version", le(3u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
     ];
     check("checkpoint", &bytes, &fields);

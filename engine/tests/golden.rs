@@ -24,9 +24,9 @@ use std::path::PathBuf;
 
 const SEGMENT_BYTES: u64 = 32 * 4096;
 const SEGMENTS: u64 = 16;
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The oldest version that is still read.
-const OLDEST: u32 = 2;
+const OLDEST: u32 = 3;
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -216,9 +216,21 @@ fn make() -> Vec<u8> {
     );
     let (operation, payload) = write(0, 1, &[9]);
     b.append(beta, 2, &operation, payload);
+    // Two snapshots of one volume, with changes between and after them.
+    for (n, tag) in [(0u32, 13), (1, 14)] {
+        let snapshot = Operation::Snapshot {
+            stamp: Stamp::new(Epoch(1), 6 + 2 * n),
+            created_us: 1_600_000_000_000_001,
+            name: format!("snap{n}"),
+            labels: BTreeMap::from([("kept".into(), "yes".into())]),
+        };
+        b.append(alpha, 5 + 2 * u64::from(n), &snapshot, Vec::new());
+        let (operation, payload) = write(3, 7 + 2 * n, &[tag]);
+        b.append(alpha, 6 + 2 * u64::from(n), &operation, payload);
+    }
     b.tell(Event::Apply {
         group: alpha,
-        through: RaftIndex(4),
+        through: RaftIndex(8),
     });
     // Mostly the same blocks again and again, until what else lives in those segments is collected.
     for n in 0..80 {
@@ -238,8 +250,8 @@ fn make() -> Vec<u8> {
         group: GroupId(3),
     });
     b.tell(Event::Checkpoint { token: 5 });
-    let (operation, payload) = write(900, 6, &[11, 12]);
-    b.append(alpha, 5, &operation, payload);
+    let (operation, payload) = write(900, 10, &[11, 12]);
+    b.append(alpha, 9, &operation, payload);
     b.tell(Event::Rename {
         token: 6,
         group: beta,
@@ -329,7 +341,7 @@ fn images_of_every_version_are_read() {
         assert_eq!(report.problems, Vec::<String>::new(), "version {version}");
         assert_eq!(
             (report.volumes, report.blocks),
-            (2, 34),
+            (2, 36),
             "version {version}"
         );
         assert!(
@@ -352,12 +364,20 @@ fn images_of_every_version_are_read() {
                 .read_blocks(GroupId(group), range)
                 .expect("readable")
         };
-        assert_eq!(read(1, 3), block(1));
+        assert_eq!(read(1, 3), block(14));
         assert_eq!(read(1, 4), vec![0; PAGE], "discarded");
         assert_eq!(read(1, 5), block(3));
         assert_eq!(read(1, 300), block(4));
         assert_eq!(read(1, 901), block(12), "appended after the checkpoint");
         assert_eq!(read(2, 0), block(9));
+        let snapshots = offline.engine.snapshots(GroupId(1));
+        for (snapshot, tag) in snapshots.iter().zip([1, 13]) {
+            assert_eq!(snapshot.unique_blocks, Some(1), "{snapshot:?}");
+            let at = (GroupId(1), BlockRange::new(3, 1));
+            let bytes = offline.read_snapshot(at.0, snapshot.cut, at.1);
+            assert_eq!(bytes.expect("readable"), block(tag));
+        }
+        assert_eq!(snapshots.len(), 2);
     }
 }
 

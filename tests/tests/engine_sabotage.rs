@@ -47,3 +47,18 @@ fn acknowledging_before_the_sync_is_noticed() {
 fn reuse_before_the_checkpoint_is_durable_is_noticed() {
     noticed(Sabotage::ReuseBeforeCheckpoint);
 }
+
+#[test]
+fn killing_what_a_snapshot_uses_is_noticed() {
+    noticed(Sabotage::KillIgnoresCut);
+}
+
+#[test]
+fn losing_an_entry_of_a_deadlist_is_noticed() {
+    noticed(Sabotage::DeadEntryLost);
+}
+
+#[test]
+fn merging_into_an_older_snapshot_is_noticed() {
+    noticed(Sabotage::MergeIntoOlder);
+}

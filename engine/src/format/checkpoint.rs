@@ -261,7 +261,9 @@ impl Checkpoint {
                 w.u64(d.floor.0);
             }
         });
-        section(&mut w, SECTION_VERSIONS, |w| encode_table(w, &self.versions));
+        section(&mut w, SECTION_VERSIONS, |w| {
+            encode_table(w, &self.versions)
+        });
         let crc = crc32(&w.bytes[HEAD_BYTES..]);
         w.patch_u32(12, crc);
         w.bytes

@@ -121,7 +121,7 @@ mod tests {
             vaddr: VAddr::new(n + 1, 3),
             death: Stamp(n + 2),
             lba: n * 3,
-            kind: if n % 2 == 0 {
+            kind: if n.is_multiple_of(2) {
                 DeadKind::Data
             } else {
                 DeadKind::Node

@@ -8,7 +8,7 @@ use esker_base::{ClusterId, NodeId, Seq, StoreId, WallClock};
 /// First eight bytes of every copy.
 pub const MAGIC: [u8; 8] = *b"ESKERSTO";
 /// Version of the structure.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Number of copies; two that agree are a quorum.
 pub const COPIES: usize = 4;
 /// Distance between copies, in bytes.

@@ -133,7 +133,9 @@ pub(crate) fn encode_table(w: &mut Writer, t: &VersionTable) {
     w.u32(u32::try_from(t.versions.len()).unwrap_or(u32::MAX));
     t.versions.iter().for_each(|v| encode_version(w, v));
     w.u32(u32::try_from(t.deadlists.len()).unwrap_or(u32::MAX));
-    t.deadlists.iter().for_each(|(id, d)| encode_deadlist(w, *id, d));
+    t.deadlists
+        .iter()
+        .for_each(|(id, d)| encode_deadlist(w, *id, d));
 }
 
 pub(crate) fn decode_table(r: &mut Reader<'_>) -> Result<VersionTable, FormatError> {

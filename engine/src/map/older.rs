@@ -68,11 +68,15 @@ impl Older {
                 // Of those that begin at one block only the newest can be the one it has then.
                 let first = (*class, lba, Stamp(0));
                 let newest = self.pieces.range(first..=(*class, lba, cut)).next_back();
-                let Some((_, (extent, death))) = newest.filter(|(_, (_, death))| *death > cut) else {
+                let Some((_, (extent, death))) = newest.filter(|(_, (_, death))| *death > cut)
+                else {
                     continue;
                 };
                 debug_assert!(*death > extent.stamp);
-                let (lo, hi) = (lba.max(range.start.0), (lba + extent.count()).min(range.end()));
+                let (lo, hi) = (
+                    lba.max(range.start.0),
+                    (lba + extent.count()).min(range.end()),
+                );
                 if lo < hi && seen.insert(lo) {
                     found.push((lo, extent.part(lo - lba, hi - lo)));
                 }
@@ -97,9 +101,9 @@ impl OlderKey {
 #[cfg(test)]
 mod tests {
     use crate::format::node::LeafKind;
+    use crate::format::VAddr;
     use crate::map::delta::Extent;
     use crate::map::layer::Layer;
-    use crate::format::VAddr;
     use esker_base::{BlockRange, Stamp};
 
     /// Random extents with cuts between them, against one array of stamps per cut.
@@ -107,7 +111,9 @@ mod tests {
     fn every_cut_sees_what_was_there() {
         let mut state = 7u64;
         let mut random = move |n: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 33) % n
         };
         for round in 0..40 {
@@ -135,7 +141,9 @@ mod tests {
                     auth_from: 0,
                 };
                 alive += count;
-                layer.insert(lba, extent, head_cut, |old, dies| died += if dies { old.count } else { 0 });
+                layer.insert(lba, extent, head_cut, |old, dies| {
+                    died += if dies { old.count } else { 0 }
+                });
                 (0..count).for_each(|i| now[usize::try_from(lba + i).expect("small")] = stamp + i);
             }
             let needed: std::collections::BTreeSet<u64> = cuts

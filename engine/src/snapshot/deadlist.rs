@@ -94,7 +94,11 @@ impl Deadlists {
                 break;
             };
             let data = now.iter().filter(is_data).count();
-            let exclusive = now.iter().filter(is_data).filter(|e| e.birth > grand).count();
+            let exclusive = now
+                .iter()
+                .filter(is_data)
+                .filter(|e| e.birth > grand)
+                .count();
             let list = self.lists.entry(id).or_default();
             list.data += to_u64(data);
             list.exclusive += to_u64(exclusive);
@@ -201,10 +205,8 @@ impl Deadlists {
     /// The entries of `from` are those of `into` from now on, of which `exclusive` blocks are younger
     /// than the parent's parent of its owner.
     pub fn join(&mut self, from: DeadlistId, into: DeadlistId, exclusive: u64) {
-        let from = self.lists.remove(&from).map(|list| {
-            self.unexpanded.remove(&from);
-            list
-        });
+        self.unexpanded.remove(&from);
+        let from = self.lists.remove(&from);
         if from.is_none() && !self.lists.contains_key(&into) {
             return;
         }

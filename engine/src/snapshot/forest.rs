@@ -92,7 +92,11 @@ impl Default for Forest {
 
 impl Forest {
     /// The forest of a checkpoint; none when it contradicts itself.
-    pub fn from_table(versions: Vec<Version>, next_version: u64, next_deadlist: u64) -> Option<Self> {
+    pub fn from_table(
+        versions: Vec<Version>,
+        next_version: u64,
+        next_deadlist: u64,
+    ) -> Option<Self> {
         let mut forest = Self {
             next_version: next_version.max(1),
             next_deadlist: next_deadlist.max(1),
@@ -112,8 +116,7 @@ impl Forest {
         }
         let whole = forest.versions.values().all(|v| {
             let parent = forest.versions.get(&v.parent);
-            v.parent.0 == 0
-                || parent.is_some_and(|p| p.cut < v.cut && p.kind != VersionKind::Head)
+            v.parent.0 == 0 || parent.is_some_and(|p| p.cut < v.cut && p.kind != VersionKind::Head)
         });
         whole.then_some(forest)
     }
@@ -195,7 +198,8 @@ impl Forest {
 
     /// The newest cut under a group's head.
     pub fn newest_cut(&self, group: GroupId) -> Stamp {
-        self.head(group).map_or(Stamp(0), |head| self.parent_cut(head.id))
+        self.head(group)
+            .map_or(Stamp(0), |head| self.parent_cut(head.id))
     }
 
     /// What the parent of a version with this history of levels uses.
@@ -215,7 +219,11 @@ impl Forest {
             let frozen = self.frozen.as_ref();
             frozen.is_some_and(|f| f.hidden_since.contains(id))
         };
-        self.hidden.iter().rev().copied().filter(move |id| !since(id))
+        self.hidden
+            .iter()
+            .rev()
+            .copied()
+            .filter(move |id| !since(id))
     }
 
     fn new_version(&mut self) -> (VersionId, DeadlistId) {
@@ -365,7 +373,9 @@ impl Forest {
             return;
         };
         let children: Vec<VersionId> = self.children(id).collect();
-        children.into_iter().for_each(|child| self.reparent(child, parent));
+        children
+            .into_iter()
+            .for_each(|child| self.reparent(child, parent));
         for head in self.frozen.iter_mut().flat_map(|f| f.heads.values_mut()) {
             if head.parent == id {
                 head.parent = parent;
@@ -436,7 +446,11 @@ impl Forest {
             return VersionTable::default();
         };
         let mut versions = Vec::new();
-        for v in self.versions.values().filter(|v| v.id.0 < frozen.next_version) {
+        for v in self
+            .versions
+            .values()
+            .filter(|v| v.id.0 < frozen.next_version)
+        {
             let mut v = v.clone();
             if let Some(head) = frozen.heads.get(&v.id) {
                 (v.parent, v.deadlist) = (head.parent, head.deadlist);

@@ -278,7 +278,10 @@ impl Engine {
         cut: Stamp,
         missing: &mut Vec<Missing>,
     ) -> u64 {
-        let chunks = self.dead.get(list).map_or(Vec::new(), |list| list.chunks.clone());
+        let chunks = self
+            .dead
+            .get(list)
+            .map_or(Vec::new(), |list| list.chunks.clone());
         let mut sum = 0;
         for chunk in chunks.iter().filter(|chunk| chunk.youngest > cut) {
             if chunk.oldest > cut {
@@ -358,7 +361,11 @@ impl TakenApart {
         if floor.owns(level, top.max_stamp) {
             apart.dies.push(top.vaddr);
         } else {
-            let grown = owner.grown.get(usize::from(level)).copied().unwrap_or_default();
+            let grown = owner
+                .grown
+                .get(usize::from(level))
+                .copied()
+                .unwrap_or_default();
             apart.stays.push(DeadEntry {
                 birth: top.max_stamp.max(grown),
                 vaddr: top.vaddr,

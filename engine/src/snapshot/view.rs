@@ -42,7 +42,10 @@ impl Engine {
     /// Blocks that one version alone uses, where sums tell.
     fn unique_blocks(&self, v: &Version) -> Option<u64> {
         let (root, _) = v.root?;
-        let mut children = self.forest.children(v.id).filter_map(|id| self.forest.get(id));
+        let mut children = self
+            .forest
+            .children(v.id)
+            .filter_map(|id| self.forest.get(id));
         match (children.next(), children.next()) {
             (Some(_), Some(_)) => None,
             (Some(child), None) => {

@@ -153,7 +153,10 @@ impl World {
                 let waits = unapplied && self.engine.sample().is_stalled;
                 let stuck = waits || !self.engine.has_room_for(1 << 16);
                 if !stuck {
-                    return Err(Violation::new(format!("stopped with entries that are not durable: {}", self.engine.progress())));
+                    return Err(Violation::new(format!(
+                        "stopped with entries that are not durable: {}",
+                        self.engine.progress()
+                    )));
                 }
             }
         } else if rng.chance(400) {
@@ -351,7 +354,10 @@ impl World {
         }
         for (view, model) in seen.iter().zip(applied.snapshots.values()) {
             let alone = |(lba, page): &(&u64, &bytes::Bytes)| users[&(**lba, &page[..16])] == 1;
-            let (all, own) = (model.blocks.len(), model.blocks.iter().filter(alone).count());
+            let (all, own) = (
+                model.blocks.len(),
+                model.blocks.iter().filter(alone).count(),
+            );
             let sums = (Some(all as u64), Some(own as u64));
             if (view.referenced_blocks, view.unique_blocks) != sums
                 || view.meta.name != model.name
