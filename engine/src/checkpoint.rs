@@ -18,7 +18,7 @@ use crate::format::checkpoint::{
 use crate::format::node::NodePage;
 use crate::format::superblock::{Chunk, LogStart, Superblock, CHECKPOINT_COPIES, CHUNKS_MAX};
 use crate::format::vaddr::VAddr;
-use crate::format::PAGE;
+use crate::format::{PAGE, PAGE_U64};
 use crate::group::Load;
 use crate::map::tree::Missing;
 use crate::merging::GroupMerge;
