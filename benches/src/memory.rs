@@ -222,6 +222,19 @@ impl MemoryStore {
         self.append(operations);
     }
 
+    /// Takes a snapshot.
+    pub fn snapshot(&mut self, name: &str) {
+        let stamp = Stamp::new(Epoch(1), self.next_counter);
+        self.next_counter += 1;
+        let snapshot = Operation::Snapshot {
+            stamp,
+            created_us: 1,
+            name: name.into(),
+            labels: std::collections::BTreeMap::new(),
+        };
+        self.append(vec![(snapshot, 0)]);
+    }
+
     fn append(&mut self, operations: Vec<(Operation, usize)>) {
         let mut entries = Vec::with_capacity(operations.len());
         for (operation, blocks) in operations {

@@ -38,4 +38,4 @@ pub use event::{Effect, Event};
 pub use extents::RUNS_MAX as EXTENT_RUNS_MAX;
 pub use group::GroupView;
 pub use recovery::Probe;
-pub use snapshot::SnapshotView;
+pub use snapshot::{DeltaSize, SnapshotView};

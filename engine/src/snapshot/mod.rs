@@ -7,4 +7,4 @@ mod reclaim;
 mod view;
 
 pub(crate) use reclaim::{Reclaim, DEAD_PAGE};
-pub use view::SnapshotView;
+pub use view::{DeltaSize, SnapshotView};

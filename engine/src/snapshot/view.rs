@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::format::versions::{SnapshotMeta, Version};
+use esker_base::num::to_u64;
 use esker_base::{GroupId, Stamp};
 use std::sync::Arc;
 
@@ -21,7 +22,29 @@ pub struct SnapshotView {
     pub logical_hash: u64,
 }
 
+/// How much of a group's delta index is what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeltaSize {
+    /// Extents that the head looks at.
+    pub newest: u64,
+    /// Extents that only snapshots look at.
+    pub older: u64,
+    /// Snapshots that no checkpoint has merged.
+    pub cuts: u64,
+}
+
 impl Engine {
+    /// What waits for the next checkpoint in a group's delta index.
+    #[must_use]
+    pub fn delta_size(&self, group: GroupId) -> DeltaSize {
+        let size = self.groups.get(&group).map(|g| DeltaSize {
+            newest: to_u64(g.active.index.len()),
+            older: to_u64(g.active.older.len()),
+            cuts: to_u64(g.active.cuts.len()),
+        });
+        size.unwrap_or_default()
+    }
+
     /// The snapshots of a group, oldest first.
     #[must_use]
     pub fn snapshots(&self, group: GroupId) -> Vec<SnapshotView> {
