@@ -58,11 +58,7 @@ fn row(blocks: u64, writes: u64, snapshots: u64, interval: u64) {
     store.checkpoint();
     let before = store.device.traffic;
     let mut random = Random(7);
-    let every = if snapshots == 0 {
-        u64::MAX
-    } else {
-        writes / snapshots
-    };
+    let every = writes.checked_div(snapshots).unwrap_or(u64::MAX);
     let mut taken = 0;
     let (mut head_extents, mut pending) = (0, 0);
     for n in 0..writes {
