@@ -100,6 +100,8 @@ pub(crate) struct Load {
     pub blocks: u64,
     /// Map nodes that checkpoints will write, at most.
     pub nodes: u64,
+    /// Snapshots that no checkpoint holds.
+    pub cuts: u64,
 }
 
 impl Load {
@@ -108,6 +110,7 @@ impl Load {
         self.extents = self.extents + after.extents - before.extents;
         self.blocks = self.blocks + after.blocks - before.blocks;
         self.nodes = self.nodes + after.nodes - before.nodes;
+        self.cuts = self.cuts + after.cuts - before.cuts;
     }
 }
 
@@ -399,6 +402,8 @@ impl Group {
             extents: to_u64(self.active.len()),
             blocks: self.active_blocks + self.frozen_blocks,
             nodes: self.nodes_needed(),
+            cuts: to_u64(self.active.cuts.len())
+                + self.frozen.as_ref().map_or(0, |f| to_u64(f.cuts.len())),
         }
     }
 

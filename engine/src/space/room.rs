@@ -55,7 +55,7 @@ impl Engine {
         // Versions that the last one did not have, and what taking subtrees apart may write.
         let versions = match self.forest.is_empty() {
             true => 0,
-            false => self.load.extents.div_ceil(VERSIONS_PER_PAGE) + RECLAIM_PAGES,
+            false => self.load.cuts.div_ceil(VERSIONS_PER_PAGE) + RECLAIM_PAGES,
         };
         let one = last * 5 / 4 + since.div_ceil(PAGE_U64) + SLACK_PAGES + versions;
         one * to_u64(CHECKPOINT_COPIES)
