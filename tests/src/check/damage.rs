@@ -74,6 +74,10 @@ pub fn run_damage(seed: u64, part: Part, sabotage: Sabotage) -> Result<Report, V
     let durable = records.iter().map(|r| r.header.durable_seq).max();
     records.retain(|r| Some(r.header.seq) <= durable && !r.creates());
     records.retain(|r| part == Part::Header || r.header.payload_pages > 0);
+    // Segments are so small here that one record can fill one. Stores have segments that hold several of
+    // the largest, so that a damaged header never hides which segment follows.
+    let several = |r: &OnDevice| r.header.pages() * 4 <= sb.slots();
+    records.retain(|r| several(r) || r.header.segment == sb.log.segment);
     let mut report = Report::default();
     if !records.is_empty() {
         let victim = records[rng.index(records.len())].clone();
