@@ -6,16 +6,19 @@ pub const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const SESSION_REQUESTS_MAX: usize = 256;
 /// Payload bytes in flight per session; past it the session is no longer read from. At least one
 /// request is always admitted.
-pub const SESSION_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const SESSION_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Requests in flight per node (all its sessions); past it no session is read from.
 pub const NODE_REQUESTS_MAX: usize = 16 * 1024;
 /// Payload bytes in flight per node; past it no session is read from.
-pub const NODE_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const NODE_BYTES_MAX: usize = 96 * 1024 * 1024;
 /// The last part of [`NODE_BYTES_MAX`], kept for clients that have little on their way, so that those
 /// who announce much and send nothing, or ask for much and take nothing, do not stop everybody.
-pub const NODE_BYTES_RESERVED: usize = 64 * 1024 * 1024;
+pub const NODE_BYTES_RESERVED: usize = 32 * 1024 * 1024;
 /// What "little" is: bytes of one session on their way.
 pub const SESSION_MODEST_BYTES_MAX: usize = 256 * 1024;
+/// How long a reply or the payload of a write may take to get through while memory is short; then the
+/// session is ended, so that others get what it holds.
+pub const STALL_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 /// Connections per node; further ones are closed at once, with a line in the log.
 pub const NODE_CONNECTIONS_MAX: usize = 4096;
 /// Longest volume name, in bytes.

@@ -253,6 +253,13 @@ impl Session {
         self.transmission().map_or(0, Transmission::bytes_in_flight)
     }
 
+    /// The number of the write whose payload is arriving, counted from the session's first; none while
+    /// none is.
+    #[must_use]
+    pub fn payload_arriving(&self) -> Option<u64> {
+        self.transmission()?.payload_number()
+    }
+
     /// The client's name for a request that is not answered, for the log.
     #[must_use]
     pub fn cookie(&self, id: RequestId) -> Option<u64> {

@@ -41,6 +41,8 @@ pub(crate) struct Transmission {
     /// Up to which [`Self::bytes_in_flight`] the caller has room for requests of this session.
     allowed_bytes: usize,
     next_id: u64,
+    /// Payloads that have begun.
+    payloads: u64,
 }
 
 /// What comes next from the client.
@@ -101,6 +103,7 @@ impl Transmission {
             held: false,
             allowed_bytes: usize::MAX,
             next_id: 0,
+            payloads: 0,
         }
     }
 
@@ -114,6 +117,11 @@ impl Transmission {
 
     pub(crate) fn requests_in_flight(&self) -> usize {
         self.in_flight.len() + usize::from(matches!(self.receiving, Receiving::Payload(..)))
+    }
+
+    /// The number of the payload that is arriving.
+    pub(crate) fn payload_number(&self) -> Option<u64> {
+        matches!(self.receiving, Receiving::Payload(..)).then_some(self.payloads)
     }
 
     pub(crate) fn cookie(&self, id: RequestId) -> Option<u64> {
@@ -318,6 +326,7 @@ impl Transmission {
         }
         self.bytes_in_flight = bytes_after;
         if *command == Command::Write {
+            self.payloads += 1;
             let payload = Payload::new(header.offset, bytes);
             self.receiving = Receiving::Payload(*header, payload);
             return Step::Again;

@@ -7,16 +7,22 @@ use crate::status;
 use crate::volume::{Action, Op};
 use bytes::Bytes;
 use esker_base::num::to_usize;
+use esker_base::Moment;
 use esker_base::{limits, ConnId, GroupId};
 use esker_nbd as nbd;
 use std::collections::VecDeque;
+use std::ops::Bound;
 
 /// Bytes given out to be sent and not sent yet; past it the session is not served.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes of requests that a session hands out before others are served; one request always is.
+const SERVED_BYTES_MAX: usize = 1 << 20;
+/// Requests, likewise.
+const SERVED_REQUESTS_MAX: usize = 64;
 /// For whom the node has room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
+pub(crate) enum Room {
     All,
     /// For sessions with less than [`limits::SESSION_MODEST_BYTES_MAX`] on their way.
     Modest,
@@ -37,12 +43,16 @@ pub(crate) struct Conn {
     output: Vec<Bytes>,
     /// Bytes of `output`.
     output_bytes: usize,
-    unsent: VecDeque<usize>,
+    /// What is being sent: bytes, and since when each is the first.
+    pub unsent: VecDeque<usize>,
+    pub sending_since: Moment,
+    /// The payload that is arriving, and since when it does.
+    pub payload_since: Option<(u64, Moment)>,
     /// Bytes of `output` and of what was sent and has not left.
     unsent_bytes: usize,
     paused: bool,
     /// What its session has in flight, as counted in the node's sums.
-    counted: (usize, usize),
+    pub counted: (usize, usize),
 }
 
 impl Conn {
@@ -68,6 +78,8 @@ impl Node {
             output: Vec::new(),
             output_bytes: 0,
             unsent: VecDeque::new(),
+            sending_since: Moment(0),
+            payload_since: None,
             unsent_bytes: 0,
             paused: false,
             counted: (0, 0),
@@ -116,6 +128,7 @@ impl Node {
     pub(crate) fn sent(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.unsent_bytes -= conn.unsent.pop_front().unwrap_or(0);
+            conn.sending_since = self.now;
             self.conns_dirty.insert(id);
         }
     }
@@ -140,13 +153,14 @@ impl Node {
     /// Takes a connection out, and what it has in flight out of the sums.
     fn forget(&mut self, id: ConnId) -> Option<Conn> {
         let conn = self.conns.remove(&id)?;
+        self.turns.gone(id);
         self.in_flight.0 -= conn.counted.0;
         self.in_flight.1 -= conn.counted.1;
         Some(conn)
     }
 
     /// For whom the node takes further requests.
-    fn room(&self) -> Room {
+    pub(crate) fn room(&self) -> Room {
         let (requests, bytes) = self.in_flight;
         // Requests of clients that have gone are only among the operations.
         let bytes = bytes.max(self.op_bytes);
@@ -174,11 +188,34 @@ impl Node {
         let before = std::mem::replace(&mut conn.counted, now);
         self.in_flight.0 = self.in_flight.0 + now.0 - before.0;
         self.in_flight.1 = self.in_flight.1 + now.1 - before.1;
+        conn.payload_since = match conn.session.payload_arriving() {
+            Some(number) if conn.payload_since.is_none_or(|(known, _)| known != number) => {
+                Some((number, self.now))
+            }
+            Some(_) => conn.payload_since,
+            None => None,
+        };
     }
 
-    /// Parses what a session received, and sends what it has to say.
+    /// The next session with something to parse or to send: after the one that was served last, so that
+    /// none comes before others for its number.
+    pub(crate) fn next_to_serve(&mut self) -> Option<ConnId> {
+        let after = (Bound::Excluded(self.served_last), Bound::Unbounded);
+        let next = self.conns_dirty.range(after).next();
+        let id = *next.or_else(|| self.conns_dirty.first())?;
+        self.conns_dirty.remove(&id);
+        self.served_last = id;
+        Some(id)
+    }
+
+    /// Parses what a session received, for a while, and sends what it has to say.
     pub(crate) fn serve_conn(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
+        let (mut bytes, mut requests) = (0, 0);
         loop {
+            if bytes >= SERVED_BYTES_MAX || requests >= SERVED_REQUESTS_MAX {
+                self.conns_dirty.insert(id);
+                break;
+            }
             let room = self.room();
             self.touched.insert(id);
             let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
@@ -213,7 +250,11 @@ impl Node {
                         return; // handed over
                     }
                 }
-                nbd::Action::Request(request) => self.request(id, request),
+                nbd::Action::Request(request) => {
+                    bytes = bytes.saturating_add(to_usize(request.length));
+                    requests += 1;
+                    self.request(id, request);
+                }
                 nbd::Action::Close { reason, clean } => {
                     if clean {
                         tracing::debug!(conn = id.0, reason, "session closed");
@@ -249,6 +290,9 @@ impl Node {
             return;
         };
         if !conn.output.is_empty() {
+            if conn.unsent.is_empty() {
+                conn.sending_since = self.now;
+            }
             conn.unsent
                 .push_back(std::mem::take(&mut conn.output_bytes));
             let bufs = std::mem::take(&mut conn.output);
@@ -532,6 +576,13 @@ impl Node {
             length: request.length,
             early: single_unix && !request.fua && single,
             outstanding: 0,
+            granted: 0,
+            taken: 0,
+            inside: 0,
+            is_queued: false,
+            entries: 0,
+            edges_proposed: false,
+            pieces: Vec::new(),
             proposed: false,
             head: None,
             tail: None,

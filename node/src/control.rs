@@ -373,7 +373,7 @@ impl Node {
         }
         let id = match pending {
             AdminPending::Create(_, id) | AdminPending::AcceptLoss(_, id) => {
-                self.volumes.remove(&id);
+                self.remove_volume(id);
                 if let Some(group) = self.engine.recovered_group(id) {
                     self.add_volume(group);
                 }
@@ -389,7 +389,7 @@ impl Node {
             AdminPending::Rename(_, id) => id,
             AdminPending::Delete(_, id) => {
                 self.by_name.retain(|_, group| *group != id);
-                self.volumes.remove(&id);
+                self.remove_volume(id);
                 Self::answer(answer, Ok(AdminReply::Done), effects);
                 return;
             }

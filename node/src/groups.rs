@@ -146,6 +146,7 @@ impl Node {
             trouble: None,
             meter: self.meters.volume(),
             state_told: None,
+            uncommitted_counted: 0,
         };
         if group.suspended && alone {
             volume.trouble = Some(format!(
@@ -214,6 +215,7 @@ impl Node {
             }
         }
         self.note_ticking(id);
+        self.count_uncommitted(id);
         self.volume_progress(id);
         self.started(id, effects);
     }
@@ -305,8 +307,16 @@ impl Node {
         self.fail_volume(id);
     }
 
+    /// Forgets a volume.
+    pub(crate) fn remove_volume(&mut self, id: GroupId) {
+        if let Some(volume) = self.volumes.remove(&id) {
+            self.uncommitted_bytes -= volume.uncommitted_counted;
+        }
+    }
+
     /// Answers everything of a volume that does not serve any more with an error.
     pub(crate) fn fail_volume(&mut self, id: GroupId) {
+        self.count_uncommitted(id);
         if let Some(volume) = self.volumes.get_mut(&id) {
             volume.waiting.clear();
             volume.locked.clear();

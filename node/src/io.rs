@@ -3,7 +3,7 @@
 use crate::event::Effect;
 use crate::node::{Node, ReadFor};
 use crate::status::place_of;
-use crate::volume::{Action, EpochState, Op, OpId, Proposal};
+use crate::volume::{Action, EpochState, Op, OpId, Proposal, Volume};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
@@ -15,8 +15,8 @@ use esker_engine::ReadError;
 use esker_nbd::{Reply, RequestError};
 use esker_replication::ProposeError;
 
-/// Bytes proposed and not committed at which further writes wait.
-const UNCOMMITTED_BYTES_MAX: u64 = 192 << 20;
+/// Bytes of all volumes proposed and not committed at which further writes wait.
+const UNCOMMITTED_BYTES_MAX: u64 = 48 << 20;
 
 /// Why a request could not be proposed now.
 enum Held {
@@ -43,20 +43,24 @@ impl Node {
         self.op_bytes += op.bytes_counted;
         let refused = self.refusal(&op);
         self.request_begins(id, &op);
-        let (mutates, is_read) = (op.mutates(), op.reads());
+        let takes_turns = op.mutates() || op.reads();
+        let (conn, bytes) = (op.conn, op.range().bytes());
+        let moves = matches!(op.action, Action::Read | Action::Write(_));
         self.ops.insert(id, op);
         if let Some(error) = refused {
             return self.fail_op(id, error);
         }
-        if is_read {
-            self.begin_read(id, group);
-        } else if mutates {
-            if let Some(volume) = self.volumes.get_mut(&group) {
-                volume.waiting.push_back(id);
-            }
-            self.volume_progress(group);
+        if !takes_turns {
+            return self.begin_flush(id, group);
+        }
+        let volume = self.volumes.get(&group);
+        if volume.is_some_and(Volume::is_single) {
+            let bytes = if moves { to_usize(bytes) } else { 0 };
+            self.turns.push(self.now, conn, id, bytes);
         } else {
-            self.begin_flush(id, group);
+            // What waits for other nodes must not keep the engine from everybody else: replicated
+            // volumes have limits of their own.
+            self.enter(id, bytes, true);
         }
     }
 
@@ -95,13 +99,17 @@ impl Node {
         self.flush_after_drive.insert(group);
     }
 
-    fn begin_read(&mut self, id: OpId, group: GroupId) {
+    pub(crate) fn begin_read(&mut self, id: OpId, group: GroupId) {
         let Some(volume) = self.volumes.get_mut(&group) else {
             return;
         };
         if volume.is_single() {
             // Proposals of this step are in the store before the read is.
-            self.reads_after_drive.push(id);
+            if let Some(op) = self.ops.get_mut(&id) {
+                let piece = op.pieces.len();
+                op.pieces.push(Vec::new());
+                self.reads_after_drive.push((id, piece, op.granted));
+            }
             self.dirty.insert(group);
             return;
         }
@@ -126,8 +134,8 @@ impl Node {
     /// Hands reads to the engine that waited for the group to be driven, and asks for the sync that
     /// flushes wait for.
     pub(crate) fn release_after_drive(&mut self) {
-        for id in std::mem::take(&mut self.reads_after_drive) {
-            self.read_data(id, true);
+        for (id, piece, through) in std::mem::take(&mut self.reads_after_drive) {
+            self.read_data(id, piece, through, true);
         }
         if !self.flush_after_drive.is_empty() {
             self.flush_after_drive.clear();
@@ -135,13 +143,21 @@ impl Node {
         }
     }
 
-    fn read_data(&mut self, id: OpId, latest: bool) {
-        let Some(op) = self.ops.get(&id) else { return };
+    /// Asks the engine for the next piece of a read, `through` this of its bytes.
+    fn read_data(&mut self, id: OpId, piece: usize, through: u64, latest: bool) {
+        let Some(op) = self.ops.get_mut(&id) else {
+            return;
+        };
         if matches!(op.action, Action::Status { .. }) {
             return self.read_extents(id, latest);
         }
-        let (group, range) = (op.group, op.range());
-        let token = self.read_token(ReadFor::Data(id));
+        let (group, whole) = (op.group, op.range());
+        let from = whole.start.0 + op.taken / BLOCK_SIZE_U64;
+        let range = BlockRange::new(from, (through - op.taken) / BLOCK_SIZE_U64);
+        op.taken = through;
+        op.outstanding += 1;
+        op.proposed = op.taken == whole.bytes();
+        let token = self.read_token(ReadFor::Data(id, piece));
         let request = ReadRequest {
             token,
             group,
@@ -169,19 +185,7 @@ impl Node {
             tracing::error!(%error, ?purpose, "read failed");
         }
         match purpose {
-            ReadFor::Data(id) => {
-                let Some(op) = self.ops.get(&id) else { return };
-                match result {
-                    Ok(pieces) => {
-                        let pieces = cut(pieces, op.offset, op.length);
-                        self.finish_op(id, Ok(Reply::Data(pieces)));
-                    }
-                    Err(error) => {
-                        let at = place_of(&error, op.offset);
-                        self.fail_op_at(id, RequestError::Io, at);
-                    }
-                }
-            }
+            ReadFor::Data(id, piece) => self.piece_read(id, piece, result),
             ReadFor::Head(id) | ReadFor::Tail(id) => {
                 let Some(op) = self.ops.get_mut(&id) else {
                     return;
@@ -300,8 +304,13 @@ impl Node {
                 .partition(|(_, i)| *i <= applied);
             volume.read_waits = rest;
             let done: Vec<(OpId, RaftIndex)> = done;
-            for (op, _) in done {
-                self.read_data(op, false);
+            for (id, _) in done {
+                let Some(op) = self.ops.get_mut(&id) else {
+                    continue;
+                };
+                op.pieces = vec![Vec::new()];
+                let through = op.granted;
+                self.read_data(id, 0, through, false);
             }
         }
     }
@@ -352,12 +361,11 @@ impl Node {
         }
         let parts = parts_of(op);
         let blocks: u64 = parts.iter().map(part_stamps).sum();
-        let Some(group) = volume.group.as_mut() else {
+        if volume.group.is_none() {
             return Err(Held::Failed(RequestError::Io));
-        };
-        if group.uncommitted_bytes() + op.length > UNCOMMITTED_BYTES_MAX
-            && volume.proposals.len() > 1
-        {
+        }
+        let bytes = op.granted - op.taken;
+        if self.uncommitted_bytes + bytes > UNCOMMITTED_BYTES_MAX && !volume.proposals.is_empty() {
             self.tell_engine(engine_event::Event::SyncSoon);
             return Err(Held::Busy);
         }
@@ -366,11 +374,11 @@ impl Node {
             return Err(Held::Epoch);
         };
         let mut stamp = first;
-        let mut outstanding = 0;
+        let (first_entry, mut outstanding) = (op.entries, 0u16);
         for part in parts {
             let stamps = part_stamps(&part);
             let request = RequestId {
-                part: u16::try_from(outstanding).unwrap_or(u16::MAX),
+                part: first_entry.saturating_add(outstanding),
                 ..request
             };
             let (data, payload) = encode_part(part, stamp, request);
@@ -392,11 +400,18 @@ impl Node {
             }
         }
         volume.urgent |= !early;
-        if let Some(op) = self.ops.get_mut(&id) {
-            (op.outstanding, op.proposed) = (outstanding, true);
-        }
+        let Some(op) = self.ops.get_mut(&id) else {
+            return Ok(());
+        };
+        op.entries = first_entry.saturating_add(outstanding);
+        op.outstanding += usize::from(outstanding);
+        op.taken = op.granted;
+        op.proposed = op.taken == op.range().bytes();
+        (op.edges_proposed, op.is_queued) = (true, false);
+        let is_done = op.proposed && op.outstanding == 0;
         self.dirty.insert(group_id);
-        if outstanding == 0 {
+        self.count_uncommitted(group_id);
+        if is_done {
             self.finish_op(id, Ok(Reply::Done));
         }
         Ok(())
@@ -470,6 +485,7 @@ impl Node {
     }
 
     fn part_done(&mut self, id: OpId) {
+        self.part_left(id);
         let Some(op) = self.ops.get_mut(&id) else {
             return;
         };
@@ -565,6 +581,7 @@ impl Node {
         let op = self.ops.remove(&id)?;
         self.request_ends(id, &op, error);
         self.op_bytes -= op.bytes_counted;
+        self.turns.left(op.conn, op.inside);
         let conn = self.conns.get_mut(&op.conn)?;
         self.conns_dirty.insert(op.conn);
         Some((op, &mut conn.session))
@@ -586,7 +603,8 @@ fn part_stamps(part: &Part) -> u64 {
     }
 }
 
-/// What a request writes, in whole blocks, cut so that each part fits an entry.
+/// What of a request has entered and is not proposed, in whole blocks, cut so that each part fits an
+/// entry. The blocks it changes in part come first: what was read of them holds only now.
 fn parts_of(op: &Op) -> Vec<Part> {
     let range = op.range();
     let mut parts = Vec::new();
@@ -602,27 +620,31 @@ fn parts_of(op: &Op) -> Vec<Part> {
         Action::Read | Action::Status { .. } | Action::Flush | Action::Trim => return parts,
     };
     let edge = |old: &Bytes, lba: u64| merged(old, lba, op.offset, op.length, payload);
-    if let Some(old) = op.head.as_ref().filter(|_| op.head_is_partial()) {
-        parts.push(Part::Data(range.start.0, edge(old, range.start.0)));
+    if !op.edges_proposed {
+        if let Some(old) = op.head.as_ref().filter(|_| op.head_is_partial()) {
+            parts.push(Part::Data(range.start.0, edge(old, range.start.0)));
+        }
+        if let Some(old) = op.tail.as_ref().filter(|_| op.tail_is_partial()) {
+            parts.push(Part::Data(range.end() - 1, edge(old, range.end() - 1)));
+        }
     }
+    let whole_start = whole_start.max(range.start.0 + op.taken / BLOCK_SIZE_U64);
+    let whole_end = whole_end.min(range.start.0 + op.granted / BLOCK_SIZE_U64);
     if whole_end > whole_start {
         let whole = BlockRange::new(whole_start, whole_end - whole_start);
         match (payload, &op.action) {
             (Some(payload), _) => {
-                let from = to_usize(whole_start * BLOCK_SIZE_U64 - op.offset);
+                let from = to_usize(whole.start.0 * BLOCK_SIZE_U64 - op.offset);
                 let bytes = payload.slice(from..from + to_usize(whole.bytes()));
                 let step = to_usize(limits::ENTRY_BLOCKS_MAX) * BLOCK_SIZE;
                 for at in (0..bytes.len()).step_by(step) {
                     let piece = bytes.slice(at..(at + step).min(bytes.len()));
-                    parts.push(Part::Data(whole_start + to_u64(at / BLOCK_SIZE), piece));
+                    parts.push(Part::Data(whole.start.0 + to_u64(at / BLOCK_SIZE), piece));
                 }
             }
             (None, Action::Zeroes { no_hole }) => parts.push(Part::Hollow(whole, *no_hole)),
             (None, _) => {}
         }
-    }
-    if let Some(old) = op.tail.as_ref().filter(|_| op.tail_is_partial()) {
-        parts.push(Part::Data(range.end() - 1, edge(old, range.end() - 1)));
     }
     parts
 }
@@ -667,7 +689,7 @@ fn encode_part(part: Part, stamp: esker_base::Stamp, request: RequestId) -> (Byt
 }
 
 /// Pieces of whole blocks, cut to the bytes that were asked for.
-fn cut(pieces: Vec<ReadPiece>, offset: u64, length: u64) -> Vec<esker_nbd::ReadPiece> {
+pub(crate) fn cut(pieces: Vec<ReadPiece>, offset: u64, length: u64) -> Vec<esker_nbd::ReadPiece> {
     let mut skip = offset % BLOCK_SIZE_U64;
     let mut left = length;
     let mut out = Vec::with_capacity(pieces.len());

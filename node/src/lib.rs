@@ -12,7 +12,10 @@ mod groups;
 mod io;
 pub mod meters;
 mod node;
+mod pieces;
+mod stall;
 mod status;
+mod turns;
 mod volume;
 
 pub use event::{AdminToken, Effect, Event, ExportInfo, PeerFrame, Transport};

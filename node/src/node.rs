@@ -76,8 +76,8 @@ pub(crate) enum Phase {
 /// What a read of the engine is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadFor {
-    /// The data of a read request.
-    Data(OpId),
+    /// The data of a read request; which of its pieces.
+    Data(OpId, usize),
     /// The extents of a block status request.
     Status(OpId),
     /// The first block of a request that covers it in part.
@@ -124,7 +124,15 @@ pub struct Node {
     /// Connections served in this step.
     pub(crate) touched: BTreeSet<ConnId>,
     /// Reads and flushes that go to the engine once the proposals before them are there.
-    pub(crate) reads_after_drive: Vec<OpId>,
+    pub(crate) reads_after_drive: Vec<(OpId, usize, u64)>,
+    /// Whose request enters the engine next.
+    pub(crate) turns: crate::turns::Turns,
+    /// Bytes of all volumes that are proposed and not committed.
+    pub(crate) uncommitted_bytes: u64,
+    /// The session that was served last.
+    pub(crate) served_last: ConnId,
+    /// When to look for sessions that do not move, while memory is short.
+    pub(crate) stall_check: Option<Moment>,
     pub(crate) flush_after_drive: BTreeSet<GroupId>,
     /// Connections with something to parse or to send.
     pub(crate) conns_dirty: BTreeSet<ConnId>,
@@ -186,6 +194,10 @@ impl Node {
             limited: BTreeSet::new(),
             touched: BTreeSet::new(),
             reads_after_drive: Vec::new(),
+            turns: crate::turns::Turns::default(),
+            uncommitted_bytes: 0,
+            served_last: ConnId(0),
+            stall_check: None,
             flush_after_drive: BTreeSet::new(),
             conns_dirty: BTreeSet::new(),
             others: BTreeMap::new(),
@@ -330,8 +342,11 @@ impl Node {
                 }
                 continue;
             }
-            if let Some(conn) = self.conns_dirty.pop_first() {
+            if let Some(conn) = self.next_to_serve() {
                 self.serve_conn(conn, effects);
+                continue;
+            }
+            if self.take_turns() {
                 continue;
             }
             if let Some(id) = self.dirty.pop_first() {
@@ -354,6 +369,7 @@ impl Node {
         for (token, text) in std::mem::take(&mut self.refused) {
             Self::answer(token, Err(AdminError::Refused(text.into())), effects);
         }
+        self.cut_stalled(effects);
         self.pace(effects);
         self.end_if_drained(effects);
         self.set_timer(effects);
@@ -413,6 +429,7 @@ impl Node {
             .into_iter()
             .chain(ticks.then_some(self.next_tick))
             .chain(drain)
+            .chain(self.stall_check)
             .min()
             .map(|at| at.max(self.now));
         // An earlier timer that is still set only wakes the loop once too often.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use esker_base::{BlockRange, ConnId, Epoch, GroupId, Moment, RaftIndex, Stamp, Term, VolumeId};
+use esker_engine::event::ReadPiece;
 use esker_engine::format::record::HardState;
 use esker_nbd::RequestId;
 use esker_replication::Group;
@@ -52,9 +53,23 @@ pub(crate) struct Op {
     pub length: u64,
     /// Answered once written instead of once durable.
     pub early: bool,
-    /// Entries proposed and not answered yet.
+    /// Entries proposed, or pieces being read, and not answered yet.
     pub outstanding: usize,
-    /// All its entries are proposed.
+    /// Bytes of its blocks that have entered, from the first on.
+    pub granted: u64,
+    /// Those of them that are proposed, or asked for.
+    pub taken: u64,
+    /// What counts as inside the engine (see [`crate::turns`]).
+    pub inside: usize,
+    /// It is among [`Volume::waiting`] or [`Volume::locked`].
+    pub is_queued: bool,
+    /// Entries made of it.
+    pub entries: u16,
+    /// The blocks that it changes in part are proposed.
+    pub edges_proposed: bool,
+    /// What was read, by piece.
+    pub pieces: Vec<Vec<ReadPiece>>,
+    /// All its entries are proposed, or all its pieces asked for.
     pub proposed: bool,
     /// Old contents of the first and the last block of a request that covers them in part.
     pub head: Option<Bytes>,
@@ -149,6 +164,8 @@ pub(crate) struct Volume {
     pub meter: VolumeMeter,
     /// The state that the log was told of.
     pub state_told: Option<VolumeState>,
+    /// What of it is in the node's sum of uncommitted bytes.
+    pub uncommitted_counted: u64,
 }
 
 impl Volume {

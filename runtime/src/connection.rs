@@ -8,6 +8,11 @@ use esker_node::Transport;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
+/// What a small receive brings at most, in bytes.
+const SMALL_RECEIVE_BYTES: usize = 2048;
+/// After so many of them in a row a client is awaited in a small buffer again.
+const SMALL_RECEIVES_MIN: u32 = 32;
+
 /// Where a connection is.
 pub(crate) enum Phase {
     /// It serves.
@@ -72,6 +77,10 @@ pub(crate) struct Connection {
     pub(crate) is_touched: bool,
     /// Interruptions in a row, of receives and sends.
     pub(crate) tries: u32,
+    /// It is awaited in a large buffer.
+    pub(crate) receives_much: bool,
+    /// Receives in a row that a small buffer would have held.
+    small_receives: u32,
 }
 
 impl SendQueue {
@@ -164,6 +173,23 @@ impl Connection {
             is_at_end: false,
             is_touched: false,
             tries: 0,
+            receives_much: false,
+            small_receives: 0,
+        }
+    }
+
+    /// Learns from a receive of `length` bytes into a buffer of `room` whether it needs a large one:
+    /// idle clients, of which there can be thousands, must not hold large buffers.
+    pub(crate) fn learn_of_receive(&mut self, length: usize, room: usize) {
+        if length == room {
+            (self.receives_much, self.small_receives) = (true, 0);
+        } else if length <= SMALL_RECEIVE_BYTES {
+            self.small_receives = self.small_receives.saturating_add(1);
+            if self.small_receives >= SMALL_RECEIVES_MIN {
+                self.receives_much = false;
+            }
+        } else {
+            self.small_receives = 0;
         }
     }
 

@@ -201,7 +201,10 @@ impl Net {
                 }
                 return;
             }
-            Ok(length) => self.buffers.hand_up(buf, length),
+            Ok(length) => {
+                connection.learn_of_receive(length, buf.len());
+                self.buffers.hand_up(buf, length)
+            }
             Err(errno) => {
                 self.buffers.give_back(buf);
                 return self.failed(conn, errno, events);
@@ -308,7 +311,7 @@ impl Net {
         if connection.wants_receive() && connection.receive.is_none() {
             let op = Op::Receive {
                 fd,
-                buf: self.buffers.take(),
+                buf: self.buffers.take(connection.receives_much),
             };
             connection.receive = Some(ring.submit(op, Owner::Receive(conn)));
         }

@@ -15,6 +15,10 @@ pub(super) const STAGING_SLOTS_FEW: usize = 2;
 const RECEIVE_BUFFERS_KEPT_MAX: usize = 256;
 /// Received pieces up to this size are copied, so that a few bytes don't keep a large buffer.
 const RECEIVED_COPIED_MAX: usize = 4096;
+/// Size of the buffers in which clients are awaited that send little.
+const SMALL_BYTES: usize = 4096;
+/// Large buffers in use; when so many are, clients are awaited in small ones. 32 MiB of those of 64 KiB.
+pub(crate) const LARGE_BUFFERS_MAX: usize = 512;
 
 /// The registered buffers. Each is its own allocation: filling one never touches another that the
 /// kernel may be reading.
@@ -83,7 +87,13 @@ impl Staging {
 #[derive(Clone)]
 pub(crate) struct ReceiveBuffers {
     length: usize,
-    free: Arc<Mutex<Vec<AlignedBuf>>>,
+    large: Arc<Mutex<Large>>,
+}
+
+#[derive(Default)]
+struct Large {
+    free: Vec<AlignedBuf>,
+    in_use: usize,
 }
 
 struct Lent {
@@ -95,24 +105,30 @@ struct Lent {
 impl ReceiveBuffers {
     pub(crate) fn new(length: usize) -> Self {
         Self {
-            length: length.max(4096),
-            free: Arc::default(),
+            length: length.max(2 * SMALL_BYTES),
+            large: Arc::default(),
         }
     }
 
-    pub(crate) fn take(&self) -> AlignedBuf {
-        let kept = self
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+    /// A buffer to receive into: a large one when that is wanted and there are not too many.
+    pub(crate) fn take(&self, wants_large: bool) -> AlignedBuf {
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        if !wants_large || large.in_use >= LARGE_BUFFERS_MAX {
+            return AlignedBuf::to_overwrite(SMALL_BYTES);
+        }
+        large.in_use += 1;
+        let kept = large.free.pop();
         kept.unwrap_or_else(|| AlignedBuf::zeroed(self.length))
     }
 
     pub(crate) fn give_back(&self, buf: AlignedBuf) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < RECEIVE_BUFFERS_KEPT_MAX {
-            free.push(buf);
+        if buf.len() != self.length {
+            return; // a small one
+        }
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        large.in_use -= 1;
+        if large.free.len() < RECEIVE_BUFFERS_KEPT_MAX {
+            large.free.push(buf);
         }
     }
 
@@ -164,15 +180,31 @@ mod tests {
     #[test]
     fn a_received_buffer_comes_back_when_its_last_slice_is_dropped() {
         let buffers = ReceiveBuffers::new(64 * 1024);
-        let mut buf = buffers.take();
+        let mut buf = buffers.take(true);
         buf[9_999] = 5;
         let bytes = buffers.hand_up(buf, 10_000);
         let slice = bytes.slice(9_999..);
         drop(bytes);
-        assert_eq!((slice[0], buffers.free.lock().unwrap().len()), (5, 0));
+        let free = || buffers.large.lock().unwrap().free.len();
+        assert_eq!((slice[0], free()), (5, 0));
         drop(slice);
-        assert_eq!(buffers.free.lock().unwrap().len(), 1);
-        let small = buffers.hand_up(buffers.take(), 3);
-        assert_eq!((small.len(), buffers.free.lock().unwrap().len()), (3, 1));
+        assert_eq!(free(), 1);
+        let small = buffers.hand_up(buffers.take(true), 3);
+        assert_eq!((small.len(), free()), (3, 1));
+    }
+
+    #[test]
+    fn large_buffers_are_for_those_who_fill_them_and_are_few() {
+        let buffers = ReceiveBuffers::new(64 * 1024);
+        assert_eq!(buffers.take(false).len(), SMALL_BYTES);
+        let mut taken: Vec<_> = (0..LARGE_BUFFERS_MAX).map(|_| buffers.take(true)).collect();
+        assert!(taken.iter().all(|buf| buf.len() == 64 * 1024));
+        assert_eq!(buffers.take(true).len(), SMALL_BYTES);
+        buffers.give_back(buffers.take(true));
+        // A slice keeps a buffer in use.
+        let held = buffers.hand_up(taken.swap_remove(0), 64 * 1024);
+        assert_eq!(buffers.take(true).len(), SMALL_BYTES);
+        drop(held);
+        assert_eq!(buffers.take(true).len(), 64 * 1024);
     }
 }

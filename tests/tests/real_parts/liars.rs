@@ -353,7 +353,7 @@ fn greedy_clients_leave_room_for_others_and_memory_within_bounds() {
         client.flush().unwrap().unwrap();
     }
     // What is counted, one request over it, and what a daemon takes with nothing to do.
-    let bound = (256 + 32 + 160) << 20;
+    let bound = (96 + 32 + 128) << 20;
     let memory = daemon.memory_bytes();
     assert!(memory < bound, "{} MiB", memory >> 20);
     drop(greedy);

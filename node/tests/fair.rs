@@ -1,0 +1,356 @@
+//! Sessions beside each other: turns, memory, and those that let nothing through.
+
+#![allow(clippy::unwrap_used)] // a test may end with a panic
+
+use bytes::Bytes;
+use esker_base::{limits, AlignedBuf, ConnId, DiskOp, IoId, Moment, WallClock};
+use esker_engine::EngineConfig;
+use esker_node::admin::AdminRequest;
+use esker_node::{AdminToken, Effect, Event, Machine, Node, NodeConfig, Transport};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const DEVICE_BYTES: usize = 1 << 30;
+const VOLUME_BYTES: u64 = 256 << 20;
+const READ: u16 = 0;
+const WRITE: u16 = 1;
+const MIB: usize = 1 << 20;
+
+/// A node over a device that completes operations when it is told to, in order.
+struct World {
+    node: Node,
+    now: u64,
+    device: Vec<u8>,
+    queue: VecDeque<(IoId, DiskOp)>,
+    events: Vec<Event>,
+    effects: Vec<Effect>,
+    /// What each client was sent.
+    replies: BTreeMap<ConnId, Vec<u8>>,
+    /// Clients that take nothing.
+    deaf: BTreeSet<ConnId>,
+    closed: BTreeMap<ConnId, String>,
+}
+
+impl World {
+    fn new() -> Self {
+        let engine = EngineConfig {
+            device_bytes: DEVICE_BYTES as u64,
+            format_if_blank: true,
+            ..EngineConfig::default()
+        };
+        let config = NodeConfig {
+            engine,
+            ..NodeConfig::default()
+        };
+        let mut effects = Vec::new();
+        let node = Node::new(config, Moment(1), WallClock(1), &mut effects);
+        let mut world = Self {
+            node,
+            now: 1,
+            device: vec![0; DEVICE_BYTES],
+            queue: VecDeque::new(),
+            events: Vec::new(),
+            effects,
+            replies: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+            closed: BTreeMap::new(),
+        };
+        world.interpret();
+        world.rest();
+        let request = AdminRequest::VolumeCreate {
+            name: "v".into(),
+            size_bytes: VOLUME_BYTES,
+            labels: BTreeMap::new(),
+        };
+        let token = AdminToken(1);
+        world.events.push(Event::Admin { token, request });
+        world.rest();
+        world
+    }
+
+    /// One turn, a hundred microseconds after the last.
+    fn turn(&mut self) {
+        self.now += 100_000;
+        let (now, wall) = (Moment(self.now), WallClock(self.now / 1000));
+        for event in self.events.drain(..) {
+            self.node.step(now, wall, event, &mut self.effects);
+        }
+        self.node.settle(now, wall, &mut self.effects);
+        self.interpret();
+    }
+
+    /// So many operations of the device end.
+    fn disk(&mut self, count: usize) {
+        for (io, op) in self.queue.drain(..count.min(self.queue.len())) {
+            let result = match op {
+                DiskOp::Write { offset, bufs } => {
+                    let mut at = usize::try_from(offset).unwrap();
+                    for buf in bufs {
+                        self.device[at..at + buf.len()].copy_from_slice(&buf);
+                        at += buf.len();
+                    }
+                    Bytes::new()
+                }
+                DiskOp::Read { offset, length } => {
+                    let at = usize::try_from(offset).unwrap();
+                    AlignedBuf::copy_of(&self.device[at..at + length]).freeze()
+                }
+                DiskOp::Sync => Bytes::new(),
+            };
+            let result = Ok(result);
+            self.events.push(Event::Disk { io, result });
+        }
+    }
+
+    /// Until nothing is left to do but what waits for clients.
+    fn rest(&mut self) {
+        for _ in 0..2000 {
+            self.disk(usize::MAX);
+            self.events.push(Event::Timer);
+            self.turn();
+        }
+    }
+
+    fn interpret(&mut self) {
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Disk { io, op } => self.queue.push_back((io, op)),
+                Effect::Send { conn, bufs } => {
+                    let reply = self.replies.entry(conn).or_default();
+                    bufs.iter().for_each(|buf| reply.extend_from_slice(buf));
+                    if !self.deaf.contains(&conn) {
+                        self.events.push(Event::Sent { conn });
+                    }
+                }
+                Effect::Close { conn, reason } => {
+                    let gone = reason.clone();
+                    self.events.push(Event::Disconnected { conn, reason });
+                    self.closed.insert(conn, gone);
+                }
+                Effect::OpenFailed { message } | Effect::Fenced { message } => panic!("{message}"),
+                _ => {}
+            }
+        }
+    }
+
+    fn attach(&mut self, number: u64) -> ConnId {
+        let conn = ConnId(number);
+        let transport = Transport::Unix;
+        self.events.push(Event::Connected { conn, transport });
+        let mut hello = Vec::from(3u32.to_be_bytes());
+        hello.extend(*b"IHAVEOPT");
+        hello.extend(1u32.to_be_bytes());
+        hello.extend(1u32.to_be_bytes());
+        hello.extend(*b"v");
+        self.give(conn, hello);
+        (0..20).for_each(|_| self.turn());
+        self.replies.remove(&conn);
+        conn
+    }
+
+    /// A client sends.
+    fn give(&mut self, conn: ConnId, data: Vec<u8>) {
+        let data = data.into();
+        self.events.push(Event::Received { conn, data });
+    }
+
+    fn replied(&self, conn: ConnId) -> usize {
+        self.replies.get(&conn).map_or(0, Vec::len)
+    }
+
+    fn queued_bytes(&self) -> usize {
+        let bytes = |(_, op): &(IoId, DiskOp)| match op {
+            DiskOp::Read { length, .. } => *length,
+            DiskOp::Write { bufs, .. } => bufs.iter().map(Bytes::len).sum(),
+            DiskOp::Sync => 0,
+        };
+        self.queue.iter().map(bytes).sum()
+    }
+
+    fn fill(&mut self, conn: ConnId) {
+        for at in 0..usize::try_from(VOLUME_BYTES).unwrap() / (8 * MIB) {
+            self.give(conn, request(WRITE, at * 8 * MIB, 8 * MIB, 7));
+            self.rest_a_little();
+        }
+        self.replies.remove(&conn);
+    }
+
+    fn rest_a_little(&mut self) {
+        for _ in 0..50 {
+            self.disk(usize::MAX);
+            self.events.push(Event::Timer);
+            self.turn();
+        }
+    }
+}
+
+fn request(command: u16, offset: usize, length: usize, fill: u8) -> Vec<u8> {
+    let mut bytes = Vec::from(0x2560_9513u32.to_be_bytes());
+    bytes.extend(0u16.to_be_bytes());
+    bytes.extend(command.to_be_bytes());
+    bytes.extend(0u64.to_be_bytes());
+    bytes.extend((offset as u64).to_be_bytes());
+    bytes.extend(u32::try_from(length).unwrap().to_be_bytes());
+    if command == WRITE {
+        bytes.resize(bytes.len() + length, fill);
+    }
+    bytes
+}
+
+/// Turns and bytes of the device until a client is answered, at 128 KiB a turn.
+fn waited(world: &mut World, conn: ConnId) -> usize {
+    let before = world.replied(conn);
+    for turns in 0..10_000 {
+        if world.replied(conn) > before {
+            return turns;
+        }
+        let mut bytes = 0;
+        while bytes < 128 << 10 && !world.queue.is_empty() {
+            let queued = world.queued_bytes();
+            world.disk(1);
+            bytes += queued - world.queued_bytes();
+        }
+        world.turn();
+    }
+    panic!("never answered")
+}
+
+/// Before turns, whatever a client asked for went to the device at once: 32 MiB at a time, and everybody
+/// else's block after it.
+#[test]
+fn a_flood_of_maximal_requests_does_not_stand_before_a_single_block() {
+    for command in [READ, WRITE] {
+        let mut world = World::new();
+        let (greedy, modest) = (world.attach(1), world.attach(2));
+        world.fill(greedy);
+        world.rest();
+        let mut longest = 0;
+        for round in 0..40 {
+            let length = limits::REQUEST_BYTES_MAX;
+            if round % 8 == 0 {
+                world.give(greedy, request(command, 0, length, 1));
+            }
+            world.give(modest, request(READ, 200 * MIB + round * 4096, 4096, 0));
+            let turns = waited(&mut world, modest);
+            // The first ones find what was there before them.
+            if round > 2 {
+                longest = longest.max(turns);
+            }
+        }
+        assert!(longest <= 10, "{command}: {longest} turns");
+        let reply = if command == READ { 32 * MIB } else { 16 };
+        for _ in 0..400 {
+            world.disk(16);
+            world.events.push(Event::Timer);
+            world.turn();
+        }
+        assert!(world.replied(greedy) >= reply, "the flood is served, too");
+    }
+}
+
+/// A request that enters in pieces is one request: what it writes lies where it belongs, and what was
+/// read of the blocks it changes in part holds.
+#[test]
+fn a_request_in_pieces_is_whole() {
+    let mut world = World::new();
+    let (greedy, modest) = (world.attach(1), world.attach(2));
+    world.fill(greedy);
+    let (offset, length) = (5 * MIB + 1000, 3 * MIB + 333);
+    world.give(modest, request(READ, 0, 4096, 0));
+    world.rest_a_little();
+    let mut write = request(WRITE, offset, length, 0);
+    let pattern = |i: usize| u8::try_from((i / 512 + i % 251) % 251).unwrap();
+    let payload = write.len() - length;
+    (0..length).for_each(|i| write[payload + i] = pattern(i));
+    world.give(greedy, write);
+    for _ in 0..200 {
+        world.give(modest, request(READ, 0, 4096, 0));
+        world.disk(2);
+        world.turn();
+    }
+    world.rest_a_little();
+    assert_eq!(world.replied(greedy), 16);
+    world.replies.remove(&greedy);
+    world.give(modest, request(READ, 0, 4096, 0));
+    world.give(greedy, request(READ, 5 * MIB, 4 * MIB, 0));
+    for _ in 0..200 {
+        world.disk(1);
+        world.turn();
+    }
+    world.rest_a_little();
+    let read = &world.replies[&greedy][16..];
+    assert_eq!(read.len(), 4 * MIB);
+    for (i, byte) in read.iter().enumerate() {
+        let inside = (1000..1000 + length).contains(&i);
+        let expected = if inside { pattern(i - 1000) } else { 7 };
+        assert_eq!(*byte, expected, "at {i}");
+    }
+}
+
+/// Sessions with the lowest numbers got all the room there was.
+#[test]
+fn room_goes_round_whatever_the_number_of_a_session() {
+    let mut world = World::new();
+    let filler = world.attach(1);
+    world.fill(filler);
+    let conns: Vec<ConnId> = (2..18).map(|n| world.attach(n)).collect();
+    for conn in &conns {
+        let many = (0..20).flat_map(|i| request(READ, i * MIB, MIB, 0));
+        let many = many.collect();
+        world.give(*conn, many);
+    }
+    // A quarter of what they ask for.
+    let quarter = 16 * 20 * MIB / 4;
+    while conns.iter().map(|c| world.replied(*c)).sum::<usize>() < quarter {
+        world.disk(4);
+        world.turn();
+    }
+    let replied: Vec<usize> = conns.iter().map(|c| world.replied(*c)).collect();
+    let (least, most) = (replied.iter().min().unwrap(), replied.iter().max().unwrap());
+    assert!(*least > 0 && *most <= 3 * *least, "{replied:?}");
+}
+
+/// Who lets nothing through is ended when others want for memory, and not before; who rests between
+/// requests, never.
+#[test]
+fn only_who_holds_what_others_want_for_is_cut() {
+    let mut world = World::new();
+    let filler = world.attach(1);
+    world.fill(filler);
+    let idle = world.attach(2);
+    let deaf = world.attach(3);
+    world.deaf.insert(deaf);
+    world.give(deaf, request(READ, 0, 16 * MIB, 0));
+    let half = world.attach(4);
+    let mut part = request(WRITE, 0, 16 * MIB, 1);
+    part.truncate(5000);
+    world.give(half, part);
+    world.rest_a_little();
+    let pass = |world: &mut World, seconds: u64| {
+        for _ in 0..seconds * 2 {
+            world.now += 500_000_000;
+            world.events.push(Event::Timer);
+            world.rest_a_little();
+        }
+    };
+    let limit = limits::STALL_TIME_MAX.as_secs();
+    pass(&mut world, limit + 10);
+    assert!(world.closed.is_empty(), "there is room: {:?}", world.closed);
+    // Two more take what is left of the room, and take their replies slowly but surely.
+    let mut more: Vec<ConnId> = Vec::new();
+    for n in 5..8 {
+        let conn = world.attach(n);
+        world.deaf.insert(conn);
+        world.give(conn, request(READ, 0, 16 * MIB, 0));
+        more.push(conn);
+    }
+    world.rest_a_little();
+    pass(&mut world, 5);
+    let cut: Vec<ConnId> = world.closed.keys().copied().collect();
+    assert_eq!(cut, [deaf, half], "{:?}", world.closed);
+    assert!(world.closed[&deaf].contains("did not take a reply"));
+    assert!(world.closed[&half].contains("did not send the rest"));
+    // The others are served.
+    world.give(idle, request(READ, 0, 4 * MIB, 0));
+    world.rest_a_little();
+    assert_eq!(world.replied(idle), 16 + 4 * MIB);
+}
