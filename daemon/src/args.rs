@@ -24,9 +24,9 @@ pub struct Args {
     /// Memory per store for its map cache [default: chosen by the store]
     #[arg(long, value_name = "SIZE", value_parser = esker_api::size::parse)]
     pub cache_size: Option<u64>,
-    /// TCP address for NBD, or none [default: 127.0.0.1:10809]
+    /// TCP address for NBD, repeatable, or none [default: 127.0.0.1:10809]
     #[arg(long, value_name = "HOST:PORT|none")]
-    pub nbd: Option<ListenOn>,
+    pub nbd: Vec<ListenOn>,
     /// Address for Prometheus metrics, or none [default: 127.0.0.1:9809]
     #[arg(long, value_name = "HOST:PORT|none")]
     pub metrics: Option<ListenOn>,

@@ -5,7 +5,7 @@
 //! stores = ["/dev/nvme0n1"]          # --store; default: one file, DIR/store-0.esker
 //! store_size = "16GiB"               # --store-size, of store files that have to be created
 //! cache_size = "64MiB"               # --cache-size, memory per store for its map cache
-//! nbd = "127.0.0.1:10809"            # --nbd, or "none"
+//! nbd = "127.0.0.1:10809"            # --nbd, several as ["…", "…"], or "none"
 //! metrics = "127.0.0.1:9809"         # --metrics, or "none"
 //! log = "info"                       # as RUST_LOG, which goes before it
 //! log_format = "text"                # --log-format, or "json"
@@ -35,6 +35,8 @@ pub const STORE_SIZE_DEFAULT_BYTES: u64 = 16 << 30;
 pub const STORES_MAX: usize = 64;
 /// Longest path of a unix socket in bytes (`sun_path` is 108 with its closing zero).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// TCP addresses for NBD.
+const NBD_ADDRESSES_MAX: usize = 16;
 
 /// Why settings are not acceptable.
 #[derive(Debug, thiserror::Error)]
@@ -156,8 +158,8 @@ pub struct Config {
     pub store_size_bytes: Option<u64>,
     /// Memory per store for its map cache, when it was said.
     pub cache_bytes: Option<u64>,
-    /// TCP address for NBD.
-    pub nbd: ListenOn,
+    /// TCP addresses for NBD; none when not to listen.
+    pub nbd: Vec<ListenOn>,
     /// Address for metrics.
     pub metrics: ListenOn,
     /// What SIGHUP changes.
@@ -213,11 +215,10 @@ impl Config {
             stores_are_named,
             store_size_bytes: args.store_size.or(file.store_size_bytes),
             cache_bytes: args.cache_size.or(file.cache_bytes),
-            nbd: args
-                .nbd
-                .clone()
-                .or(file.nbd)
-                .unwrap_or_else(|| ListenOn::local(10809)),
+            nbd: addresses(match args.nbd.is_empty() {
+                true => file.nbd.unwrap_or_else(|| vec![ListenOn::local(10809)]),
+                false => args.nbd.clone(),
+            })?,
             metrics: args
                 .metrics
                 .clone()
@@ -321,9 +322,41 @@ impl fmt::Display for Config {
             "data {}, stores {}, nbd {}, metrics {}",
             self.data.display(),
             stores.join(" "),
-            self.nbd,
+            listed(&self.nbd),
             self.metrics
         )
+    }
+}
+
+/// Addresses to listen on, as they were named.
+fn addresses(named: Vec<ListenOn>) -> Result<Vec<ListenOn>, ConfigError> {
+    let refuse = |reason: String| Err(ConfigError::Value(one_line(&reason)));
+    if named == [ListenOn::None] {
+        return Ok(Vec::new());
+    }
+    if named.len() > NBD_ADDRESSES_MAX {
+        let count = named.len();
+        return refuse(format!(
+            "{count} addresses for NBD; at most {NBD_ADDRESSES_MAX}"
+        ));
+    }
+    for (index, address) in named.iter().enumerate() {
+        if *address == ListenOn::None {
+            return refuse("NBD: `none` stands alone".into());
+        }
+        if named[..index].contains(address) {
+            return refuse(format!("NBD address {address} is named twice"));
+        }
+    }
+    Ok(named)
+}
+
+/// Addresses in one line; `none` when there is none.
+fn listed(addresses: &[ListenOn]) -> String {
+    let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    match all.is_empty() {
+        true => ListenOn::None.to_string(),
+        false => all.join(" "),
     }
 }
 
@@ -335,7 +368,7 @@ struct RawSettings {
     stores: Option<Vec<PathBuf>>,
     store_size: Option<Spanned<String>>,
     cache_size: Option<Spanned<String>>,
-    nbd: Option<Spanned<String>>,
+    nbd: Option<Spanned<toml::Value>>,
     metrics: Option<Spanned<String>>,
     log: Option<Spanned<String>>,
     log_format: Option<Spanned<String>>,
@@ -350,7 +383,7 @@ struct FileSettings {
     stores: Vec<PathBuf>,
     store_size_bytes: Option<u64>,
     cache_bytes: Option<u64>,
-    nbd: Option<ListenOn>,
+    nbd: Option<Vec<ListenOn>>,
     metrics: Option<ListenOn>,
     log: Option<String>,
     log_format: Option<LogFormat>,
@@ -381,7 +414,7 @@ impl FileSettings {
                 .collect(),
             store_size_bytes: source.value("store_size", raw.store_size, size::parse)?,
             cache_bytes: source.value("cache_size", raw.cache_size, size::parse)?,
-            nbd: source.value("nbd", raw.nbd, ListenOn::from_str)?,
+            nbd: source.addresses("nbd", raw.nbd)?,
             metrics: source.value("metrics", raw.metrics, ListenOn::from_str)?,
             log: source.value("log", raw.log, log_filter)?,
             log_format: source.value("log_format", raw.log_format, LogFormat::from_str)?,
@@ -412,6 +445,30 @@ impl Source<'_> {
         let Some(value) = value else { return Ok(None) };
         let reason = |e: E| self.line_error(&value.span(), format!("{key}: {e}"));
         parse(value.get_ref()).map(Some).map_err(reason)
+    }
+
+    /// One address, or a list of them.
+    fn addresses(
+        &self,
+        key: &str,
+        value: Option<Spanned<toml::Value>>,
+    ) -> Result<Option<Vec<ListenOn>>, ConfigError> {
+        let Some(value) = value else { return Ok(None) };
+        let wrong = |reason: String| self.line_error(&value.span(), format!("{key}: {reason}"));
+        let one = |value: &toml::Value| {
+            let text = value.as_str();
+            let text =
+                text.ok_or_else(|| wrong("expected a string or a list of strings".into()))?;
+            ListenOn::from_str(text).map_err(wrong)
+        };
+        let all = match value.get_ref() {
+            toml::Value::Array(list) if list.is_empty() => {
+                return Err(wrong("an empty list".into()))
+            }
+            toml::Value::Array(list) => list.iter().map(one).collect::<Result<_, _>>()?,
+            single => vec![one(single)?],
+        };
+        Ok(Some(all))
     }
 
     fn toml_error(&self, error: &toml::de::Error) -> ConfigError {
@@ -464,7 +521,7 @@ mod tests {
     fn only_data_gives_the_defaults() {
         let config = load(&["--data", "/d"]).unwrap();
         assert_eq!(config.stores, [PathBuf::from("/d/store-0.esker")]);
-        assert_eq!(config.nbd.to_string(), "127.0.0.1:10809");
+        assert_eq!(listed(&config.nbd), "127.0.0.1:10809");
         assert_eq!(config.metrics.to_string(), "127.0.0.1:9809");
         assert_eq!(config.store_size_bytes, None);
     }
@@ -482,14 +539,42 @@ mod tests {
         );
         assert_eq!(config.store_size_bytes, Some(1 << 30));
         assert_eq!(config.cache_bytes, Some(32 << 20));
-        assert_eq!(config.nbd.to_string(), "[::1]:7");
+        assert_eq!(listed(&config.nbd), "[::1]:7");
         assert_eq!(config.metrics, ListenOn::None);
 
         let path = folder.path().join("esker.toml");
         let path = path.to_str().unwrap();
         let config = load(&["--config", path, "--nbd", "none", "--store", "c"]).unwrap();
-        assert_eq!(config.nbd, ListenOn::None);
+        assert_eq!(config.nbd, []);
         assert_eq!(config.stores, [PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn nbd_is_served_at_several_addresses() {
+        let text = "data = '/d'\nnbd = ['127.0.0.1:7', '[::1]:7']\n";
+        let (folder, config) = load_text(text);
+        assert_eq!(listed(&config.unwrap().nbd), "127.0.0.1:7 [::1]:7");
+        let path = folder.path().join("esker.toml");
+        let words = [
+            "--config",
+            path.to_str().unwrap(),
+            "--nbd",
+            "a:1",
+            "--nbd",
+            "b:2",
+        ];
+        assert_eq!(listed(&load(&words).unwrap().nbd), "a:1 b:2");
+        for (list, part) in [
+            ("[]", "empty"),
+            ("['a:1', 7]", "list of strings"),
+            ("['a:1', 'a:1']", "twice"),
+            ("['a:1', 'none']", "alone"),
+        ] {
+            let error = load_text(&format!("data = '/d'\nnbd = {list}\n"))
+                .1
+                .unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 
     /// A value with a line break in it made an error of two lines.

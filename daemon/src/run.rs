@@ -343,21 +343,22 @@ async fn listen_nbd(
             .await?,
     ];
     // Whoever hands sockets over decides on the addresses.
-    let mut tcp = handed
+    let mut tcp: Vec<String> = handed
         .iter()
-        .find(|listener| listener.port().is_some())
-        .map(|listener| listener.local_addr().to_string());
-    let own = match handed.is_empty() {
-        true => resolve(&config.nbd, "NBD")?,
-        false => None,
-    };
+        .filter(|listener| listener.port().is_some())
+        .map(|listener| listener.local_addr().to_string())
+        .collect();
+    let mut own = Vec::new();
+    for on in config.nbd.iter().filter(|_| handed.is_empty()) {
+        own.extend(resolve(on, "NBD")?);
+    }
     listeners.extend(handed);
-    if let Some(address) = own {
+    for address in own {
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "NBD without TLS: whoever reaches this address has the volumes");
         }
         let listener = predecessor.outlast(|| Listener::tcp(address)).await?;
-        tcp = Some(listener.local_addr().to_string());
+        tcp.push(listener.local_addr().to_string());
         listeners.push(listener);
     }
     Ok((

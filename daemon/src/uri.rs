@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct Endpoints {
     /// The unix socket; absolute.
     pub socket: PathBuf,
-    /// `HOST:PORT` as it was bound; none when the node does not listen on TCP.
-    pub tcp: Option<String>,
+    /// Each `HOST:PORT` as it was bound; none when the node does not listen on TCP.
+    pub tcp: Vec<String>,
 }
 
 impl Endpoints {
@@ -24,18 +24,18 @@ impl Endpoints {
         )
     }
 
-    /// The URI of an export over TCP.
+    /// The URI of an export over TCP, at the first address.
     #[must_use]
     pub fn tcp_uri(&self, export: &str) -> Option<String> {
-        let address = self.tcp.as_ref()?;
+        let address = self.tcp.first()?;
         Some(format!("nbd://{address}/{}", encode(export.as_bytes(), "")))
     }
 
-    /// Both URIs of the node itself, for the line that says it is ready.
+    /// All URIs of the node itself, for the line that says it is ready.
     #[must_use]
     pub fn all(&self) -> Vec<String> {
-        let tcp = self.tcp.as_ref().map(|address| format!("nbd://{address}"));
-        tcp.into_iter().chain([self.unix_uri("")]).collect()
+        let tcp = self.tcp.iter().map(|address| format!("nbd://{address}"));
+        tcp.chain([self.unix_uri("")]).collect()
     }
 
     fn socket_text(&self) -> String {
@@ -66,14 +66,14 @@ mod tests {
         let socket = PathBuf::from("/tmp/a b&c#/nbd.sock");
         let endpoints = Endpoints {
             socket,
-            tcp: Some("[::1]:10809".into()),
+            tcp: vec!["[::1]:10809".into()],
         };
         let unix = "nbd+unix:///vm-1%40daily?socket=/tmp/a%20b%26c%23/nbd.sock";
         assert_eq!(endpoints.unix_uri("vm-1@daily"), unix);
         assert_eq!(endpoints.tcp_uri("ü").unwrap(), "nbd://[::1]:10809/%C3%BC");
         assert_eq!(endpoints.all()[0], "nbd://[::1]:10809");
         let silent = Endpoints {
-            tcp: None,
+            tcp: Vec::new(),
             ..endpoints
         };
         assert_eq!(silent.tcp_uri("x"), None);

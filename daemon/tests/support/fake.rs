@@ -222,7 +222,7 @@ impl FakeNode {
         let socket = AdminSocket::bind(&path, &data.join("admin.sock.new")).unwrap();
         let endpoints = Endpoints {
             socket: "/data/nbd.sock".into(),
-            tcp: Some("127.0.0.1:10809".into()),
+            tcp: vec!["127.0.0.1:10809".into()],
         };
         let service = AdminService::new(self.stores(), IDENTITY, endpoints);
         socket.publish(&path).unwrap().serve(service).await.unwrap();

@@ -16,7 +16,7 @@ pub(crate) fn run(data: &[u8]) {
             assert!(config
                 .store_size_bytes
                 .is_none_or(|bytes| bytes > 0 && bytes % 4096 == 0));
-            for listen in [&config.nbd, &config.metrics] {
+            for listen in config.nbd.iter().chain([&config.metrics]) {
                 assert_eq!(ListenOn::from_str(&listen.to_string()).as_ref(), Ok(listen));
             }
         }

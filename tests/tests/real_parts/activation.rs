@@ -1,6 +1,7 @@
 //! Sockets that systemd opens and hands over.
 
-use crate::harness::{has, program, run, Folder};
+use crate::client::Client;
+use crate::harness::{has, program, run, Folder, Start};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -95,4 +96,28 @@ fn sockets_of_unknown_names_are_refused() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("LISTEN_FDNAMES has 1 names"), "{text}");
+}
+
+#[test]
+fn nbd_is_served_at_every_address_that_is_named() {
+    let folder = Folder::new();
+    let words = ["--store-size", "1GiB", "--nbd", "localhost:0"];
+    let daemon = Start::new(&folder.join("d")).with(&words).ready();
+    daemon.create("v", "64MiB");
+    let addresses: Vec<&str> = daemon
+        .ready_line
+        .split("nbd://")
+        .skip(1)
+        .filter_map(|rest| rest.split(',').next())
+        .collect();
+    assert_eq!(addresses.len(), 2, "{}", daemon.ready_line);
+    for address in addresses {
+        if let Some(port) = address.strip_prefix("127.0.0.1:") {
+            let mut client = Client::tcp(port.parse().unwrap(), "v").unwrap();
+            assert_eq!(client.read(0, 4096).unwrap().unwrap(), [0; 4096]);
+        } else {
+            assert!(address.starts_with("[::1]:"), "{address}");
+        }
+    }
+    daemon.stop();
 }

@@ -91,7 +91,7 @@ fn dist_is_what_the_programs_write() {
 
 /// systemd's own check of the units, with the programs where this test has them.
 #[test]
-fn systemd_takes_the_unit() {
+fn systemd_takes_the_units() {
     if !has(&["systemd-analyze"]) {
         return;
     }
@@ -101,9 +101,12 @@ fn systemd_takes_the_unit() {
     let eskerd = program("eskerd").display().to_string();
     assert!(text.contains("ExecStart=/usr/bin/eskerd "));
     fs::write(&unit, text.replace("/usr/bin/eskerd", &eskerd)).unwrap();
+    let socket = folder.join("eskerd.socket");
+    fs::copy(repository().join("dist/systemd/eskerd.socket"), &socket).unwrap();
+    let units = [unit.to_str().unwrap(), socket.to_str().unwrap()];
     let done = run(
         "systemd-analyze",
-        &["verify", "--man=no", unit.to_str().unwrap()],
+        &["verify", "--man=no", units[0], units[1]],
     );
     if done.code != Some(0) && done.err.contains("Failed to initialize manager") {
         return skip("systemd-analyze cannot look at units here");
