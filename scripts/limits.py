@@ -2,7 +2,8 @@
 """What a node does under crowds and at its sizes; it measures and judges nothing by time.
 
     limits.py crowd     p99 of a polite client, alone and beside idle connections, slow readers, half-open
-                        clients, floods of tiny and of maximal requests; memory and descriptors of the daemon
+                        clients, floods of tiny and of maximal requests; memory and descriptors of the daemon.
+                        Floods `elsewhere` go to another daemon: what the machine's cores and disk cost
     limits.py volumes   many volumes: creating them, a restart after kill -9, memory
     limits.py sparse    scattered writes over volumes of 1 TiB and 64 TiB: memory, a restart after kill -9
 
@@ -27,6 +28,7 @@ READ, WRITE = 0, 1
 
 class Daemon:
     def __init__(self, binaries, folder, store_size):
+        os.makedirs(folder, exist_ok=True)
         self.binaries, self.data, self.store_size = binaries, os.path.join(folder, "d"), store_size
         self.start()
 
@@ -62,6 +64,11 @@ class Daemon:
     def memory_mib(self, line="VmRSS"):
         with open(f"/proc/{self.process.pid}/status") as status:
             return next(int(l.split()[1]) for l in status if l.startswith(line)) >> 10
+
+    def forget_highest(self):
+        """From here on VmHWM is the highest since now."""
+        with open(f"/proc/{self.process.pid}/clear_refs", "w") as refs:
+            refs.write("5")
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -129,8 +136,8 @@ def polite(daemon, seconds):
 class Crowd:
     """Something that goes on while a polite client is measured."""
 
-    def __init__(self, daemon):
-        self.daemon, self.streams, self.children, self.on = daemon, [], [], True
+    def __init__(self, daemon, flooded=None):
+        self.daemon, self.flooded, self.streams, self.children, self.on = daemon, flooded or daemon, [], [], True
         self.thread = None
 
     def end(self):
@@ -177,21 +184,29 @@ class Crowd:
         self.streams = [self.daemon.connect("v", tcp=i % 2 == 0) for i in range(50)]
         for stream in self.streams:
             stream.sendall(b"".join(request(READ, 0, 8 << 20, cookie) for cookie in range(64)))
+            stream.setblocking(False)
+        time.sleep(1)
 
         def go():
             while self.on:
                 for stream in self.streams:
-                    if self.on:
+                    try:
                         stream.recv(4096)
+                    except BlockingIOError:
+                        pass  # the node has no room to read more for it
                 time.sleep(1)
         self.thread = threading.Thread(target=go, daemon=True)
         self.thread.start()
 
     def flood(self, *words):
-        command = ["fio", "--name=flood", "--ioengine=nbd", f"--uri={self.daemon.uri('flood')}", "--time_based",
+        command = ["fio", "--name=flood", "--ioengine=nbd", f"--uri={self.flooded.uri('flood')}", "--time_based",
                    "--runtime=600", "--size=256m", *words]
         self.children.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
         time.sleep(1)
+
+    def busy_cores(self):
+        """No client at all: as many processes that only compute as a flood has. What the scheduler costs."""
+        self.children = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
 
     def tiny_reads(self):
         self.flood("--rw=randread", "--bs=512", "--iodepth=256", "--numjobs=4")
@@ -208,28 +223,31 @@ class Crowd:
 
 def crowd(words):
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    daemon = Daemon(words.bin, words.dir, "6GiB")
-    for name, size in (("v", "1GiB"), ("flood", "256MiB")):
-        daemon.esker("volume", "create", name, "--size", size)
-    for name in ("v", "flood"):
-        fio(daemon.uri(name), "--rw=write", "--bs=1m", "--iodepth=8", "--size=256m", seconds=1)
+    daemon, elsewhere = (Daemon(words.bin, os.path.join(words.dir, folder), "6GiB") for folder in ("a", "b"))
+    for node, name, size in ((daemon, "v", "1GiB"), (daemon, "flood", "256MiB"), (elsewhere, "flood", "256MiB")):
+        node.esker("volume", "create", name, "--size", size)
+        fio(node.uri(name), "--rw=write", "--bs=1m", "--iodepth=8", "--size=256m", seconds=1)
     polite(daemon, 1)
-    print(f"{'beside':16} {'read p50':>9} {'p99':>9} {'write p50':>9} {'p99':>9}  p99 against alone  RSS MiB  descriptors")
+    print(f"{'beside':24} {'read p50':>9} {'p99':>9} {'write p50':>9} {'p99':>9}  p99 against alone  RSS MiB  highest  "
+          "descriptors")
     alone = None
-    for name in ("alone", "idle", "trickle", "half_open", "slow_readers", "tiny_reads", "tiny_writes",
-                 "maximal_reads", "maximal_writes", "alone"):
-        others = Crowd(daemon)
-        getattr(others, name)()
+    rows = ("alone", "idle", "trickle", "half_open", "slow_readers", "busy_cores", "tiny_reads", "tiny_writes",
+            "maximal_reads", "maximal_writes", "elsewhere_tiny_reads", "elsewhere_tiny_writes",
+            "elsewhere_maximal_reads", "elsewhere_maximal_writes", "alone")
+    for name in words.rows or rows:
+        others = Crowd(daemon, elsewhere if name.startswith("elsewhere_") else None)
+        daemon.forget_highest()
+        getattr(others, name.removeprefix("elsewhere_"))()
         points = polite(daemon, words.seconds)
-        memory, descriptors = daemon.memory_mib(), daemon.descriptors()
+        memory, highest, descriptors = daemon.memory_mib(), daemon.memory_mib("VmHWM"), daemon.descriptors()
         others.end()
         time.sleep(1)
         alone = alone or points
-        print(f"{name:16} " + " ".join(f"{p:9.0f}" for p in points) +
-              f"  {points[1] / alone[1]:7.2f} {points[3] / alone[3]:7.2f}   {memory:7} {descriptors:7}", flush=True)
-    print(f"at the end: RSS {daemon.memory_mib()} MiB, highest {daemon.memory_mib('VmHWM')} MiB, "
-          f"{daemon.descriptors()} descriptors")
+        print(f"{name:24} " + " ".join(f"{p:9.0f}" for p in points) +
+              f"  {points[1] / alone[1]:7.2f} {points[3] / alone[3]:7.2f}   {memory:7} {highest:8} {descriptors:7}", flush=True)
+    print(f"at the end: RSS {daemon.memory_mib()} MiB, {daemon.descriptors()} descriptors")
     daemon.stop()
+    elsewhere.stop()
 
 
 def first_io(daemon, name):
@@ -322,6 +340,7 @@ def main():
     parser.add_argument("--dir", required=True, help="scratch folder; must not exist, is removed afterwards")
     parser.add_argument("--bin", default="target/release", help="folder with eskerd and esker")
     parser.add_argument("--seconds", type=int, default=5, help="crowd: how long each measurement takes")
+    parser.add_argument("--rows", nargs="*", help="crowd: only these, in this order; the first is what others are compared to")
     parser.add_argument("--count", type=int, default=1000, help="volumes: how many")
     parser.add_argument("--writes", type=int, default=200_000, help="sparse: how many")
     parser.add_argument("--store-size", default="6GiB", help="sparse: the store")
