@@ -45,6 +45,10 @@ pub struct EngineConfig {
     pub reserve_percent: u64,
     /// Moves what is live out of segments that are mostly dead when room is short.
     pub collect: bool,
+    /// Most bytes of records in a page of a table: all that fit, but for tests that want many pages.
+    pub table_content_max: usize,
+    /// Pages of the table of pieces that each checkpoint writes at least, if so many are behind.
+    pub table_rewrite_min: usize,
     /// Breaks the engine on purpose; for tests that show that they notice.
     pub sabotage: Sabotage,
 }
@@ -70,6 +74,8 @@ impl Default for EngineConfig {
             retained_entries_max: 4096,
             reserve_percent: 15,
             collect: true,
+            table_content_max: crate::format::table::CONTENT_MAX,
+            table_rewrite_min: 64,
             sabotage: Sabotage::None,
         }
     }
@@ -100,4 +106,6 @@ pub enum Sabotage {
     DeadEntryLost,
     /// What was written after a cut is merged into the snapshot.
     MergeIntoOlder,
+    /// A page of the table of pieces that changed is not written.
+    ForgetTablePage,
 }

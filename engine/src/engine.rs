@@ -17,7 +17,7 @@ use crate::readpath::{NodeWaiter, PayloadRead, ReadState};
 use crate::recovery::{Probe, Recovery};
 use crate::snapshot::deadlist::Deadlists;
 use crate::snapshot::forest::Forest;
-use crate::space::Segments;
+use crate::space::{Segments, TableShape};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{DiskError, DiskOp, GroupId, IoId, Moment, Seq, WallClock};
@@ -138,10 +138,14 @@ impl Engine {
     #[must_use]
     pub fn open(config: EngineConfig, effects: &mut Vec<Effect>) -> Self {
         let cache = NodeCache::new(config.cache_bytes);
+        let shape = TableShape {
+            content_max: config.table_content_max,
+            rewrite_min: config.table_rewrite_min,
+        };
         let mut engine = Self {
             config,
             sb: Superblock::default(),
-            segs: Segments::blank(0, 0),
+            segs: Segments::blank(0, 0, shape),
             log: LogWriter::default(),
             groups: BTreeMap::new(),
             load: Load::default(),

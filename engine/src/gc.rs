@@ -19,6 +19,7 @@ use crate::format::node::NodePage;
 use crate::format::operation::Operation;
 use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
 use crate::format::survivors::{Survivor, SurvivorsHeader, ENTRIES_MAX};
+use crate::format::table;
 use crate::format::vaddr::VAddr;
 use crate::format::PAGE;
 use crate::group::liveness;
@@ -425,7 +426,10 @@ impl Engine {
             let bytes = page(r.slot);
             let found = crc32(bytes);
             let expected = match v.kind {
-                SegmentKind::Map => NodePage::is_whole(bytes).then_some(found),
+                SegmentKind::Map => {
+                    let whole = NodePage::is_whole(bytes) || table::is_whole(bytes);
+                    whole.then_some(found)
+                }
                 _ => Some(v.crcs.get(&r.slot).copied().unwrap_or(found)),
             };
             if expected != Some(found) {

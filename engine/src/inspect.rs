@@ -8,8 +8,11 @@ use crate::format::operation::Operation;
 use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
 use crate::format::superblock::{Superblock, COPIES};
 use crate::format::survivors::SurvivorsHeader;
+use crate::format::table::{self, DecodedPage, TableRoot, CONTENT_MAX};
 use crate::format::{PAGE, SEGMENTS_OFFSET};
 use crate::log::reader::{scan, slots_bytes, Place};
+use crate::space::load::{load_all, SpaceLoader};
+use crate::space::TableShape;
 use crate::superblock_io::{choose, Choice};
 use crate::verify::ReadAt;
 use esker_base::num::{to_u32_saturating, to_usize};
@@ -58,6 +61,11 @@ pub fn inspect(device: &mut dyn ReadAt, what: What) -> Result<String, OpenError>
         Choice::Store(sb, _) => *sb,
         Choice::Blank => return Err(OpenError::Blank),
     };
+    let needed = SEGMENTS_OFFSET + sb.segment_count * sb.segment_bytes;
+    let actual = device.size_bytes();
+    if actual < needed && what == What::Checkpoint {
+        return Err(OpenError::Truncated { needed, actual });
+    }
     let mut slots_at = |segment: u32, slot: u32, slots: u32| {
         if u64::from(segment) >= sb.segment_count || slot >= sb.slots() {
             return Err(OpenError::Nothing(format!(
@@ -78,6 +86,9 @@ pub fn inspect(device: &mut dyn ReadAt, what: What) -> Result<String, OpenError>
             }
             body.truncate(to_usize(sb.checkpoint_bytes));
             let checkpoint = Checkpoint::decode(&body).map_err(OpenError::Checkpoint)?;
+            let mut page = |segment, slot| slots_at(segment, slot, 1).ok();
+            let tables = load_tables(&sb, &checkpoint, &mut page)?;
+            dump_tables(&mut out, &checkpoint.tables, &tables);
             dump_checkpoint(&mut out, &checkpoint);
         }
         What::Segment(segment) => {
@@ -101,33 +112,60 @@ pub fn inspect(device: &mut dyn ReadAt, what: What) -> Result<String, OpenError>
     Ok(out)
 }
 
-fn dump_checkpoint(out: &mut String, c: &Checkpoint) {
-    _ = writeln!(out, "{:#?}", c.counters);
-    for (n, s) in c.segments.iter().enumerate() {
+/// The tables that a checkpoint names.
+fn load_tables(
+    sb: &Superblock,
+    checkpoint: &Checkpoint,
+    page: &mut dyn FnMut(u32, u32) -> Option<Vec<u8>>,
+) -> Result<SpaceLoader, OpenError> {
+    let shape = TableShape {
+        content_max: CONTENT_MAX,
+        rewrite_min: 0,
+    };
+    let (roots, slots) = (&checkpoint.tables, sb.slots());
+    let loaded = SpaceLoader::new(roots, sb.store, sb.segment_count, slots, shape);
+    let mut loader = loaded.map_err(OpenError::Checkpoint)?;
+    load_all(&mut loader, page).map_err(OpenError::Checkpoint)?;
+    Ok(loader)
+}
+
+fn dump_tables(out: &mut String, roots: &[TableRoot], tables: &SpaceLoader) {
+    for root in roots {
+        _ = writeln!(
+            out,
+            "table {:?}: {} pages at level {}",
+            root.table,
+            root.pages.len(),
+            root.level
+        );
+    }
+    let (segments, pieces) = tables.entries();
+    for (n, s) in segments.iter().enumerate() {
         let here = |p: &&PieceEntry| p.segment as usize == n;
-        let live = |p: &PieceEntry| p.live.iter().map(|word| word.count_ones()).sum::<u32>();
-        let live: u32 = c.pieces.iter().filter(here).map(live).sum();
+        let live: u32 = pieces.values().filter(here).map(|p| p.live.count()).sum();
         _ = writeln!(
             out,
             "segment {n}: {:?} generation {} written {} live {live}",
             s.kind, s.generation, s.written
         );
     }
-    let packed = |p: &&PieceEntry| {
-        let segment = c.segments.get(p.segment as usize);
-        segment.is_some_and(|s| s.kind == SegmentKind::Survivors)
-    };
-    for p in c.pieces.iter().filter(packed) {
-        let live: u32 = p.live.iter().map(|word| word.count_ones()).sum();
-        _ = writeln!(
-            out,
-            "piece {}: {} slots at {}:{} live {live}",
-            p.first,
-            p.kept.count(),
-            p.segment,
-            p.base
-        );
+    for (first, p) in pieces {
+        let segment = segments.get(p.segment as usize);
+        if segment.is_some_and(|s| s.kind == SegmentKind::Survivors) {
+            _ = writeln!(
+                out,
+                "piece {first}: {} slots at {}:{} live {}",
+                p.kept.count(),
+                p.segment,
+                p.base,
+                p.live.count()
+            );
+        }
     }
+}
+
+fn dump_checkpoint(out: &mut String, c: &Checkpoint) {
+    _ = writeln!(out, "{:#?}", c.counters);
     for g in &c.groups {
         _ = writeln!(out, "group {}: {:#?}", g.meta.group, g.meta);
         _ = writeln!(
@@ -202,6 +240,17 @@ fn dump_segment(out: &mut String, sb: &Superblock, segment: u32, bytes: &[u8]) {
         if let Ok(entries) = dead::decode(page) {
             let count = entries.len();
             _ = writeln!(out, "slot {slot}: {count} entries of deadlists");
+        }
+        if let Ok(DecodedPage { head, records }) = table::decode(page) {
+            _ = writeln!(
+                out,
+                "slot {slot}: page of table {:?} level {} checkpoint {} first key {:#x}, {} records",
+                head.table,
+                head.level,
+                head.sequence,
+                head.first_key,
+                records.len()
+            );
         }
         if let Ok(head) = NodePage::check(page) {
             _ = writeln!(

@@ -24,6 +24,7 @@ mod merging;
 pub mod meters;
 mod readpath;
 mod recovery;
+mod recovery_tables;
 mod replay;
 mod snapshot;
 mod space;

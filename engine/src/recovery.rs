@@ -16,8 +16,10 @@ use crate::format::{PAGE, PAGE_U64, SEGMENTS_MIN, SEGMENTS_OFFSET};
 use crate::group::Group;
 use crate::log::reader::{slots_bytes, Found, Place};
 use crate::log::windows::{Ask, Windows};
+use crate::recovery_tables::Tables;
 use crate::snapshot::deadlist::Deadlists;
 use crate::snapshot::forest::Forest;
+use crate::space::load::SpaceLoader;
 use crate::space::Segments;
 use crate::superblock_io::{choose, Choice};
 use bytes::Bytes;
@@ -60,6 +62,10 @@ pub enum Probe {
     SuperblockMixed,
     /// The first copy of the checkpoint was damaged.
     SecondCheckpointCopy,
+    /// The first copy of a page of a table was damaged.
+    SecondTableCopy,
+    /// Slots had died since the page of their piece was written.
+    DeathsRead,
     /// Entries were replayed that no checkpoint had applied.
     UnappliedReplayed,
     /// An entry replaced others in replay.
@@ -110,6 +116,8 @@ pub(crate) enum Stage {
     /// Making sure that nothing is on the device before it is formatted.
     Blank,
     Checkpoint,
+    /// Pages of the tables that the checkpoint names.
+    Tables,
     Log,
     Writing,
 }
@@ -138,6 +146,7 @@ pub(crate) struct Recovery {
     pub(crate) lost: BTreeSet<GroupId>,
     /// The last read that failed, for the message.
     pub(crate) read_error: Option<(u64, DiskError)>,
+    pub(crate) tables: Option<Tables>,
     pub(crate) report: OpenReport,
 }
 
@@ -157,6 +166,7 @@ impl Engine {
             unreadable: BTreeSet::new(),
             lost: BTreeSet::new(),
             read_error: None,
+            tables: None,
             report: OpenReport::default(),
         });
         let needed = SEGMENTS_OFFSET + SEGMENTS_MIN * self.config.segment_bytes;
@@ -176,7 +186,11 @@ impl Engine {
         effects.push(Effect::OpenFailed(error));
     }
 
-    fn recovery_read_parts(&mut self, parts: Vec<(u64, usize)>, effects: &mut Vec<Effect>) {
+    pub(crate) fn recovery_read_parts(
+        &mut self,
+        parts: Vec<(u64, usize)>,
+        effects: &mut Vec<Effect>,
+    ) {
         if let Some(r) = &mut self.recovery {
             r.reads = parts.clone();
             r.parts = vec![None; parts.len()];
@@ -219,7 +233,7 @@ impl Engine {
                 let (offset, _) = r.reads[part];
                 r.read_error = Some((offset, error.clone()));
                 match r.stage {
-                    Stage::Superblock | Stage::Checkpoint | Stage::Log => {}
+                    Stage::Superblock | Stage::Checkpoint | Stage::Tables | Stage::Log => {}
                     Stage::Sync | Stage::Blank | Stage::Writing => {
                         return self.open_failed(OpenError::Read { offset, error }, effects);
                     }
@@ -242,6 +256,7 @@ impl Engine {
             Stage::Blank => Err(OpenError::Foreign),
             Stage::Superblock => self.superblock_read(&parts, effects),
             Stage::Checkpoint => self.checkpoint_read(&parts, effects),
+            Stage::Tables => self.tables_read(&parts, effects),
             Stage::Log | Stage::Writing => Ok(()),
         };
         if let Err(error) = done {
@@ -363,7 +378,8 @@ impl Engine {
             next_generation: 1,
             ..Superblock::default()
         };
-        self.segs = Segments::blank(u32::try_from(count).unwrap_or(u32::MAX), self.sb.slots());
+        let (count, shape) = (u32::try_from(count).unwrap_or(u32::MAX), self.table_shape());
+        self.segs = Segments::blank(count, self.sb.slots(), shape);
         self.probes.insert(Probe::Formatted);
         if let Some(r) = &mut self.recovery {
             r.report.formatted = true;
@@ -415,18 +431,22 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) -> Result<(), OpenError> {
         let checkpoint = self.whole_checkpoint(parts)?;
+        self.tables_begin(checkpoint, effects)
+    }
+
+    /// The tables are read: everything but the log is known.
+    pub(crate) fn tables_done(
+        &mut self,
+        loader: SpaceLoader,
+        checkpoint: Checkpoint,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), OpenError> {
         let mut keep: BTreeSet<u32> = self.sb.chunks.iter().map(|c| c.segment).collect();
         keep.extend([self.sb.log.segment, self.sb.log.next_segment]);
         // Between two updates of the superblock every segment is opened at most once.
         let next_generation = self.sb.next_generation + self.sb.segment_count + 1;
-        if checkpoint.segments.len() as u64 != self.sb.segment_count {
-            return Err(checkpoint_error(
-                "number of segments differs from the superblock's",
-            ));
-        }
-        let slots = self.sb.slots();
-        let (segments, pieces) = (&checkpoint.segments, checkpoint.pieces);
-        self.segs = Segments::from_entries(segments, pieces, slots, next_generation, &keep)
+        self.segs = loader
+            .finish(next_generation, &keep)
             .ok_or_else(|| checkpoint_error("segment table contradicts itself"))?;
         if let Some(last) = self.sb.chunks.last().copied() {
             let slot = last.slot + last.pages;
@@ -657,7 +677,7 @@ fn joined(parts: &[Option<Bytes>]) -> Vec<u8> {
     all
 }
 
-fn checkpoint_error(problem: &'static str) -> OpenError {
+pub(crate) fn checkpoint_error(problem: &'static str) -> OpenError {
     OpenError::Checkpoint(FormatError {
         structure: "checkpoint",
         problem,

@@ -10,6 +10,7 @@ use crate::error::{OpenError, ReadError};
 use crate::event::{Effect, Event, Opened, ReadPiece, ReadRequest};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
 use crate::format::operation::{plain_crc, Operation};
+use crate::format::table::{PagePointer, Place};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::map::tree::{span, summarise};
@@ -324,6 +325,7 @@ impl Walk<'_> {
             self.unapplied(id, &name);
         }
         self.versions(total, progress);
+        self.tables();
         self.compare();
     }
 
@@ -340,6 +342,38 @@ impl Walk<'_> {
         let pages: Vec<VAddr> = self.offline.engine.dead.pages().collect();
         for page in pages {
             self.name_slot(page, || "a deadlist".into());
+        }
+    }
+
+    /// Both copies of every page of the tables, and the slots of those that lie in slots.
+    fn tables(&mut self) {
+        let tables = self.offline.engine.segs.tables();
+        let physical: Vec<PagePointer> = tables.physical_pages().copied().collect();
+        let at_slots: Vec<PagePointer> = tables.virtual_pages().copied().collect();
+        for pointer in at_slots {
+            for place in pointer.places.into_iter().filter(|p| *p != Place::NONE) {
+                self.name_slot(place.vaddr(), || "the table of deaths".to_owned());
+                let at = self.offline.engine.segs.locate(place.vaddr());
+                self.table_page(at, pointer.crc);
+            }
+        }
+        for pointer in physical {
+            for place in pointer.places.into_iter().filter(|p| *p != Place::NONE) {
+                self.table_page(place.segment_slot(), pointer.crc);
+            }
+        }
+    }
+
+    fn table_page(&mut self, at: Option<(u32, u32)>, crc: u32) {
+        let Some((segment, slot)) = at else {
+            return;
+        };
+        let offset = self.offline.engine.sb.offset_of(segment, slot);
+        let bytes = self.offline.read(offset, PAGE);
+        if !bytes.is_ok_and(|bytes| crc32(&bytes) == crc) {
+            self.problem(format!(
+                "a copy of a page of the store's tables is damaged (slot {slot} of segment {segment})"
+            ));
         }
     }
 

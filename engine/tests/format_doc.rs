@@ -17,6 +17,9 @@ use esker_engine::format::operation::{BlockInfo, BlockKind, Operation, RequestId
 use esker_engine::format::record::{EntryKind, Item, ItemBody, RecordHeader};
 use esker_engine::format::superblock::{Chunk, LogStart, Superblock};
 use esker_engine::format::survivors::{Survivor, SurvivorsHeader};
+use esker_engine::format::table::{
+    PageBuilder, PageHead, PagePointer, Place, TableId, CONTENT_MAX,
+};
 use esker_engine::format::VAddr;
 use std::collections::BTreeMap;
 
@@ -112,7 +115,7 @@ fn superblock() {
         .collect();
     let fields = [
         ("magic", b"ESKERSTO".to_vec()),
-        ("version", le(3u32.to_le_bytes())),
+        ("version", le(4u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
         ("copy", le(3u32.to_le_bytes())),
         ("chunk_count", le(1u32.to_le_bytes())),
@@ -461,11 +464,55 @@ fn dead_pages() {
 }
 
 #[test]
+fn pages_of_tables() {
+    let head = PageHead {
+        table: TableId::Deaths,
+        level: 4,
+        store: StoreId(0x91),
+        sequence: 0x92,
+        first_key: 0x93,
+    };
+    let mut page = PageBuilder::new(&head, CONTENT_MAX);
+    assert!(page.push(0x94, b"record"));
+    let bytes = page.finish();
+    let fields = [
+        ("magic", b"ESTB".to_vec()),
+        ("version", le(1u16.to_le_bytes())),
+        ("table", le(3u16.to_le_bytes())),
+        ("store", le(0x91u128.to_le_bytes())),
+        ("sequence", le(0x92u64.to_le_bytes())),
+        ("first_key", le(0x93u128.to_le_bytes())),
+        ("level", vec![4]),
+        ("count", le(1u16.to_le_bytes())),
+        ("length", le(8u32.to_le_bytes())),
+        ("crc", bytes[56..60].to_vec()),
+    ];
+    check("page of a table", &bytes, &fields);
+    let names: Vec<&str> = fields.iter().map(|f| f.0).collect();
+    all_named("page of a table", &names);
+    assert_eq!(&bytes[64..72], b"\x01\x06record");
+    let pointer = PagePointer {
+        places: [Place::physical(2, 7), Place(0x95)],
+        crc: 0x96,
+    };
+    let mut w = Writer::new();
+    pointer.encode(&mut w);
+    let fields = [
+        ("places.0", le((3u64 << 14 | 7).to_le_bytes())),
+        ("places.1", le(0x95u64.to_le_bytes())),
+        ("crc", le(0x96u32.to_le_bytes())),
+    ];
+    check("page pointer", &w.bytes, &fields);
+    let names: Vec<&str> = fields.iter().map(|f| f.0).collect();
+    all_named("page pointer", &names);
+}
+
+#[test]
 fn checkpoint_head() {
     let bytes = Checkpoint::default().encode();
     let fields = [
         ("magic", b"ESKERCKP".to_vec()),
-        ("version", le(3u32.to_le_bytes())),
+        ("version", le(4u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
     ];
     check("checkpoint", &bytes, &fields);

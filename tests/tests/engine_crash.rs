@@ -69,7 +69,7 @@ fn every_branch_of_recovery_is_taken() {
     assert!(missing.is_empty(), "never reached: {missing:?}");
 }
 
-const PROBES: [Probe; 19] = [
+const PROBES: [Probe; 20] = [
     Probe::Formatted,
     Probe::CleanEnd,
     Probe::TornHeader,
@@ -89,6 +89,7 @@ const PROBES: [Probe; 19] = [
     Probe::LogStalled,
     Probe::SegmentCollected,
     Probe::SurvivorsCollected,
+    Probe::DeathsRead,
 ];
 
 #[test]

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use esker_base::BLOCK_SIZE;
+use esker_engine::format::checkpoint::Checkpoint;
 use esker_engine::format::superblock::{Superblock, COPIES};
+use esker_engine::format::table::TableId;
 use esker_engine::{Engine, OpenError, Sabotage};
 use esker_tests::check::world::World;
 use esker_tests::sim::{Image, SimRng};
@@ -172,4 +174,46 @@ fn one_damaged_copy_of_the_checkpoint_does_not_matter_and_two_are_refused() {
         matches!(refused, Some(OpenError::Checkpoint(_))),
         "{refused:?}"
     );
+}
+
+/// Every page that a table's root names, of each table: its first copy may be damaged, and both not.
+#[test]
+fn one_damaged_copy_of_a_page_of_a_table_does_not_matter_and_two_are_refused() {
+    let world = store(7);
+    let image = world.disk.visible().clone();
+    let sb = world.engine.superblock();
+    let mut body = Vec::new();
+    for chunk in sb.checkpoint_copies()[0] {
+        let first = sb.offset_of(chunk.segment, chunk.slot) / 4096;
+        for number in first..first + u64::from(chunk.pages) {
+            body.extend_from_slice(&image.page_bytes(number));
+        }
+    }
+    body.truncate(usize::try_from(sb.checkpoint_bytes).unwrap());
+    let checkpoint = Checkpoint::decode(&body).unwrap();
+    let mut pages = 0;
+    for root in checkpoint.tables {
+        for (_, pointer) in root
+            .pages
+            .into_iter()
+            .filter(|_| root.table != TableId::Deaths)
+        {
+            pages += 1;
+            let number = |copy: usize| {
+                let (segment, slot) = pointer.places[copy].segment_slot().unwrap();
+                sb.offset_of(segment, slot) / 4096
+            };
+            for first in [0, 1] {
+                let mut image = image.clone();
+                image.flip_bit(number(first), 777);
+                let refused = refusal(&world, image.clone());
+                assert!(refused.is_none(), "{refused:?}");
+                image.flip_bit(number(1 - first), 888);
+                let refused = refusal(&world, image);
+                let is_damage = matches!(refused, Some(OpenError::Checkpoint(_)));
+                assert!(is_damage, "{refused:?}");
+            }
+        }
+    }
+    assert!(pages >= 2, "both tables have pages");
 }

@@ -62,3 +62,8 @@ fn losing_an_entry_of_a_deadlist_is_noticed() {
 fn merging_into_an_older_snapshot_is_noticed() {
     noticed(Sabotage::MergeIntoOlder);
 }
+
+#[test]
+fn a_page_of_a_table_that_is_not_written_is_noticed() {
+    noticed(Sabotage::ForgetTablePage);
+}

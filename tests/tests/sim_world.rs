@@ -109,6 +109,11 @@ fn moving_slots_before_they_are_written_is_noticed() {
     is_noticed(Sabotage::MoveUnwritten);
 }
 
+#[test]
+fn a_page_of_a_table_that_is_not_written_is_noticed() {
+    is_noticed(Sabotage::ForgetTablePage);
+}
+
 /// A seed that was found when worlds were as [`Options::plain`] has them.
 fn holds(seed: u64) {
     let outcome = run_caught(Options::plain(seed));

@@ -113,7 +113,8 @@ fn runs(quick: bool) {
 }
 
 fn tables() {
-    println!("\n| store | segments' table in a checkpoint, both copies | per client byte at 256 MiB of log | at 1 GiB |");
+    // What the engine writes of it is in the first table, and in the engine's own test of its tables.
+    println!("\n| store | table of live slots, were it written whole, both copies | per client byte at 256 MiB of log | at 1 GiB |");
     println!("|---|---|---|---|");
     for gib in [16, 128, 1024, 8192] {
         let bytes = table_bytes(gib * GIB, 64 << 20);

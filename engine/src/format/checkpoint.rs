@@ -4,9 +4,10 @@ use super::codec::{FormatError, Reader, Writer};
 use super::node::ChildPointer;
 use super::record::{decode_entry_kind, decode_hard_state, encode_hard_state};
 use super::record::{EntryKind, HardState};
+pub use super::space::{Kept, PieceEntry, SegmentEntry, SegmentKind};
+use super::table::TableRoot;
 use super::vaddr::VAddr;
 use super::versions::{decode_table, encode_table, VersionTable};
-pub use crate::space::piece::Kept;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::{limits, Epoch, GroupId, RaftIndex, ReplicaId, Seq, Stamp, Term, VolumeId};
@@ -15,58 +16,21 @@ use std::collections::BTreeMap;
 /// First eight bytes.
 pub const MAGIC: [u8; 8] = *b"ESKERCKP";
 /// Version of the structure.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Version of a group, and of its meta.
 pub const GROUP_VERSION: u16 = 1;
 /// Bytes before the sections.
 pub const HEAD_BYTES: usize = 32;
 
 const SECTION_COUNTERS: u32 = 1;
-const SECTION_SEGMENTS: u32 = 2;
+// 2 and 5 were segments and pieces up to version 3.
 const SECTION_GROUPS: u32 = 3;
 const SECTION_DISCARDS: u32 = 4;
-const SECTION_PIECES: u32 = 5;
 const SECTION_VERSIONS: u32 = 6;
-
-/// What a segment is used for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SegmentKind {
-    /// Nothing: can be opened.
-    #[default]
-    Free = 0,
-    /// Records of the log.
-    Log = 1,
-    /// Map nodes and checkpoints.
-    Map = 2,
-    /// Survivors of garbage collection.
-    Survivors = 3,
-}
-
-/// One segment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SegmentEntry {
-    /// Use.
-    pub kind: SegmentKind,
-    /// Generation; of its last use when free.
-    pub generation: u64,
-    /// Slots written so far.
-    pub written: u32,
-}
-
-/// A run of virtual slots at one place, with live ones among them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PieceEntry {
-    /// Address of the first slot.
-    pub first: VAddr,
-    /// Which slots are there, counted from the first.
-    pub kept: Kept,
-    /// Physical segment.
-    pub segment: u32,
-    /// Slot of the first one there.
-    pub base: u32,
-    /// Which of the kept ones are live: one bit each, 64 per word.
-    pub live: Vec<u64>,
-}
+const SECTION_TABLES: u32 = 8;
+/// Kept for sorted runs of map entries; a checkpoint that has it sets
+/// [`INCOMPAT_RUNS`](super::superblock::INCOMPAT_RUNS).
+pub const SECTION_RUNS: u32 = 7;
 
 /// Who takes part in a group's consensus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -207,10 +171,8 @@ pub struct Counters {
 pub struct Checkpoint {
     /// Counts.
     pub counters: Counters,
-    /// Every segment, by number.
-    pub segments: Vec<SegmentEntry>,
-    /// Every piece with live slots, by address.
-    pub pieces: Vec<PieceEntry>,
+    /// Tables of segments, pieces and deaths.
+    pub tables: Vec<TableRoot>,
     /// Every group, by id.
     pub groups: Vec<GroupEntry>,
     /// Subtrees to discard.
@@ -233,16 +195,10 @@ impl Checkpoint {
             w.u64(self.counters.client_bytes_written);
             w.u64(self.counters.checkpoints);
         });
-        section(&mut w, SECTION_SEGMENTS, |w| {
-            w.u32(u32::try_from(self.segments.len()).unwrap_or(u32::MAX));
-            for s in &self.segments {
-                encode_segment(w, s);
-            }
-        });
-        section(&mut w, SECTION_PIECES, |w| {
-            w.u32(u32::try_from(self.pieces.len()).unwrap_or(u32::MAX));
-            for p in &self.pieces {
-                encode_piece(w, p);
+        section(&mut w, SECTION_TABLES, |w| {
+            w.u32(u32::try_from(self.tables.len()).unwrap_or(u32::MAX));
+            for root in &self.tables {
+                root.encode(w);
             }
         });
         section(&mut w, SECTION_GROUPS, |w| {
@@ -292,14 +248,9 @@ impl Checkpoint {
             checkpoints: s.u64()?,
         };
         s.finish()?;
-        let mut s = open_section(&mut r, SECTION_SEGMENTS)?;
-        let segments = (0..s.count32(16)?)
-            .map(|_| decode_segment(&mut s))
-            .collect::<Result<_, _>>()?;
-        s.finish()?;
-        let mut s = open_section(&mut r, SECTION_PIECES)?;
-        let pieces = (0..s.count32(24)?)
-            .map(|_| decode_piece(&mut s))
+        let mut s = open_section(&mut r, SECTION_TABLES)?;
+        let tables = (0..s.count32(8)?)
+            .map(|_| TableRoot::decode(&mut s))
             .collect::<Result<_, _>>()?;
         s.finish()?;
         let mut s = open_section(&mut r, SECTION_GROUPS)?;
@@ -327,8 +278,7 @@ impl Checkpoint {
         r.finish()?;
         Ok(Self {
             counters,
-            segments,
-            pieces,
+            tables,
             groups,
             discards,
             versions,
@@ -350,162 +300,6 @@ fn open_section<'a>(r: &mut Reader<'a>, tag: u32) -> Result<Reader<'a>, FormatEr
         return Err(r.error("section is missing"));
     }
     Ok(Reader::new("checkpoint section", r.bytes32()?))
-}
-
-fn encode_segment(w: &mut Writer, s: &SegmentEntry) {
-    w.u8(s.kind as u8);
-    w.zeros(3);
-    w.u32(s.written);
-    w.u64(s.generation);
-}
-
-fn decode_segment(r: &mut Reader<'_>) -> Result<SegmentEntry, FormatError> {
-    let kind = match r.u8()? {
-        0 => SegmentKind::Free,
-        1 => SegmentKind::Log,
-        2 => SegmentKind::Map,
-        3 => SegmentKind::Survivors,
-        _ => return Err(r.error("segment has an unknown kind")),
-    };
-    r.zeros(3)?;
-    Ok(SegmentEntry {
-        kind,
-        written: r.u32()?,
-        generation: r.u64()?,
-    })
-}
-
-const CODING_ALL: u8 = 1;
-const CODING_LIST: u8 = 2;
-const CODING_BITS: u8 = 3;
-
-/// Slots in a segment: what the codings below can count.
-const SLOTS_MAX: usize = 1 << super::vaddr::SLOT_BITS;
-
-fn encode_piece(w: &mut Writer, p: &PieceEntry) {
-    let count = p.kept.count();
-    let live = set_bits(&p.live);
-    let live_coding = if live.len() == count as usize {
-        CODING_ALL
-    } else if live.len() * 2 < p.live.len() * 8 {
-        CODING_LIST
-    } else {
-        CODING_BITS
-    };
-    w.u64(p.first.0);
-    w.u32(p.segment);
-    w.u32(p.base);
-    w.u8(match &p.kept {
-        Kept::All(_) => CODING_ALL,
-        Kept::List(_) => CODING_LIST,
-        Kept::Bits(..) => CODING_BITS,
-    });
-    w.u8(live_coding);
-    w.u16(0);
-    w.u32(count);
-    match &p.kept {
-        Kept::All(_) => {}
-        Kept::List(list) => list.iter().for_each(|distance| w.u16(*distance)),
-        Kept::Bits(words, _) => {
-            w.u32(u32::try_from(words.len()).unwrap_or(u32::MAX));
-            words.iter().for_each(|word| w.u64(*word));
-        }
-    }
-    match live_coding {
-        CODING_ALL => {}
-        CODING_LIST => {
-            w.u32(u32::try_from(live.len()).unwrap_or(u32::MAX));
-            live.iter().for_each(|rank| w.u16(*rank));
-        }
-        _ => p.live.iter().for_each(|word| w.u64(*word)),
-    }
-}
-
-/// The numbers of the bits that are set.
-fn set_bits(words: &[u64]) -> Vec<u16> {
-    let mut out = Vec::new();
-    for (n, word) in (0u16..).zip(words) {
-        let mut rest = *word;
-        while rest != 0 {
-            out.push(n * 64 + u16::try_from(rest.trailing_zeros()).unwrap_or(0));
-            rest &= rest - 1;
-        }
-    }
-    out
-}
-
-fn decode_piece(r: &mut Reader<'_>) -> Result<PieceEntry, FormatError> {
-    let first = VAddr(r.u64()?);
-    let (segment, base) = (r.u32()?, r.u32()?);
-    let (kept_coding, live_coding) = (r.u8()?, r.u8()?);
-    r.zeros(2)?;
-    let count = r.u32()?;
-    if count == 0 || count as usize > SLOTS_MAX {
-        return Err(r.error("piece has a wrong number of slots"));
-    }
-    let kept = match kept_coding {
-        CODING_ALL => Kept::All(count),
-        CODING_LIST => decode_kept_list(r, count)?,
-        CODING_BITS => decode_kept_bits(r, count)?,
-        _ => return Err(r.error("piece has an unknown coding")),
-    };
-    let words = (count as usize).div_ceil(64);
-    let mut live = vec![0u64; words];
-    match live_coding {
-        CODING_ALL => {
-            for rank in 0..count as usize {
-                live[rank / 64] |= 1 << (rank % 64);
-            }
-        }
-        CODING_LIST => {
-            for _ in 0..r.count32(2)? {
-                let rank = usize::from(r.u16()?);
-                let Some(word) = live.get_mut(rank / 64) else {
-                    return Err(r.error("live slot is out of range"));
-                };
-                *word |= 1 << (rank % 64);
-            }
-        }
-        CODING_BITS => {
-            for word in &mut live {
-                *word = r.u64()?;
-            }
-        }
-        _ => return Err(r.error("piece has an unknown coding")),
-    }
-    Ok(PieceEntry {
-        first,
-        kept,
-        segment,
-        base,
-        live,
-    })
-}
-
-fn decode_kept_list(r: &mut Reader<'_>, count: u32) -> Result<Kept, FormatError> {
-    let mut list = Vec::with_capacity(count as usize);
-    for n in 0..count {
-        let distance = r.u16()?;
-        let rises = list.last().is_none_or(|last| *last < distance);
-        if !rises || (n == 0 && distance != 0) || usize::from(distance) >= SLOTS_MAX {
-            return Err(r.error("kept slots are out of order"));
-        }
-        list.push(distance);
-    }
-    Ok(Kept::List(list.into()))
-}
-
-fn decode_kept_bits(r: &mut Reader<'_>, count: u32) -> Result<Kept, FormatError> {
-    let words = r.count32(8)?;
-    if words == 0 || words > SLOTS_MAX / 64 {
-        return Err(r.error("kept slots are out of range"));
-    }
-    let bits = (0..words).map(|_| r.u64()).collect::<Result<Vec<_>, _>>()?;
-    let set: u32 = bits.iter().map(|word| word.count_ones()).sum();
-    if set != count || bits[0] & 1 == 0 || bits.last() == Some(&0) {
-        return Err(r.error("kept slots are not as many as said"));
-    }
-    Ok(Kept::Bits(bits.into(), count))
 }
 
 pub(crate) fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
@@ -719,6 +513,7 @@ fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::{PagePointer, Place, TableId};
     use super::super::versions::{
         Chunk, Deadlist, DeadlistId, SnapshotMeta, Subtree, Version, VersionId, VersionKind,
     };
@@ -760,32 +555,22 @@ mod tests {
             suspended: true,
             ..GroupEntry::default()
         };
-        let segment = |kind| SegmentEntry {
-            kind,
-            generation: 9,
-            written: 100,
+        let pointer = |n| PagePointer {
+            places: [Place(n), Place(n + 1)],
+            crc: 5,
         };
-        let piece = |kept: Kept, live: &[u64]| PieceEntry {
-            first: VAddr::new(3, 4),
-            kept,
-            segment: 1,
-            base: 5,
-            live: live.to_vec(),
+        let root = |table, level| TableRoot {
+            table,
+            level,
+            pages: vec![(7, pointer(20)), (8, pointer(30))],
         };
-        let bits: Vec<u16> = (0..90).filter(|d| d % 3 != 1).collect();
         Checkpoint {
             counters: Counters {
                 device_bytes_written: 1,
                 client_bytes_written: 2,
                 checkpoints: 3,
             },
-            segments: vec![segment(SegmentKind::Log), segment(SegmentKind::Survivors)],
-            pieces: vec![
-                piece(Kept::All(128), &[1, 1 << 63]),
-                piece(Kept::All(66), &[u64::MAX, 3]),
-                piece(Kept::from_sorted(&[0, 700]), &[2]),
-                piece(Kept::from_sorted(&bits), &[u64::MAX >> 5]),
-            ],
+            tables: vec![root(TableId::Segments, 0), root(TableId::Pieces, 1)],
             groups: vec![group],
             discards: vec![DiscardEntry {
                 node: ChildPointer::default(),

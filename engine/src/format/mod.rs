@@ -8,6 +8,7 @@ pub mod dead;
 pub mod node;
 pub mod operation;
 pub mod record;
+pub mod space;
 pub mod superblock;
 pub mod survivors;
 pub mod table;

@@ -4,7 +4,12 @@
 //! a piece by smaller ones that hold only what was live; the virtual addresses stay. A slot's place
 //! is the piece's first place plus the slot's rank among the kept ones.
 
+use super::live::Live;
 use std::sync::Arc;
+
+/// Most slots from the first to the last of a piece with gaps, so that what describes it fits a page
+/// of the table.
+pub const GAPPED_SPAN_MAX: u32 = 8192;
 
 /// Which slots of a run are stored, counted from the run's first slot. The first and the last are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +48,19 @@ impl Kept {
         match self {
             Self::All(count) | Self::Bits(_, count) => *count,
             Self::List(list) => u32::try_from(list.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Slots from the first to the last.
+    #[must_use]
+    pub fn span(&self) -> u32 {
+        match self {
+            Self::All(count) => *count,
+            Self::List(list) => list.last().map_or(0, |last| u32::from(*last) + 1),
+            Self::Bits(words, _) => {
+                let last = words.last().map_or(0, |word| 64 - word.leading_zeros());
+                u32::try_from(words.len().saturating_sub(1)).unwrap_or(u32::MAX) * 64 + last
+            }
         }
     }
 
@@ -95,80 +113,33 @@ pub struct Piece {
     pub segment: u32,
     /// Slot of the first kept one.
     pub base: u32,
-    live: Arc<Vec<u64>>,
-    live_count: u32,
+    /// Which of the kept slots are live, by rank.
+    pub live: Live,
 }
 
 impl Piece {
     /// A piece without live slots.
     #[must_use]
     pub fn new(kept: Kept, segment: u32, base: u32) -> Self {
-        let words = (kept.count() as usize).div_ceil(64);
+        let live = Live::none(kept.count());
         Self {
             kept,
             segment,
             base,
-            live: Arc::new(vec![0; words]),
-            live_count: 0,
+            live,
         }
-    }
-
-    /// A piece as a checkpoint describes it; none when the bits do not fit what is kept.
-    #[must_use]
-    pub fn with_live(kept: Kept, segment: u32, base: u32, live: Vec<u64>) -> Option<Self> {
-        let count = kept.count() as usize;
-        let beyond = live
-            .last()
-            .is_some_and(|word| !count.is_multiple_of(64) && word >> (count % 64) != 0);
-        if live.len() != count.div_ceil(64) || beyond {
-            return None;
-        }
-        Some(Self {
-            kept,
-            segment,
-            base,
-            live_count: live.iter().map(|word| word.count_ones()).sum(),
-            live: Arc::new(live),
-        })
     }
 
     /// Live slots.
     #[must_use]
     pub fn live_count(&self) -> u32 {
-        self.live_count
-    }
-
-    /// The live bits, by rank.
-    #[must_use]
-    pub fn live_bits(&self) -> &[u64] {
-        &self.live
+        self.live.count()
     }
 
     /// Whether the slot of a rank is live.
     #[must_use]
     pub fn is_live(&self, rank: u32) -> bool {
-        self.live
-            .get(rank as usize / 64)
-            .is_some_and(|word| word >> (rank % 64) & 1 == 1)
-    }
-
-    /// Makes the slot of a rank live or dead; false when it was so already.
-    pub fn set(&mut self, rank: u32, live: bool) -> bool {
-        let words = Arc::make_mut(&mut self.live);
-        let Some(word) = words.get_mut(rank as usize / 64) else {
-            return false;
-        };
-        let bit = 1u64 << (rank % 64);
-        if (*word & bit != 0) == live {
-            return false;
-        }
-        *word ^= bit;
-        if live {
-            self.live_count += 1;
-        } else {
-            self.live_count -= 1;
-        }
-        true
+        self.live.get(rank)
     }
 }
 
@@ -190,18 +161,12 @@ mod tests {
             let kept = Kept::from_sorted(&distances);
             let all: BTreeSet<u32> = distances.iter().map(|d| u32::from(*d)).collect();
             prop_assert_eq!(kept.count() as usize, all.len());
+            prop_assert_eq!(Some(kept.span() - 1), all.last().copied());
             prop_assert_eq!(kept.distances(), all.iter().copied().collect::<Vec<_>>());
             for d in 0..1600 {
                 let count = u32::try_from(all.range(..d).count()).expect("small");
                 prop_assert_eq!(kept.rank(d), all.contains(&d).then_some(count));
             }
         }
-    }
-
-    #[test]
-    fn bits_beyond_what_is_kept_are_refused() {
-        assert!(Piece::with_live(Kept::All(3), 0, 0, vec![0b111]).is_some());
-        assert!(Piece::with_live(Kept::All(3), 0, 0, vec![0b1111]).is_none());
-        assert!(Piece::with_live(Kept::All(3), 0, 0, vec![]).is_none());
     }
 }

@@ -24,6 +24,8 @@ const SLACK_PAGES: u64 = 4;
 const VERSIONS_PER_PAGE: u64 = 12;
 /// Pages of deadlists that a checkpoint may write beside those that its merges need.
 const RECLAIM_PAGES: u64 = 3;
+/// Bytes by which a slot that is written makes the tables grow at most, on average.
+const TABLE_BYTES_PER_SLOT: u64 = 4;
 /// Open at a time: the log's and its successor, the map's, the survivors', and three that an opening
 /// takes.
 const OPEN_SEGMENTS: u64 = 4 + OPENING_SEGMENTS;
@@ -57,7 +59,12 @@ impl Engine {
             true => 0,
             false => self.load.cuts.div_ceil(VERSIONS_PER_PAGE) + RECLAIM_PAGES,
         };
-        let one = last * 5 / 4 + since.div_ceil(PAGE_U64) + SLACK_PAGES + versions;
+        // All pages of the tables may change, and records grow with what is written.
+        let tables = self.segs.tables();
+        let slots = self.log.bytes_since_checkpoint / PAGE_U64;
+        let grown = slots * TABLE_BYTES_PER_SLOT / to_u64(tables.content_max());
+        let pages = to_u64(tables.pages_max()) + grown;
+        let one = last * 5 / 4 + since.div_ceil(PAGE_U64) + pages + SLACK_PAGES + versions;
         one * to_u64(CHECKPOINT_COPIES)
     }
 

@@ -7,125 +7,23 @@
 //! Slots are named by virtual addresses. Where they are is said by [`Piece`]s, ordered by the
 //! address of their first slot; those of a virtual segment never overlap.
 
-use super::piece::{Kept, Piece};
-use crate::format::checkpoint::{PieceEntry, SegmentEntry, SegmentKind};
+use super::pages::{SpaceTables, TableShape};
+use super::piece::{Kept, Piece, GAPPED_SPAN_MAX};
+pub use super::table::Segment;
+use super::table::Table;
+use crate::format::space::{PieceEntry, SegmentEntry, SegmentKind};
 use crate::format::vaddr::VAddr;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// A segment in memory.
-#[derive(Clone, Debug, Default)]
-pub struct Segment {
-    /// Use.
-    pub kind: SegmentKind,
-    /// Generation; of its last use when free.
-    pub generation: u64,
-    /// Slots written.
-    pub written: u32,
-    /// Nothing more is appended to it.
-    pub sealed: bool,
-    /// Reads on their way; a segment is not reopened before they end.
-    pub readers: u32,
-    live_count: u32,
-}
-
-impl Segment {
-    /// Number of live slots in it.
-    pub fn live_count(&self) -> u32 {
-        self.live_count
-    }
-}
-
-/// What a checkpoint says of the space: frozen when it begins.
-#[derive(Clone, Debug, Default)]
-struct Table {
-    segments: Vec<Segment>,
-    pieces: BTreeMap<VAddr, Piece>,
-    live: u64,
-}
-
-impl Table {
-    /// The piece that holds a slot, by its key, and the slot's rank in it.
-    fn find(&self, vaddr: VAddr) -> Option<(VAddr, u32)> {
-        let (key, piece) = self.pieces.range(..=vaddr).next_back()?;
-        if key.vseg() != vaddr.vseg() {
-            return None;
-        }
-        let rank = piece.kept.rank(vaddr.slot() - key.slot())?;
-        Some((*key, rank))
-    }
-
-    /// Makes slots live or dead; false when one was so already or is nowhere.
-    fn change(&mut self, vaddr: VAddr, count: u64, live: bool) -> bool {
-        let mut good = true;
-        let mut done = 0;
-        while done < count {
-            let Some((key, first)) = self.find(vaddr.plus(done)) else {
-                return false;
-            };
-            let Some(piece) = self.pieces.get_mut(&key) else {
-                return false;
-            };
-            // Ranks of a piece without gaps go on; others are looked up one by one.
-            let run = match piece.kept {
-                Kept::All(kept) => u64::from(kept - first).min(count - done),
-                Kept::Bits(..) | Kept::List(_) => 1,
-            };
-            let before = piece.live_count();
-            for rank in (first..).zip(0..run).map(|(rank, _)| rank) {
-                good &= piece.set(rank, live);
-            }
-            let (after, number) = (piece.live_count(), piece.segment as usize);
-            let segment = &mut self.segments[number];
-            segment.live_count = segment.live_count + after - before;
-            self.live = self.live + u64::from(after) - u64::from(before);
-            done += run;
-        }
-        good
-    }
-
-    fn remove(&mut self, key: VAddr) -> Option<Piece> {
-        let piece = self.pieces.remove(&key)?;
-        self.segments[piece.segment as usize].live_count -= piece.live_count();
-        self.live -= u64::from(piece.live_count());
-        Some(piece)
-    }
-
-    fn insert(&mut self, key: VAddr, piece: Piece) {
-        self.segments[piece.segment as usize].live_count += piece.live_count();
-        self.live += u64::from(piece.live_count());
-        self.pieces.insert(key, piece);
-    }
-
-    /// Begins a segment's next use.
-    fn begin(&mut self, number: u32, slots: u32, kind: SegmentKind, generation: u64) {
-        let old = VAddr::new(self.segments[number as usize].generation, 0);
-        // The piece of that address may have been moved elsewhere and live on.
-        if self
-            .pieces
-            .get(&old)
-            .is_some_and(|piece| piece.segment == number)
-        {
-            self.remove(old);
-        }
-        self.segments[number as usize] = Segment {
-            kind,
-            generation,
-            ..Segment::default()
-        };
-        if kind != SegmentKind::Survivors {
-            let whole = Piece::new(Kept::All(slots), number, 0);
-            self.insert(VAddr::new(generation, 0), whole);
-        }
-    }
-}
 
 /// All segments of a store.
 #[derive(Debug)]
 pub struct Segments {
-    slots: u32,
-    now: Table,
+    pub(super) slots: u32,
+    pub(super) now: Table,
     /// The table as the checkpoint being written will have it.
-    frozen: Option<Table>,
+    pub(super) frozen: Option<Table>,
+    /// What is on the device of it.
+    pub(super) tables: SpaceTables,
     /// The pieces in each segment, by key; only of segments of survivors.
     residents: BTreeMap<u32, BTreeSet<VAddr>>,
     free: BTreeSet<u32>,
@@ -146,6 +44,21 @@ pub struct LivenessViolation {
     pub to_live: bool,
 }
 
+/// How slots come to live or die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// Appended to the log.
+    Appended,
+    /// By an applied overwrite, a conflict, a discard.
+    Died,
+    /// Written by the checkpoint in progress.
+    Written,
+    /// Replaced by what it merges.
+    Merged,
+    /// Of a run of deaths that it drops.
+    Dropped,
+}
+
 /// Slots that garbage collection wrote to a new place, all from one piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
@@ -161,9 +74,10 @@ pub struct Moved {
 
 impl Segments {
     /// The table of a new store: everything is free.
-    pub fn blank(count: u32, slots: u32) -> Self {
+    pub fn blank(count: u32, slots: u32, shape: TableShape) -> Self {
         Self {
             slots,
+            tables: SpaceTables::new(shape, count),
             now: Table {
                 segments: (0..count).map(|_| Segment::default()).collect(),
                 ..Table::default()
@@ -178,51 +92,80 @@ impl Segments {
     }
 
     /// The table a checkpoint describes. Segments without live slots are free; `keep` names those
-    /// that are not, because the log or the checkpoint itself lies there. None when the table
-    /// contradicts itself.
+    /// that are not, because the log or the checkpoint itself lies there, besides those that pages
+    /// of the tables pin. None when the table contradicts itself.
     pub fn from_entries(
         entries: &[SegmentEntry],
-        pieces: Vec<PieceEntry>,
+        pieces: Vec<(VAddr, PieceEntry)>,
+        tables: SpaceTables,
         slots: u32,
         next_generation: u64,
         keep: &BTreeSet<u32>,
     ) -> Option<Self> {
         let count = u32::try_from(entries.len()).ok()?;
-        let mut table = Self::blank(count, slots);
-        table.next_generation = next_generation;
+        let mut table = Self {
+            slots,
+            now: Table {
+                segments: vec![Segment::default(); entries.len()],
+                ..Table::default()
+            },
+            frozen: None,
+            tables,
+            residents: BTreeMap::new(),
+            free: (0..count).collect(),
+            draining: BTreeSet::new(),
+            deaths: 0,
+            next_generation,
+        };
         let mut end = 0;
-        for p in pieces {
-            let piece = Piece::with_live(p.kept, p.segment, p.base, p.live)?;
+        for (first, p) in pieces {
+            let piece = Piece {
+                kept: p.kept,
+                segment: p.segment,
+                base: p.base,
+                live: p.live,
+            };
+            let (kept, span) = (piece.kept.count(), piece.kept.span());
+            let inside = u64::from(piece.base) + u64::from(kept) <= u64::from(slots)
+                && u64::from(first.slot()) + u64::from(span) <= u64::from(slots);
+            if !inside || first.0 < end || first.vseg() == 0 {
+                return None;
+            }
+            end = first.plus(u64::from(span)).0;
+            if piece.live_count() == 0 {
+                continue; // all of it died since its page was written
+            }
             let entry = entries.get(piece.segment as usize)?;
-            let kept = piece.kept.count();
-            let span = piece.kept.distances().last()? + 1;
-            let whole = p.first == VAddr::new(entry.generation, 0)
+            let whole = first == VAddr::new(entry.generation, 0)
                 && piece.base == 0
                 && piece.kept == Kept::All(slots);
             let fits = match entry.kind {
                 SegmentKind::Free => false,
                 SegmentKind::Log | SegmentKind::Map => whole,
-                SegmentKind::Survivors => piece.live_count() > 0,
+                SegmentKind::Survivors => true,
             };
-            let inside = u64::from(piece.base) + u64::from(kept) <= u64::from(slots)
-                && u64::from(p.first.slot()) + u64::from(span) <= u64::from(slots);
-            if !fits || !inside || p.first.0 < end || p.first.vseg() == 0 {
+            if !fits {
                 return None;
             }
-            end = p.first.plus(u64::from(span)).0;
             if entry.kind == SegmentKind::Survivors {
                 let residents = table.residents.entry(piece.segment).or_default();
-                residents.insert(p.first);
+                residents.insert(first);
             }
-            table.now.insert(p.first, piece);
+            table.now.insert(first, piece);
         }
+        table.take_in(entries, keep).then_some(table)
+    }
+
+    /// What is said of the segments, once the pieces are known; false when it contradicts itself.
+    fn take_in(&mut self, entries: &[SegmentEntry], keep: &BTreeSet<u32>) -> bool {
+        let slots = self.slots;
         let mut generations = BTreeSet::new();
-        for (number, e) in (0..count).zip(entries) {
-            let segment = &mut table.now.segments[number as usize];
+        for (number, e) in (0..self.count()).zip(entries) {
+            let segment = &mut self.now.segments[number as usize];
             if e.written > slots {
-                return None;
+                return false;
             }
-            let live_count = segment.live_count;
+            let live_count = segment.live_count();
             *segment = Segment {
                 kind: e.kind,
                 generation: e.generation,
@@ -231,29 +174,29 @@ impl Segments {
                 readers: 0,
                 live_count,
             };
-            if live_count == 0 && !keep.contains(&number) {
+            let kept = keep.contains(&number) || self.tables.pinned(number) > 0;
+            if live_count == 0 && !kept {
                 segment.kind = SegmentKind::Free;
                 continue;
             }
-            table.free.remove(&number);
+            self.free.remove(&number);
             if live_count == 0 && e.kind == SegmentKind::Free {
-                // Opened for the checkpoint's own pages after the table was written.
+                // Opened for the checkpoint's own pages after the table was made.
                 segment.kind = SegmentKind::Map;
                 continue;
             }
             if e.generation == 0 || !generations.insert(e.generation) {
-                return None;
+                return false;
             }
             if e.kind != SegmentKind::Survivors {
                 let key = VAddr::new(e.generation, 0);
-                if !table.now.pieces.contains_key(&key) {
-                    table
-                        .now
-                        .insert(key, Piece::new(Kept::All(slots), number, 0));
+                if !self.now.pieces.contains_key(&key) {
+                    let whole = Piece::new(Kept::All(slots), number, 0);
+                    self.now.insert(key, whole);
                 }
             }
         }
-        Some(table)
+        true
     }
 
     /// Takes a segment that recovery found in the log's chain out of the free ones.
@@ -264,8 +207,11 @@ impl Segments {
             return;
         };
         if segment.generation != generation || segment.kind == SegmentKind::Free {
-            self.now.begin(number, slots, SegmentKind::Log, generation);
+            let gone = self.now.begin(number, slots, SegmentKind::Log, generation);
+            gone.into_iter()
+                .for_each(|key| self.tables.piece_changed(key));
         }
+        self.tables.segment_changed(number);
         let segment = &mut self.now.segments[number as usize];
         segment.kind = SegmentKind::Log;
         segment.sealed = true;
@@ -286,12 +232,19 @@ impl Segments {
                 .is_some_and(|p| p.segment == number)
             {
                 self.now.remove(key);
+                self.tables.piece_changed(key);
             }
         }
-        self.now.begin(number, self.slots, kind, generation);
+        let gone = self.now.begin(number, self.slots, kind, generation);
+        gone.into_iter()
+            .for_each(|key| self.tables.piece_changed(key));
+        self.tables.segment_changed(number);
         if kind == SegmentKind::Map {
             if let Some(frozen) = &mut self.frozen {
-                frozen.begin(number, self.slots, kind, generation);
+                let gone = frozen.begin(number, self.slots, kind, generation);
+                gone.into_iter()
+                    .for_each(|key| self.tables.piece_changed_in_checkpoint(key));
+                self.tables.segment_changed_in_checkpoint(number);
             }
         }
         Some((number, generation))
@@ -312,6 +265,7 @@ impl Segments {
         }
         segment.sealed = false;
         segment.written = slot;
+        self.tables.segment_changed(number);
         Some(generation)
     }
 
@@ -324,9 +278,11 @@ impl Segments {
     pub fn set_written(&mut self, number: u32, written: u32) {
         let segment = &mut self.now.segments[number as usize];
         segment.written = segment.written.max(written);
+        self.tables.segment_changed(number);
         if segment.kind == SegmentKind::Map {
             if let Some(frozen) = &mut self.frozen {
                 frozen.segments[number as usize].written = segment.written;
+                self.tables.segment_changed_in_checkpoint(number);
             }
         }
     }
@@ -409,13 +365,25 @@ impl Segments {
         &mut self,
         vaddr: VAddr,
         count: u64,
-        live: bool,
-        in_checkpoint: bool,
+        change: Change,
     ) -> Result<(), LivenessViolation> {
-        let mut good = self.now.change(vaddr, count, live);
-        if in_checkpoint {
-            if let Some(frozen) = &mut self.frozen {
-                good &= frozen.change(vaddr, count, live);
+        let Self {
+            now,
+            frozen,
+            tables,
+            ..
+        } = self;
+        let live = change == Change::Appended || change == Change::Written;
+        let mut note = |key, first, count| match change {
+            Change::Appended => tables.piece_changed(key),
+            Change::Died => tables.died(key, first, count),
+            Change::Written | Change::Dropped => tables.piece_changed_in_checkpoint(key),
+            Change::Merged => tables.died_in_checkpoint(key, first, count),
+        };
+        let mut good = now.change(vaddr, count, live, &mut note);
+        if !matches!(change, Change::Appended | Change::Died) {
+            if let Some(frozen) = frozen {
+                good &= frozen.change(vaddr, count, live, &mut |_, _, _| {});
             }
         }
         if good {
@@ -429,18 +397,18 @@ impl Segments {
 
     /// Slots were appended.
     pub fn set_live(&mut self, vaddr: VAddr, count: u64) -> Result<(), LivenessViolation> {
-        self.change(vaddr, count, true, false)
+        self.change(vaddr, count, Change::Appended)
     }
 
     /// Slots died.
     pub fn kill(&mut self, vaddr: VAddr, count: u64) -> Result<(), LivenessViolation> {
         self.deaths += count;
-        self.change(vaddr, count, false, false)
+        self.change(vaddr, count, Change::Died)
     }
 
-    /// Map pages were written by the checkpoint in progress.
+    /// A map node or a page was written by the checkpoint in progress.
     pub fn set_live_in_checkpoint(&mut self, vaddr: VAddr) -> Result<(), LivenessViolation> {
-        self.change(vaddr, 1, true, true)
+        self.change(vaddr, 1, Change::Written)
     }
 
     /// Slots died by what the checkpoint in progress merges: they are dead in it already.
@@ -449,7 +417,12 @@ impl Segments {
         vaddr: VAddr,
         count: u64,
     ) -> Result<(), LivenessViolation> {
-        self.change(vaddr, count, false, true)
+        self.change(vaddr, count, Change::Merged)
+    }
+
+    /// A page that the checkpoint in progress no longer needs is dead in it, and in no run of deaths.
+    pub fn drop_in_checkpoint(&mut self, vaddr: VAddr) -> Result<(), LivenessViolation> {
+        self.change(vaddr, 1, Change::Dropped)
     }
 
     /// The pieces that lie in a segment.
@@ -494,24 +467,22 @@ impl Segments {
         let mut fresh = Vec::new();
         let mut covered = 0;
         for m in moved {
-            let (Some(piece), Some(first)) = (self.now.pieces.get(&m.from), m.slots.first()) else {
+            let Some(piece) = self.now.pieces.get(&m.from) else {
                 continue; // all of it died since
             };
-            let distances: Vec<u16> = m
-                .slots
-                .iter()
-                .map(|slot| u16::try_from(slot - first).unwrap_or(u16::MAX))
-                .collect();
-            let mut to = Piece::new(Kept::from_sorted(&distances), m.segment, m.base);
-            for (rank, slot) in (0..).zip(&m.slots) {
-                let was = piece.kept.rank(slot - m.from.slot());
-                if was.is_some_and(|rank| piece.is_live(rank)) {
-                    to.set(rank, true);
+            let gaps = m.slots.windows(2).any(|pair| pair[1] != pair[0] + 1);
+            let mut rest = m.slots.as_slice();
+            let mut base = m.base;
+            while let Some(first) = rest.first() {
+                let near = |slot: &u32| !gaps || slot - first < GAPPED_SPAN_MAX;
+                let (now, later) = rest.split_at(rest.partition_point(near));
+                let to = moved_piece(m, now, base, piece);
+                covered += to.live_count();
+                if to.live_count() > 0 {
+                    fresh.push((VAddr::new(m.from.vseg(), *first), to));
                 }
-            }
-            covered += to.live_count();
-            if to.live_count() > 0 {
-                fresh.push((VAddr::new(m.from.vseg(), *first), to));
+                base += u32::try_from(now.len()).unwrap_or(u32::MAX);
+                rest = later;
             }
         }
         if covered != self.get(number).live_count() {
@@ -523,8 +494,10 @@ impl Segments {
         }
         for key in old {
             self.now.remove(key);
+            self.tables.piece_changed(key);
         }
         for (key, piece) in fresh {
+            self.tables.piece_changed(key);
             self.residents.entry(piece.segment).or_default().insert(key);
             self.now.insert(key, piece);
         }
@@ -535,33 +508,13 @@ impl Segments {
     /// what it merges itself.
     pub fn freeze(&mut self) {
         self.frozen = Some(self.now.clone());
-    }
-
-    /// The tables for the checkpoint.
-    pub fn frozen_entries(&self) -> (Vec<SegmentEntry>, Vec<PieceEntry>) {
-        let table = self.frozen.as_ref().unwrap_or(&self.now);
-        let segments = table.segments.iter().map(|s| SegmentEntry {
-            kind: s.kind,
-            generation: s.generation,
-            written: s.written,
-        });
-        let pieces = table
-            .pieces
-            .iter()
-            .filter(|(_, piece)| piece.live_count() > 0)
-            .map(|(first, piece)| PieceEntry {
-                first: *first,
-                kept: piece.kept.clone(),
-                segment: piece.segment,
-                base: piece.base,
-                live: piece.live_bits().to_vec(),
-            });
-        (segments.collect(), pieces.collect())
+        self.tables.freeze();
     }
 
     /// Segments that hold nothing live once the checkpoint in progress is durable, of those sealed
     /// when it began and, for the log, older than `log_generation`. `keep` are those into which
-    /// garbage collection has copied what the table does not say yet.
+    /// garbage collection has copied what the table does not say yet. To be asked once the tables'
+    /// pages have their places: none of them must be there.
     pub fn emptied(&self, log_generation: u64, keep: &BTreeSet<u32>) -> Vec<u32> {
         let Some(frozen) = &self.frozen else {
             return Vec::new();
@@ -580,6 +533,7 @@ impl Segments {
                     && now.generation == then.generation
                     && now.live_count == 0
                     && now.kind != SegmentKind::Free
+                    && self.tables.pinned(*number) == 0
                     && !keep.contains(number)
             })
             .collect()
@@ -591,6 +545,7 @@ impl Segments {
         for number in numbers {
             let segment = &mut self.now.segments[*number as usize];
             segment.kind = SegmentKind::Free;
+            self.tables.segment_changed(*number);
             if segment.readers == 0 {
                 self.free.insert(*number);
             } else {
@@ -619,117 +574,23 @@ impl Segments {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slot_lives_once_and_dies_once() {
-        let mut s = Segments::blank(4, 64);
-        let (number, generation) = s.open(SegmentKind::Log).expect("free");
-        let at = VAddr::new(generation, 3);
-        assert!(s.set_live(at, 2).is_ok() && s.is_live(at.plus(1)));
-        assert_eq!(s.get(number).live_count(), 2);
-        assert!(s.set_live(at, 1).is_err());
-        assert!(s.kill(at, 2).is_ok() && s.kill(at, 1).is_err());
-        assert!(s.kill(VAddr::new(99, 0), 1).is_err());
-        assert!(s.set_live(VAddr::new(generation, 63), 2).is_err());
-    }
-
-    #[test]
-    fn a_segment_is_free_only_after_release_and_the_last_reader() {
-        let mut s = Segments::blank(2, 64);
-        let (number, generation) = s.open(SegmentKind::Log).expect("free");
-        s.seal(number);
-        s.freeze();
-        assert_eq!(s.emptied(generation + 1, &BTreeSet::new()), vec![number]);
-        assert_eq!(s.emptied(generation, &BTreeSet::new()), Vec::<u32>::new());
-        s.reader_begins(number);
-        s.release(&[number]);
-        assert_eq!(s.free_count(), 1);
-        s.reader_ends(number);
-        assert_eq!(s.free_count(), 2);
-    }
-
-    #[test]
-    fn deaths_after_the_freeze_do_not_reach_the_snapshot() {
-        let mut s = Segments::blank(2, 64);
-        let (number, generation) = s.open(SegmentKind::Log).expect("free");
-        s.set_live(VAddr::new(generation, 0), 2)
-            .expect("dead before");
-        s.freeze();
-        s.kill(VAddr::new(generation, 0), 1).expect("live");
-        s.kill_in_checkpoint(VAddr::new(generation, 1), 1)
-            .expect("live in both");
-        assert_eq!(s.frozen_entries().1[0].live, vec![1]);
-        assert_eq!(s.get(number).live_count(), 0);
-    }
-
-    /// Segment 0 with live slots 3, 4 and 9, moved to segment 1 from slot 1 on.
-    fn moved() -> (Segments, VAddr) {
-        let mut s = Segments::blank(4, 64);
-        let (from, generation) = s.open(SegmentKind::Log).expect("free");
-        let at = VAddr::new(generation, 0);
-        s.set_live(at.plus(3), 2).expect("dead before");
-        s.set_live(at.plus(9), 1).expect("dead before");
-        s.seal(from);
-        let (to, _) = s.open(SegmentKind::Survivors).expect("free");
-        let slots = vec![3, 4, 9];
-        let moved = Moved {
-            from: at,
-            slots,
-            segment: to,
-            base: 1,
-        };
-        s.move_out(from, &[moved]).expect("all that lives is moved");
-        (s, at)
-    }
-
-    #[test]
-    fn what_is_moved_keeps_its_address() {
-        let (mut s, at) = moved();
-        assert_eq!(s.locate(at.plus(3)), Some((1, 1)));
-        assert_eq!(s.locate_run(at.plus(3), 2), Some(vec![(1, 1, 2)]));
-        assert_eq!(s.locate(at.plus(9)), Some((1, 3)));
-        assert_eq!(s.locate(at.plus(5)), None);
-        assert_eq!((s.get(0).live_count(), s.get(1).live_count()), (0, 3));
-        assert!(s.kill(at.plus(4), 1).is_ok() && s.kill(at.plus(4), 1).is_err());
-        let (_, pieces) = s.frozen_entries();
-        assert_eq!((pieces.len(), pieces[0].live.as_slice()), (1, &[0b101][..]));
-    }
-
-    /// A merge kills nodes of the old tree that reads still go through: once, a piece vanished with
-    /// its last live slot, and such reads failed.
-    #[test]
-    fn dead_slots_are_found_until_their_segment_is_used_again() {
-        let (mut s, at) = moved();
-        s.kill(at.plus(3), 2).expect("live");
-        s.kill(at.plus(9), 1).expect("live");
-        assert_eq!(s.locate(at.plus(9)), Some((1, 3)));
-        s.seal(1);
-        s.freeze();
-        let free = s.emptied(u64::MAX, &BTreeSet::new());
-        assert_eq!(free, vec![0, 1]);
-        s.release(&free);
-        for _ in 0..2 {
-            s.open(SegmentKind::Log).expect("free");
+/// What becomes of a part of what was moved: what lived then and died since stays dead.
+fn moved_piece(m: &Moved, slots: &[u32], base: u32, from: &Piece) -> Piece {
+    let first = slots.first().copied().unwrap_or(0);
+    let distances: Vec<u16> = slots
+        .iter()
+        .map(|slot| u16::try_from(slot - first).unwrap_or(u16::MAX))
+        .collect();
+    let mut to = Piece::new(Kept::from_sorted(&distances), m.segment, base);
+    for (rank, slot) in (0..).zip(slots) {
+        let was = from.kept.rank(slot - m.from.slot());
+        if was.is_some_and(|rank| from.is_live(rank)) {
+            to.live.set(rank, true);
         }
-        assert_eq!(s.locate(at.plus(9)), None);
     }
-
-    #[test]
-    fn a_live_slot_that_was_not_moved_stops_the_move() {
-        let mut s = Segments::blank(4, 64);
-        let (from, generation) = s.open(SegmentKind::Log).expect("free");
-        let at = VAddr::new(generation, 0);
-        s.set_live(at, 2).expect("dead before");
-        let moved = Moved {
-            from: at,
-            slots: vec![1],
-            segment: 1,
-            base: 1,
-        };
-        assert!(s.move_out(from, &[moved]).is_err());
-        assert_eq!(s.locate(at), Some((0, 0)));
-    }
+    to
 }
+
+#[cfg(test)]
+#[path = "segments_tests.rs"]
+mod tests;

@@ -220,13 +220,14 @@ impl PagedTable {
         self.flushing[0].insert(key);
     }
 
-    /// Removes the pages all of whose keys are below `bound`: these are no longer needed once the
-    /// checkpoint in progress is durable.
-    pub fn drop_before(&mut self, bound: Key) -> Vec<PagePointer> {
+    /// Removes the pages all of whose keys are below `bound`, or all pages: these are no longer needed
+    /// once the checkpoint in progress is durable.
+    pub fn drop_before(&mut self, bound: Option<Key>) -> Vec<PagePointer> {
         let mut gone = Vec::new();
         while let Some((first, _)) = self.levels[0].first_key_value() {
             let first = *first;
-            if end_of(&self.levels[0], first).is_none_or(|end| end > bound) {
+            let end = end_of(&self.levels[0], first);
+            if bound.is_some_and(|bound| end.is_none_or(|end| end > bound)) {
                 break;
             }
             self.remove(0, first, &mut gone);
@@ -784,7 +785,7 @@ mod tests {
             table.root();
             assert_eq!(written[0], 2);
             let bound = run.saturating_sub(150) << 64;
-            gone.extend(table.drop_before(bound));
+            gone.extend(table.drop_before(Some(bound)));
         }
         assert_eq!(table.leaf_count(), 151 * 2);
         assert_eq!(table.pages().count() + gone.len(), to_usize(next) - 1);

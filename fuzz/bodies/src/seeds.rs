@@ -124,10 +124,10 @@ fn from_store(target: &str) -> Vec<Vec<u8>> {
             "superblock" => Superblock::decode(&page).is_ok(),
             "record" => record.is_ok(),
             "node" => NodePage::check(&page).is_ok(),
-            "checkpoint" => page.starts_with(b"ESKERCKP"),
+            "checkpoint" => page.starts_with(b"ESKERCKP") || page.starts_with(b"ESTB"),
             _ => false,
         };
-        if fits && target == "checkpoint" {
+        if fits && page.starts_with(b"ESKERCKP") {
             let decodes = |end: &usize| Checkpoint::decode(&page[..*end]).is_ok();
             found.extend(
                 (32..=page.len())

@@ -436,6 +436,8 @@ fn mend(
             let crc = crc32(&bytes[32..length]);
             bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         }
+    } else if bytes.starts_with(b"ESTB") {
+        crate::formats::seal(&mut bytes, 56);
     } else if bytes.starts_with(b"ESRK") && bytes[6..8] == [1, 0] {
         crate::formats::seal(&mut bytes, 8);
     }
@@ -459,12 +461,14 @@ fn mend(
 }
 
 /// Where a page may hold the checksum of another: as a map node, as a superblock, or anywhere in a
-/// checkpoint.
+/// checkpoint or a page of a table.
 fn checksums_in(page: &[u8]) -> Box<dyn Iterator<Item = usize>> {
     if page.starts_with(b"ESND") {
         Box::new((0..FANOUT).map(|i| HEAD_BYTES + i * ENTRY_BYTES + 23))
     } else if page.starts_with(b"ESKERSTO") {
         Box::new((268..PAGE - 3).step_by(16))
+    } else if page.starts_with(b"ESTB") {
+        Box::new(64..PAGE - 3)
     } else if page.starts_with(b"ESKERCKP") {
         Box::new(0..PAGE - 3)
     } else {

@@ -362,6 +362,9 @@ impl World {
         let (epoch, counter) = model.epoch.as_mut()?;
         let stamp = Stamp::new(Epoch(*epoch), *counter);
         let blocks = model.applied.size_bytes / BLOCK_SIZE_U64;
+        // A larger write takes several entries, so that a segment holds several records.
+        let quarter = u64::from(self.engine.superblock().slots()) / 4;
+        let longest = WRITE_BLOCKS_MAX.min(quarter.max(1));
         let rng = &mut self.rng;
         if self.snapshots && rng.chance(150) {
             let known: Vec<u64> = model.applied.snapshots.keys().copied().collect();
@@ -384,7 +387,7 @@ impl World {
         }
         let (operation, pages) = match rng.below(20) {
             0..=15 => {
-                let range = random_range(rng, blocks, WRITE_BLOCKS_MAX);
+                let range = random_range(rng, blocks, longest);
                 let pages: Vec<Bytes> =
                     (0..range.count).map(|i| page_of(id, stamp.0 + i)).collect();
                 let blocks = pages.iter().map(|p| BlockInfo::plain(crc32(p))).collect();

@@ -4,8 +4,10 @@ use super::group::{check_extents, check_read, Blocks, GroupModel};
 use super::trace::Trace;
 use super::Violation;
 use crate::sim::{FaultCounts, Image, SimDisk, SimRng};
+use esker_base::num::to_usize;
 use esker_base::{BlockRange, GroupId, Moment, RaftIndex, Stamp, WallClock};
 use esker_engine::event::{ExtentRun, ExtentsRequest, Opened, ReadPiece, ReadRequest};
+use esker_engine::format::table::CONTENT_MAX;
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_engine::{
     CatalogError, Effect, Engine, EngineConfig, Event, OpenError, Probe, ReadError, Sabotage,
@@ -173,11 +175,13 @@ impl World {
     pub fn config(rng: &mut SimRng, sabotage: Sabotage) -> EngineConfig {
         let slots = rng.pick(&[64, 64, 64, 128]);
         let segments = rng.range(24, 64);
+        let entropy = rng.next();
+        let shape = to_usize(entropy >> 32);
         EngineConfig {
             device_bytes: SEGMENTS_OFFSET + segments * slots * 4096,
             format_if_blank: true,
             segment_bytes: slots * 4096,
-            store_entropy: u128::from(rng.next()),
+            store_entropy: u128::from(entropy),
             cache_bytes: 0,
             checkpoint_bytes: rng.pick(&[64 << 10, 512 << 10, 2 << 20]),
             checkpoint_records: rng.pick(&[5, 50, 1000]),
@@ -187,6 +191,8 @@ impl World {
             unsynced_time_max: Duration::from_millis(rng.range(1, 50)),
             idle_time: Duration::from_millis(rng.range(1, 20)),
             retained_entries_max: rng.pick(&[0, 3, 100]),
+            table_content_max: [64, 256, CONTENT_MAX, CONTENT_MAX][shape % 4],
+            table_rewrite_min: [0, 1, 4, 64][shape / 4 % 4],
             sabotage,
             ..EngineConfig::default()
         }

@@ -111,11 +111,13 @@ impl World {
                             (g.truncated.0, g.applied, last, g.hard_state)
                         })
                 });
+                let room = h.node.as_ref().map(|n| n.engine().progress());
                 format!(
-                    "{:?} fenced {} {:?}",
+                    "{:?} fenced {} {:?}, {}",
                     h.state,
                     h.fenced,
-                    volumes.collect::<Vec<_>>()
+                    volumes.collect::<Vec<_>>(),
+                    room.unwrap_or_default()
                 )
             })
             .collect();

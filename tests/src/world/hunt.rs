@@ -128,7 +128,7 @@ impl Hunt {
 }
 
 /// Every branch there is.
-pub const PROBES: [esker_engine::Probe; 20] = {
+pub const PROBES: [esker_engine::Probe; 22] = {
     use esker_engine::Probe as P;
     [
         P::Formatted,
@@ -151,5 +151,7 @@ pub const PROBES: [esker_engine::Probe; 20] = {
         P::LogStalled,
         P::SegmentCollected,
         P::SurvivorsCollected,
+        P::SecondTableCopy,
+        P::DeathsRead,
     ]
 };

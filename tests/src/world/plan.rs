@@ -2,6 +2,7 @@
 
 use super::content::Grid;
 use crate::sim::{DiskFaults, SimRng};
+use esker_engine::format::table::CONTENT_MAX;
 use esker_engine::{EngineConfig, Sabotage};
 use std::time::Duration;
 
@@ -274,6 +275,14 @@ fn engine(r: &mut SimRng, segment_bytes: u64, segments: u64, sabotage: Sabotage)
         unsynced_time_max: Duration::from_micros(r.pick(&[200, 5_000, 50_000])),
         idle_time: Duration::from_micros(r.pick(&[100, 2_000, 20_000])),
         retained_entries_max: r.pick(&[64, 512, 4096]),
+        // Tables of many pages, but for stores of which they would take too much.
+        table_content_max: match segment_bytes / 4096 {
+            _ if segments < 24 => r.pick(&[1024, CONTENT_MAX]),
+            0..64 => r.pick(&[512, CONTENT_MAX]),
+            64..128 => r.pick(&[192, 512, CONTENT_MAX]),
+            _ => r.pick(&[64, 192, CONTENT_MAX]),
+        },
+        table_rewrite_min: r.pick(&[0, 1, 4, 64]),
         sabotage,
         ..EngineConfig::default()
     }

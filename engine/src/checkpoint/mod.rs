@@ -1,35 +1,27 @@
-//! Checkpoints: freeze, merge the frozen deltas into the tree, write the tables, sync, and point the
-//! superblock there. The log goes on meanwhile.
+//! Checkpoints: freeze, merge the frozen deltas into the tree, write what changed of the tables, sync,
+//! and point the superblock there. The log goes on meanwhile.
 //!
 //! 1. *Freeze*: the state of every group as of the next record, the live slots, the log position.
 //! 2. *Merging*: frozen deltas go into the tree; nodes are written beside the old ones.
-//! 3. *Body*: the checkpoint itself is written; one sync covers it, the nodes and every record
-//!    before the log position.
+//! 3. *Body*: pages of the tables that changed, and the checkpoint itself, are written; one sync
+//!    covers them, the nodes and every record before the log position.
 //! 4. *First*, *Second*: two copies of the superblock, sync, the other two, sync.
 //! 5. What became empty is free.
 
-use crate::config::Sabotage;
+mod body;
+mod writer;
+
 use crate::engine::{Engine, Purpose};
-use crate::error::StoreError;
 use crate::event::Effect;
-use crate::format::checkpoint::{
-    Checkpoint, Counters, DiscardEntry, GroupEntry, LogEntryMeta, SegmentKind,
-};
-use crate::format::node::NodePage;
-use crate::format::superblock::{Chunk, LogStart, Superblock, CHECKPOINT_COPIES, CHUNKS_MAX};
+use crate::format::checkpoint::{Counters, DiscardEntry, GroupEntry};
+use crate::format::superblock::{LogStart, Superblock};
 use crate::format::vaddr::VAddr;
-use crate::format::{PAGE, PAGE_U64};
+use crate::format::PAGE_U64;
 use crate::group::Load;
-use crate::map::tree::Missing;
 use crate::merging::GroupMerge;
 use crate::snapshot::Reclaim;
-use crate::space::Segments;
-use bytes::Bytes;
-use esker_base::checksum::crc32;
-use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{AlignedBuf, DiskOp, GroupId, Moment, Seq, WallClock};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Leaves merged in one step, so that other work gets its turn.
 pub(crate) const LEAVES_PER_STEP: usize = 64;
@@ -42,81 +34,7 @@ pub(crate) const MAP_WRITES_MAX: usize = 16;
 /// How often a map node that cannot be read is tried again before the store is fenced.
 pub(crate) const NODE_READ_ATTEMPTS_MAX: u32 = 4;
 
-/// Where map nodes and checkpoints are written.
-#[derive(Debug, Default)]
-pub(crate) struct MapWriter {
-    segment: Option<(u32, u64)>,
-    pub slot: u32,
-    /// [`Segments::deaths`] when the newest checkpoint began.
-    pub deaths_frozen: u64,
-    /// Nodes that the checkpoint in progress may have to write, at most.
-    pub nodes_frozen: u64,
-    /// Nodes gathered for the next write, at consecutive slots.
-    pub gathered: Vec<(VAddr, Arc<NodePage>)>,
-    /// Writes to be issued: segment, slot, nodes, bytes.
-    ready: Vec<(u32, u32, Vec<VAddr>, Bytes)>,
-    /// How often in a row a node of a discarded subtree could not be read.
-    pub discard_failures: u32,
-    /// Nodes being read, with what they must be.
-    expected: BTreeMap<VAddr, (Missing, GroupId)>,
-}
-
-impl MapWriter {
-    pub fn is_open(&self) -> bool {
-        self.segment.is_some()
-    }
-    /// Goes on in a segment that an earlier process began.
-    pub fn resume(&mut self, segment: u32, generation: u64, slot: u32) {
-        (self.segment, self.slot) = (Some((segment, generation)), slot);
-    }
-    pub fn expect(&mut self, vaddr: VAddr, node: Missing, group: GroupId) {
-        self.expected.insert(vaddr, (node, group));
-    }
-    pub fn expected(&mut self, vaddr: VAddr) -> Option<(Missing, GroupId)> {
-        self.expected.remove(&vaddr)
-    }
-
-    /// Room for up to `wanted` pages at consecutive slots: segment, generation, slot, pages.
-    pub fn take(
-        &mut self,
-        wanted: u32,
-        segs: &mut Segments,
-        slots: u32,
-    ) -> Option<(u32, u64, u32, u32)> {
-        if self.segment.is_none() || self.slot >= slots {
-            self.gather();
-            if let Some((old, _)) = self.segment.take() {
-                segs.seal(old);
-            }
-            self.segment = Some(segs.open(SegmentKind::Map)?);
-            self.slot = 0;
-        }
-        let (segment, generation) = self.segment?;
-        let pages = wanted.min(slots - self.slot);
-        let slot = self.slot;
-        self.slot += pages;
-        segs.set_written(segment, self.slot);
-        Some((segment, generation, slot, pages))
-    }
-
-    /// Turns what is gathered into a write.
-    pub fn gather(&mut self) {
-        let Some((first, _)) = self.gathered.first() else {
-            return;
-        };
-        let Some((segment, _)) = self.segment else {
-            return;
-        };
-        let slot = first.slot();
-        let mut buf = AlignedBuf::zeroed(self.gathered.len() * PAGE);
-        let mut nodes = Vec::with_capacity(self.gathered.len());
-        for (i, (vaddr, page)) in self.gathered.drain(..).enumerate() {
-            buf[i * PAGE..(i + 1) * PAGE].copy_from_slice(&page.bytes);
-            nodes.push(vaddr);
-        }
-        self.ready.push((segment, slot, nodes, buf.freeze()));
-    }
-}
+pub(crate) use writer::MapWriter;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -329,112 +247,6 @@ impl Engine {
     pub(crate) fn superblock_written(&mut self) {
         if let Some(c) = &mut self.checkpoint {
             c.writes_outstanding -= 1;
-        }
-    }
-
-    /// Writes the checkpoint itself.
-    pub(crate) fn write_body(&mut self, effects: &mut Vec<Effect>) {
-        let Some(mut c) = self.checkpoint.take() else {
-            return;
-        };
-        let keep = self.collector.unpublished_segments();
-        c.freed = self.segs.emptied(c.log.generation, &keep);
-        self.cut_logs_before_reuse(&mut c, effects);
-        let (segments, pieces) = self.segs.frozen_entries();
-        let mut versions = self.forest.frozen_table();
-        versions.deadlists = self.dead.to_table(versions.next_deadlist);
-        self.forest.thaw();
-        let body = Checkpoint {
-            versions,
-            counters: c.counters,
-            segments,
-            pieces,
-            groups: std::mem::take(&mut c.entries).into_values().collect(),
-            discards: std::mem::take(&mut c.discards),
-        }
-        .encode();
-        c.phase = Phase::Body;
-        c.superblock.checkpoint_bytes = to_u64(body.len());
-        c.superblock.chunks.clear();
-        self.map.gather();
-        let mut failed = false;
-        for _ in 0..CHECKPOINT_COPIES {
-            match self.write_body_copy(&body) {
-                Some(chunks) => c.superblock.chunks.extend(chunks),
-                None => failed = true,
-            }
-        }
-        failed |= c.superblock.chunks.len() > CHUNKS_MAX;
-        c.superblock.sequence += 1;
-        c.superblock.log = c.log;
-        if self.config.sabotage == Sabotage::ReuseBeforeCheckpoint {
-            self.segs.release(&std::mem::take(&mut c.freed));
-        }
-        self.checkpoint = Some(c);
-        if failed {
-            return self.fence(StoreError::NoSegment, effects);
-        }
-        self.issue_map_writes(effects);
-    }
-
-    /// Hands one copy of the checkpoint to the map's writer. None without room.
-    fn write_body_copy(&mut self, body: &[u8]) -> Option<Vec<Chunk>> {
-        let mut chunks = Vec::new();
-        let mut rest = body;
-        while !rest.is_empty() {
-            let wanted = to_u32_saturating(rest.len().div_ceil(PAGE));
-            let taken = self.map.take(wanted, &mut self.segs, self.sb.slots());
-            let (segment, _, slot, pages) = taken?;
-            let bytes = (pages as usize * PAGE).min(rest.len());
-            let mut buf = AlignedBuf::zeroed(pages as usize * PAGE);
-            buf[..bytes].copy_from_slice(&rest[..bytes]);
-            rest = &rest[bytes..];
-            let crc = crc32(&buf);
-            chunks.push(Chunk {
-                segment,
-                slot,
-                pages,
-                crc,
-            });
-            let write = (segment, slot, Vec::new(), buf.freeze());
-            self.map.ready.push(write);
-        }
-        Some(chunks)
-    }
-
-    /// Entries whose payload lies in a segment about to be reused leave the retained Raft log: a
-    /// follower that far behind catches up by versions.
-    fn cut_logs_before_reuse(&mut self, c: &mut Checkpointing, effects: &mut Vec<Effect>) {
-        let freed: BTreeSet<u32> = c.freed.iter().copied().collect();
-        for (id, entry) in &mut c.entries {
-            // Not to be found where it will be in use again, or left behind when survivors moved.
-            let lost = |e: &&LogEntryMeta| {
-                let runs = self.segs.locate_run(e.payload, u64::from(e.payload_pages));
-                runs.is_none_or(|runs| runs.iter().any(|(segment, ..)| freed.contains(segment)))
-            };
-            let last = entry
-                .log
-                .iter()
-                .filter(|e| e.payload_pages > 0 && e.index <= entry.applied)
-                .filter(lost)
-                .map(|e| e.index)
-                .max();
-            let Some(last) = last else {
-                continue;
-            };
-            let cut = entry.log.iter().take_while(|e| e.index <= last).count();
-            for e in entry.log.drain(..cut) {
-                (entry.truncated_index, entry.truncated_term) = (e.index, e.term);
-            }
-            if let Some(group) = self.groups.get_mut(id) {
-                group.truncate(last);
-            }
-            let (index, term) = (entry.truncated_index, entry.truncated_term);
-            effects.push(Effect::LogTruncated {
-                group: *id,
-                index,
-                term,
-            });
         }
     }
 
