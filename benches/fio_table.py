@@ -103,9 +103,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", default="", help="only rows whose name matches this regular expression")
     parser.add_argument("--targets", default="raw,qemu-nbd,esker,bound", help="only these, comma-separated")
-    # Room for the volume several times over: there is no garbage collection yet, and the table
-    # overwrites the volume at random.
-    parser.add_argument("--store-size", default="28GiB", help="size of eskerd's store")
+    # Room for the volume several times over: the table overwrites it at random, and what garbage
+    # collection costs is another question.
+    parser.add_argument("--store-size", default="20GiB", help="size of eskerd's store")
     parser.add_argument("--json", help="write all measurements here")
     args = parser.parse_args()
     if os.path.exists(args.dir):

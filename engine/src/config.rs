@@ -32,7 +32,8 @@ pub struct EngineConfig {
     pub delta_extents_max: usize,
     /// Records being written at a time.
     pub batches_in_flight_max: usize,
-    /// Unsynced bytes after which a sync is begun although nobody waits for it.
+    /// Unsynced bytes after which a sync is begun although nobody waits for it. What a sync covers is
+    /// applied in one step: much more makes others wait for milliseconds.
     pub unsynced_bytes_max: u64,
     /// Time after which a sync is begun although nobody waits for it.
     pub unsynced_time_max: Duration,
@@ -68,7 +69,7 @@ impl Default for EngineConfig {
             checkpoint_entries: 64 << 10,
             delta_extents_max: 128 << 10,
             batches_in_flight_max: 2,
-            unsynced_bytes_max: 16 << 20,
+            unsynced_bytes_max: 2 << 20,
             unsynced_time_max: Duration::from_millis(50),
             idle_time: Duration::from_millis(20),
             retained_entries_max: 4096,
