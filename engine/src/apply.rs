@@ -4,7 +4,7 @@ use crate::config::Sabotage;
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::event::{Append, Effect, Outcome};
-use crate::format::checkpoint::EpochEntry;
+use crate::format::checkpoint::{EpochEntry, Membership};
 use crate::format::node::LeafKind;
 use crate::format::operation::{Authenticator, Operation};
 use crate::format::record::{EntryKind, ItemBody};
@@ -113,23 +113,85 @@ impl Engine {
         Ok((body, (pages, nodes)))
     }
 
-    /// Applies entries through an index.
-    pub(crate) fn apply(&mut self, id: GroupId, through: RaftIndex, effects: &mut Vec<Effect>) {
-        if self.fenced.is_some() {
-            return;
-        }
-        let late = self.config.sabotage == Sabotage::LiveBitLate;
+    /// Applies entries through an index, and what follows from a membership change among them. What
+    /// cannot be applied yet waits.
+    pub(crate) fn apply(
+        &mut self,
+        id: GroupId,
+        through: RaftIndex,
+        membership: Option<Membership>,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(group) = self.groups.get_mut(&id).filter(|g| !g.deleting) else {
             return;
         };
+        if group.parked.is_empty() && self.apply_through(id, through, effects) {
+            self.join(id, membership);
+        } else if let Some(group) = self.groups.get_mut(&id) {
+            group.parked.push_back((through, membership));
+            self.parked.insert(id);
+        }
+    }
+
+    fn join(&mut self, id: GroupId, membership: Option<Membership>) {
+        if let Some((group, membership)) = self.groups.get_mut(&id).zip(membership) {
+            group.meta.membership = membership;
+        }
+    }
+
+    /// Goes on with what waits, where it can.
+    pub(crate) fn apply_parked(&mut self, effects: &mut Vec<Effect>) {
+        for id in self.parked.clone() {
+            while let Some(group) = self.groups.get_mut(&id) {
+                let Some((through, membership)) = group.parked.pop_front() else {
+                    break;
+                };
+                if !self.apply_through(id, through, effects) {
+                    if let Some(group) = self.groups.get_mut(&id) {
+                        group.parked.push_front((through, membership));
+                    }
+                    break;
+                }
+                self.join(id, membership);
+            }
+            if self.groups.get(&id).is_none_or(|g| g.parked.is_empty()) {
+                self.parked.remove(&id);
+            }
+        }
+    }
+
+    /// Applies entries through an index. False when one of them has to wait for a checkpoint.
+    fn apply_through(
+        &mut self,
+        id: GroupId,
+        through: RaftIndex,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        if self.fenced.is_some() {
+            return true;
+        }
+        let late = self.config.sabotage == Sabotage::LiveBitLate;
+        let Some(group) = self.groups.get_mut(&id).filter(|g| !g.deleting) else {
+            return true;
+        };
+        let mut waits = false;
         let mut result = Ok(());
         let before = group.load();
         while group.applied < through && result.is_ok() {
             let index = RaftIndex(group.applied.0 + 1);
-            let Some(entry) = group.entry_mut(index) else {
+            let Some(entry) = group.entry(index) else {
                 result = Err(StoreError::Invariant(format!(
                     "group {id}: entry {index} is to be applied and not in the log"
                 )));
+                break;
+            };
+            let operation = entry.operation.clone();
+            if operations::waits_for_checkpoint(group, &self.forest, operation.as_deref()) {
+                self.checkpoint_wanted |= self.checkpoint.is_none();
+                waits = true;
+                break;
+            }
+            let Some(entry) = group.entry_mut(index) else {
                 break;
             };
             if late && !entry.vaddr.is_none() {
@@ -144,7 +206,10 @@ impl Engine {
             match apply_entry(group, &entry, &mut self.segs, &mut self.forest) {
                 Ok(outcome) => {
                     // What it held is given back by a checkpoint.
-                    self.checkpoint_wanted |= matches!(outcome, Outcome::SnapshotDeleted(_));
+                    self.checkpoint_wanted |= matches!(
+                        outcome,
+                        Outcome::SnapshotDeleted(_) | Outcome::RolledBack { .. }
+                    );
                     effects.push(Effect::Applied {
                         group: id,
                         index,
@@ -158,6 +223,7 @@ impl Engine {
         }
         self.load.replace(before, group.load());
         self.check(result, effects);
+        !waits
     }
 }
 
@@ -243,6 +309,19 @@ pub(crate) fn apply_entry(
         }
         Operation::DeleteSnapshot { cut } => {
             return Ok(operations::delete(group, forest, *cut));
+        }
+        Operation::Rollback {
+            stamp,
+            created_us,
+            to,
+            keep,
+        } => {
+            let meta = SnapshotMeta {
+                name: keep.clone().unwrap_or_default(),
+                created_us: *created_us,
+                ..SnapshotMeta::default()
+            };
+            return operations::roll_back(group, forest, *stamp, *to, keep.is_some(), meta);
         }
     }
     Ok(Outcome::Done)

@@ -5,8 +5,9 @@ use crate::engine::Engine;
 use crate::error::{CatalogError, StoreError};
 use crate::event::Effect;
 use crate::format::checkpoint::{DiscardEntry, GroupMeta};
+use crate::format::operation::Operation;
 use crate::format::record::ItemBody;
-use crate::group::{kill, Group, Load};
+use crate::group::{kill, Group, Load, LogEntry};
 use crate::log::writer::Notify;
 use bytes::Bytes;
 use esker_base::{GroupId, RaftIndex};
@@ -74,6 +75,12 @@ impl Engine {
             .is_some_and(|g| g.suspended && !g.deleting);
         if self.fenced.is_some() || !suspended {
             return self.catalog_refused(token, CatalogError::NotSuspended, effects);
+        }
+        let rolls_back =
+            |e: &LogEntry| matches!(e.operation.as_deref(), Some(Operation::Rollback { .. }));
+        let group = self.groups.get(&id);
+        if group.is_some_and(|g| g.log.iter().any(|e| e.index > g.applied && rolls_back(e))) {
+            return self.catalog_refused(token, CatalogError::RollbackWaits, effects);
         }
         let result = self.accept_loss_now(id);
         if self.check(result, effects).is_some() {

@@ -17,6 +17,7 @@ use crate::readpath::{NodeWaiter, PayloadRead, ReadState};
 use crate::recovery::{Probe, Recovery};
 use crate::snapshot::deadlist::Deadlists;
 use crate::snapshot::forest::Forest;
+use crate::snapshot::DiffState;
 use crate::space::{Segments, TableShape};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
@@ -97,9 +98,12 @@ pub struct Engine {
     pub(crate) counters: Counters,
     pub(crate) discards: Vec<DiscardEntry>,
     pub(crate) forest: Forest,
+    /// Groups that wait for a checkpoint before they apply more.
+    pub(crate) parked: BTreeSet<GroupId>,
     pub(crate) dead: Deadlists,
     pub(crate) reads: BTreeMap<u64, ReadState>,
     pub(crate) extents: BTreeMap<u64, ExtentsState>,
+    pub(crate) diffs: BTreeMap<u64, DiffState>,
     /// Payloads of retained entries being read, by an arbitrary number.
     pub(crate) payloads: BTreeMap<u64, PayloadRead>,
     pub(crate) collector: Collector,
@@ -153,9 +157,11 @@ impl Engine {
             counters: Counters::default(),
             discards: Vec::new(),
             forest: Forest::default(),
+            parked: BTreeSet::new(),
             dead: Deadlists::default(),
             reads: BTreeMap::new(),
             extents: BTreeMap::new(),
+            diffs: BTreeMap::new(),
             payloads: BTreeMap::new(),
             collector: Collector::default(),
             node_waiters: BTreeMap::new(),
@@ -198,9 +204,10 @@ impl Engine {
             Event::Disk { io, result } => self.disk_done(now, io, result, effects),
             Event::Timer => {}
             Event::Append(append) => self.append(append, effects),
-            Event::Apply { group, through } => self.apply(group, through, effects),
+            Event::Apply { group, through } => self.apply(group, through, None, effects),
             Event::Read(request) => self.read(request, effects),
             Event::Extents(request) => self.extents(request, effects),
+            Event::Diff(request) => self.diff(request, effects),
             Event::ReadPayload {
                 token,
                 group,
@@ -218,10 +225,7 @@ impl Engine {
                 through,
                 membership,
             } => {
-                self.apply(group, through, effects);
-                if let Some(group) = self.groups.get_mut(&group) {
-                    group.meta.membership = membership;
-                }
+                self.apply(group, through, Some(membership), effects);
             }
             Event::Suspend { group } => {
                 if let Some(group) = self.groups.get_mut(&group) {
@@ -251,6 +255,7 @@ impl Engine {
     /// The second half of [`Engine::step`]: does whatever can be done now.
     pub fn advance(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
         self.busy = false;
+        self.apply_parked(effects);
         if let Some(error) = self.fence_pending.take() {
             self.fence(error, effects);
         }
@@ -430,6 +435,7 @@ impl Engine {
             effects.push(Effect::CatalogDone { token, result });
         }
         self.log.pending.clear();
+        self.diffs_go_on(effects);
     }
 
     /// A violated invariant fences; going on could lose data.

@@ -92,6 +92,9 @@ pub enum ReadError {
     /// The volume has no such snapshot.
     #[error("unknown snapshot")]
     UnknownSnapshot,
+    /// The snapshot is not in the map yet, and cannot get there.
+    #[error("the store takes no more writes, and the snapshot is not in its map yet")]
+    NotMerged,
     /// Past the end of the volume.
     #[error("past the end of the volume")]
     OutOfRange,
@@ -159,6 +162,12 @@ pub enum CatalogError {
          after eskerd is restarted"
     )]
     Interrupted(String),
+    /// A rollback is among what would be applied.
+    #[error(
+        "the volume's log holds a rollback that was not applied before the loss; restore the volume from \
+         a copy"
+    )]
+    RollbackWaits,
     /// The group is not suspended.
     #[error("the volume is not suspended")]
     NotSuspended,

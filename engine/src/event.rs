@@ -8,7 +8,8 @@
 //!    is not applied. [`Effect::Durable`] comes once per ticket, in the order of the group's appends,
 //!    when everything of the append is durable, but for entries that a later append has overwritten
 //!    before they were written: in Raft those can never be committed.
-//! 4. [`Event::Apply`] names only entries that are durable here and committed.
+//! 4. [`Event::Apply`] names only entries that are durable here and committed. [`Effect::Applied`] comes
+//!    in their order, and may come later: a rollback waits for a checkpoint, and what follows for it.
 //! 5. After every step the caller asks [`crate::Engine::deadline`] and sends [`Event::Timer`] then.
 //! 6. After [`Effect::Fenced`] no append is acknowledged; reads go on.
 
@@ -82,6 +83,41 @@ pub struct ExtentsRequest {
     pub one: bool,
 }
 
+/// Two versions of a volume to compare.
+#[derive(Clone, Debug)]
+pub struct DiffRequest {
+    /// Comes back in [`Effect::DiffDone`].
+    pub token: u64,
+    /// The group.
+    pub group: GroupId,
+    /// Stamp of the older one, a snapshot.
+    pub from: Stamp,
+    /// Stamp of the newer one; the head as it is applied without.
+    pub to: Option<Stamp>,
+    /// Which blocks; may end with the longer of the two.
+    pub range: BlockRange,
+}
+
+/// Neighbouring blocks that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiffRun {
+    /// The first one.
+    pub lba: u64,
+    /// How many.
+    pub count: u64,
+    /// They hold data now; otherwise they read as zeros.
+    pub is_data: bool,
+}
+
+/// What differs, as far as it was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diff {
+    /// Runs, by block.
+    pub runs: Vec<DiffRun>,
+    /// All blocks before this one are told about; the next question begins there.
+    pub through: u64,
+}
+
 /// What is stored for a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtentKind {
@@ -127,6 +163,8 @@ pub enum Event {
     Read(ReadRequest),
     /// Tell where data is.
     Extents(ExtentsRequest),
+    /// Tell what changed between two versions.
+    Diff(DiffRequest),
     /// Read the payload of a retained entry.
     ReadPayload {
         /// Comes back in [`Effect::PayloadDone`].
@@ -225,6 +263,13 @@ pub enum Outcome {
     SnapshotTaken(Stamp),
     /// A snapshot was deleted; its stamp.
     SnapshotDeleted(Stamp),
+    /// The volume goes on from a snapshot, and has that one's size.
+    RolledBack {
+        /// Stamp of the state that was left.
+        left: Stamp,
+        /// The size, in bytes.
+        size_bytes: u64,
+    },
     /// Nothing happened to any snapshot.
     SnapshotRefused(SnapshotRefusal),
     /// The entry is a membership change for the replication layer.
@@ -332,6 +377,13 @@ pub enum Effect {
         /// The runs from the first block on, neighbours of different kinds. At least one; they may
         /// end before the range does. Or why not.
         result: Result<Vec<ExtentRun>, ReadError>,
+    },
+    /// Two versions were compared.
+    DiffDone {
+        /// The token of the question.
+        token: u64,
+        /// What differs, perhaps only of a part of the range; or why it cannot be told.
+        result: Result<Diff, ReadError>,
     },
     /// A payload was read.
     PayloadDone {

@@ -2,7 +2,7 @@
 
 use crate::error::StoreError;
 use crate::event::{AppendEntry, RecoveredGroup};
-use crate::format::checkpoint::{EpochEntry, GroupEntry, GroupMeta, LogEntryMeta};
+use crate::format::checkpoint::{EpochEntry, GroupEntry, GroupMeta, LogEntryMeta, Membership};
 use crate::format::codec::FormatError;
 use crate::format::node::ChildPointer;
 use crate::format::operation::{Operation, RequestId};
@@ -145,6 +145,9 @@ pub(crate) struct Group {
     /// Map nodes that the next checkpoint, or one after it, writes for what is in records and not
     /// frozen.
     pub footprint: Footprint,
+    /// What is to be applied once a checkpoint has merged what is: through which index, and the
+    /// membership after it if that changes.
+    pub parked: VecDeque<(RaftIndex, Option<Membership>)>,
 }
 
 impl Group {
@@ -170,6 +173,7 @@ impl Group {
             frozen: None,
             frozen_blocks: 0,
             footprint: Footprint::default(),
+            parked: VecDeque::new(),
         }
     }
 

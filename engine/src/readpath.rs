@@ -32,6 +32,7 @@ const NODES_AT_A_TIME_MAX: usize = 32;
 pub(crate) enum NodeWaiter {
     Read(u64),
     Extents(u64),
+    Diff(u64),
     Merge,
     Discard,
 }
@@ -353,6 +354,9 @@ impl Engine {
                 }
                 (NodeWaiter::Extents(token), page) => {
                     self.node_for_extents(token, vaddr, page.clone(), effects);
+                }
+                (NodeWaiter::Diff(token), page) => {
+                    self.node_for_diff(token, vaddr, page.clone(), effects);
                 }
                 (NodeWaiter::Merge, page) => self.node_for_merge(group, vaddr, page.clone()),
                 (NodeWaiter::Discard, Some(_)) => self.map.discard_failures = 0,

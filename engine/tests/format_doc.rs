@@ -305,6 +305,19 @@ fn operations() {
     let delete = [("delete.cut", le(stamp.0.to_le_bytes()))];
     let operation = Operation::DeleteSnapshot { cut: stamp };
     check("operation", &operation.encode(request), &delete);
+    let rollback = [
+        ("rollback.stamp", le(stamp.0.to_le_bytes())),
+        ("rollback.created", le(0x5fu64.to_le_bytes())),
+        ("rollback.to", le(0x60u64.to_le_bytes())),
+        ("rollback.name_length", le(4u32.to_le_bytes())),
+    ];
+    let operation = Operation::Rollback {
+        stamp,
+        created_us: 0x5f,
+        to: Stamp(0x60),
+        keep: Some("left".into()),
+    };
+    check("operation", &operation.encode(request), &rollback);
     let lists = [
         &common[..],
         &hollow[..],
@@ -312,6 +325,7 @@ fn operations() {
         &resize[..],
         &snapshot[..],
         &delete[..],
+        &rollback[..],
     ];
     let named: Vec<&str> = lists
         .iter()

@@ -467,6 +467,7 @@ impl Node {
             }
             E::ReadDone { token, result } => self.read_done(token, result),
             E::ExtentsDone { token, result } => self.extents_done(token, result),
+            E::DiffDone { .. } => {} // nobody asks yet
             E::PayloadDone { token, payload } => self.payload_done(token, payload),
             E::CatalogDone { token, result } => self.catalog_done(token, result, effects),
             E::LogTruncated { group, index, .. } => {
@@ -524,7 +525,7 @@ impl Node {
                 // Writes wait for an epoch; nothing else may ever come to wake them.
                 self.dirty.insert(id);
             }
-            Outcome::Resized(size_bytes) => {
+            Outcome::Resized(size_bytes) | Outcome::RolledBack { size_bytes, .. } => {
                 volume.size_bytes = *size_bytes;
                 self.exports_changed(effects);
             }

@@ -295,6 +295,7 @@ impl Engine {
         self.superblock_order = [0, 1, 2, 3];
         self.segs.release(&c.freed);
         self.collected_released();
+        self.diffs_go_on(effects);
         // As long as something was given back, the next one gives back more.
         self.checkpoint_wanted |= c.reclaim.more && !self.stopping;
         self.busy = true; // another one may be wanted, and the log may wait for the room

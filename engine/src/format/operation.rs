@@ -131,6 +131,17 @@ pub enum Operation {
         /// Labels.
         labels: BTreeMap<String, String>,
     },
+    /// The volume goes on from a snapshot.
+    Rollback {
+        /// Names the cut of the state that is left.
+        stamp: Stamp,
+        /// When it was asked for, in microseconds since the Unix epoch.
+        created_us: u64,
+        /// Stamp of the snapshot.
+        to: Stamp,
+        /// Under which name the state that is left is kept; none for not at all.
+        keep: Option<String>,
+    },
     /// A snapshot is no longer needed.
     DeleteSnapshot {
         /// Its stamp.
@@ -146,7 +157,8 @@ const TAG_OPEN_EPOCH: u8 = 5;
 const TAG_RESIZE: u8 = 6;
 const TAG_SNAPSHOT: u8 = 7;
 const TAG_DELETE_SNAPSHOT: u8 = 8;
-// 9 to 15 are kept for clones, rollbacks and re-encryption.
+const TAG_ROLLBACK: u8 = 9;
+// 10 to 15 are kept for clones and re-encryption.
 
 impl Operation {
     /// Number of payload slots the operation brings.
@@ -167,6 +179,7 @@ impl Operation {
             Self::OpenEpoch { .. }
             | Self::Resize { .. }
             | Self::Snapshot { .. }
+            | Self::Rollback { .. }
             | Self::DeleteSnapshot { .. } => None,
         }
     }
@@ -194,6 +207,7 @@ impl Operation {
             Self::Resize { .. } => TAG_RESIZE,
             Self::Snapshot { .. } => TAG_SNAPSHOT,
             Self::DeleteSnapshot { .. } => TAG_DELETE_SNAPSHOT,
+            Self::Rollback { .. } => TAG_ROLLBACK,
         };
         w.u8(tag);
         w.u8(VERSION);
@@ -252,6 +266,17 @@ impl Operation {
                 }
             }
             Self::DeleteSnapshot { cut } => w.u64(cut.0),
+            Self::Rollback {
+                stamp,
+                created_us,
+                to,
+                keep,
+            } => {
+                w.u64(stamp.0);
+                w.u64(*created_us);
+                w.u64(to.0);
+                w.bytes32(keep.as_deref().unwrap_or_default().as_bytes());
+            }
         }
         w.bytes
     }
@@ -297,6 +322,20 @@ impl Operation {
                 size_bytes: r.u64()?,
             },
             TAG_SNAPSHOT => decode_snapshot(&mut r)?,
+            TAG_ROLLBACK => {
+                let (stamp, created_us, to) = (Stamp(r.u64()?), r.u64()?, Stamp(r.u64()?));
+                let name = text(&mut r)?;
+                if name.len() > limits::SNAPSHOT_NAME_BYTES_MAX {
+                    return Err(r.error("name of a snapshot is too long"));
+                }
+                let keep = (!name.is_empty()).then_some(name);
+                Self::Rollback {
+                    stamp,
+                    created_us,
+                    to,
+                    keep,
+                }
+            }
             TAG_DELETE_SNAPSHOT => Self::DeleteSnapshot {
                 cut: Stamp(r.u64()?),
             },
@@ -313,7 +352,8 @@ impl Operation {
             Self::Write { stamp, .. }
             | Self::Discard { stamp, .. }
             | Self::Zero { stamp, .. }
-            | Self::Snapshot { stamp, .. } => stamp.epoch(),
+            | Self::Snapshot { stamp, .. }
+            | Self::Rollback { stamp, .. } => stamp.epoch(),
             _ => Epoch(0),
         }
     }
@@ -452,6 +492,18 @@ mod tests {
                 labels: BTreeMap::from([("by".into(), "cron".into())]),
             },
             Operation::DeleteSnapshot { cut: stamp },
+            Operation::Rollback {
+                stamp,
+                created_us: 13,
+                to: Stamp(3),
+                keep: Some("before".into()),
+            },
+            Operation::Rollback {
+                stamp,
+                created_us: 13,
+                to: Stamp(3),
+                keep: None,
+            },
         ] {
             let bytes = op.encode(request);
             assert_eq!(Operation::decode(&bytes), Ok((op.clone(), request)));

@@ -44,6 +44,7 @@ impl Floor {
 struct FrozenHead {
     parent: VersionId,
     deadlist: DeadlistId,
+    grown: [Stamp; LEVELS],
 }
 
 /// What a checkpoint says of versions, where it differs from what they are now.
@@ -279,6 +280,24 @@ impl Forest {
         id
     }
 
+    /// A version whose map is the one the head had.
+    pub fn settle(&mut self, id: VersionId, root: (ChildPointer, u8)) {
+        if let Some(v) = self.versions.get_mut(&id) {
+            v.root = Some(root);
+        }
+    }
+
+    /// The head of a group begins at a snapshot of it.
+    pub fn go_on_from(&mut self, group: GroupId, target: &Version) {
+        let Some(id) = self.heads.get(&group).copied() else {
+            return;
+        };
+        self.reparent(id, target.id);
+        if let Some(head) = self.versions.get_mut(&id) {
+            head.grown = target.grown;
+        }
+    }
+
     /// A snapshot is deleted: it disappears for its users, and is gone when nothing begins at it.
     pub fn hide(&mut self, id: VersionId) {
         let Some(v) = self.versions.get_mut(&id) else {
@@ -396,6 +415,10 @@ impl Forest {
     /// merged themselves.
     pub fn grown(&mut self, group: GroupId, grown: [Stamp; LEVELS]) {
         let head = self.heads.get(&group).copied();
+        let frozen = self.frozen.as_mut();
+        if let Some(head) = frozen.and_then(|f| f.heads.get_mut(&head?)) {
+            head.grown = grown;
+        }
         let mut at = head;
         while let Some(v) = at.and_then(|id| self.versions.get_mut(&id)) {
             if v.kind != VersionKind::Head && v.root.is_some() {
@@ -412,6 +435,7 @@ impl Forest {
         let frozen = |v: &Version| FrozenHead {
             parent: v.parent,
             deadlist: v.deadlist,
+            grown: v.grown,
         };
         self.frozen = Some(FrozenForest {
             next_version: self.next_version,
@@ -453,7 +477,7 @@ impl Forest {
         {
             let mut v = v.clone();
             if let Some(head) = frozen.heads.get(&v.id) {
-                (v.parent, v.deadlist) = (head.parent, head.deadlist);
+                (v.parent, v.deadlist, v.grown) = (head.parent, head.deadlist, head.grown);
             }
             if frozen.hidden_since.contains(&v.id) {
                 v.kind = VersionKind::Snapshot;

@@ -1,10 +1,13 @@
 //! Versions of volumes: snapshots are kept, heads go on, and what nobody needs any more dies.
 
 pub mod deadlist;
+mod diff;
 pub mod forest;
 pub(crate) mod operations;
 mod reclaim;
 mod view;
 
+pub(crate) use diff::DiffState;
+pub use diff::RUNS_MAX as DIFF_RUNS_MAX;
 pub(crate) use reclaim::{Reclaim, DEAD_PAGE};
 pub use view::{DeltaSize, SnapshotView};

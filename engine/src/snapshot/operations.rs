@@ -3,6 +3,7 @@
 
 use crate::error::StoreError;
 use crate::event::{Outcome, SnapshotRefusal};
+use crate::format::operation::Operation;
 use crate::format::versions::SnapshotMeta;
 use crate::group::Group;
 use crate::map::layer::Cut;
@@ -17,13 +18,7 @@ pub(crate) fn take(
     mut meta: SnapshotMeta,
 ) -> Result<Outcome, StoreError> {
     let id = group.meta.group;
-    if stamp <= group.max_stamp {
-        return Err(StoreError::Invariant(format!(
-            "group {id}: cut {stamp} is not above {}",
-            group.max_stamp
-        )));
-    }
-    group.max_stamp = stamp;
+    rise(group, stamp)?;
     if forest.has_name(id, &meta.name) {
         return Ok(Outcome::SnapshotRefused(SnapshotRefusal::NameTaken));
     }
@@ -49,4 +44,72 @@ pub(crate) fn delete(group: &Group, forest: &mut Forest, cut: Stamp) -> Outcome 
     };
     forest.hide(id);
     Outcome::SnapshotDeleted(cut)
+}
+
+/// A cut has a stamp like what is written.
+fn rise(group: &mut Group, stamp: Stamp) -> Result<(), StoreError> {
+    if stamp <= group.max_stamp {
+        return Err(StoreError::Invariant(format!(
+            "group {}: cut {stamp} is not above {}",
+            group.meta.group, group.max_stamp
+        )));
+    }
+    group.max_stamp = stamp;
+    Ok(())
+}
+
+/// A rollback changes trees, so that both of them must be there: what is left, and what it goes to.
+pub(crate) fn waits_for_checkpoint(
+    group: &Group,
+    forest: &Forest,
+    operation: Option<&Operation>,
+) -> bool {
+    let Some(Operation::Rollback { to, .. }) = operation else {
+        return false;
+    };
+    let target = forest.at(group.meta.group, *to);
+    target.is_some_and(|target| {
+        !group.active.is_empty() || group.frozen.is_some() || target.root.is_none()
+    })
+}
+
+/// The volume goes on from a snapshot. Nothing is in the deltas.
+pub(crate) fn roll_back(
+    group: &mut Group,
+    forest: &mut Forest,
+    stamp: Stamp,
+    to: Stamp,
+    keep: bool,
+    mut meta: SnapshotMeta,
+) -> Result<Outcome, StoreError> {
+    let id = group.meta.group;
+    rise(group, stamp)?;
+    let Some(target) = forest.at(id, to).cloned() else {
+        return Ok(Outcome::SnapshotRefused(SnapshotRefusal::Unknown));
+    };
+    if keep && forest.has_name(id, &meta.name) {
+        return Ok(Outcome::SnapshotRefused(SnapshotRefusal::NameTaken));
+    }
+    if keep && forest.count(id) >= limits::VOLUME_SNAPSHOTS_MAX {
+        return Ok(Outcome::SnapshotRefused(SnapshotRefusal::TooMany));
+    }
+    let Some((root, level)) = target.root.filter(|_| group.active.is_empty()) else {
+        let text = format!("group {id}: a rollback to {to} over what is not merged");
+        return Err(StoreError::Invariant(text));
+    };
+    meta.size_bytes = group.meta.size_bytes;
+    let left = forest.cut(id, stamp, meta);
+    forest.settle(left, (group.root, group.root_level));
+    forest.go_on_from(id, &target);
+    if !keep {
+        forest.hide(left);
+    }
+    (group.root, group.root_level) = (root, level);
+    group.newest_cut = target.cut;
+    group.meta.size_bytes = target.meta.size_bytes;
+    let size_bytes = group.meta.size_bytes;
+    Ok(Outcome::RolledBack {
+        left: stamp,
+        size_bytes,
+    })
 }

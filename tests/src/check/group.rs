@@ -52,6 +52,12 @@ pub struct Applied {
     pub size_bytes: u64,
     /// Snapshots, by stamp.
     pub snapshots: BTreeMap<u64, SnapshotModel>,
+    /// Deleted versions at which several others begin.
+    pub hidden: BTreeMap<u64, SnapshotModel>,
+    /// Where each version begins; zero for nowhere.
+    pub parents: BTreeMap<u64, u64>,
+    /// Where the head begins.
+    pub head_parent: u64,
 }
 
 /// A snapshot: a copy of everything.
@@ -112,16 +118,86 @@ impl Applied {
                     size_bytes: self.size_bytes,
                 };
                 self.snapshots.insert(stamp.0, snapshot);
+                self.parents.insert(stamp.0, self.head_parent);
+                self.head_parent = stamp.0;
                 return Outcome::SnapshotTaken(*stamp);
             }
             Operation::DeleteSnapshot { cut } => {
-                return match self.snapshots.remove(&cut.0) {
-                    Some(_) => Outcome::SnapshotDeleted(*cut),
-                    None => Outcome::SnapshotRefused(SnapshotRefusal::Unknown),
+                let Some(snapshot) = self.snapshots.remove(&cut.0) else {
+                    return Outcome::SnapshotRefused(SnapshotRefusal::Unknown);
                 };
+                self.hidden.insert(cut.0, snapshot);
+                self.collapse();
+                return Outcome::SnapshotDeleted(*cut);
             }
+            Operation::Rollback {
+                stamp, to, keep, ..
+            } => return self.roll_back(*stamp, to.0, keep.as_deref()),
         }
         Outcome::Done
+    }
+}
+
+impl Applied {
+    fn roll_back(&mut self, stamp: esker_base::Stamp, to: u64, keep: Option<&str>) -> Outcome {
+        self.max_stamp = stamp.0;
+        let Some(target) = self.snapshots.get(&to).cloned() else {
+            return Outcome::SnapshotRefused(SnapshotRefusal::Unknown);
+        };
+        if self
+            .snapshots
+            .values()
+            .any(|s| Some(s.name.as_str()) == keep)
+        {
+            return Outcome::SnapshotRefused(SnapshotRefusal::NameTaken);
+        }
+        let left = SnapshotModel {
+            name: keep.unwrap_or_default().into(),
+            blocks: std::mem::replace(&mut self.blocks, target.blocks),
+            size_bytes: std::mem::replace(&mut self.size_bytes, target.size_bytes),
+        };
+        self.parents.insert(stamp.0, self.head_parent);
+        self.head_parent = to;
+        match keep {
+            Some(_) => _ = self.snapshots.insert(stamp.0, left),
+            None => _ = self.hidden.insert(stamp.0, left),
+        }
+        self.collapse();
+        Outcome::RolledBack {
+            left: stamp,
+            size_bytes: self.size_bytes,
+        }
+    }
+
+    /// The versions that begin at one; the head is zero.
+    #[must_use]
+    pub fn children(&self, cut: u64) -> Vec<u64> {
+        let of = self.parents.iter().filter(|(_, parent)| **parent == cut);
+        let mut children: Vec<u64> = of.map(|(child, _)| *child).collect();
+        if self.head_parent == cut {
+            children.push(0);
+        }
+        children
+    }
+
+    /// Deleted versions are gone when at most one begins at them.
+    fn collapse(&mut self) {
+        while let Some(gone) = self
+            .hidden
+            .keys()
+            .copied()
+            .find(|cut| self.children(*cut).len() < 2)
+        {
+            let parent = self.parents.get(&gone).copied().unwrap_or(0);
+            for child in self.children(gone) {
+                match child {
+                    0 => self.head_parent = parent,
+                    child => _ = self.parents.insert(child, parent),
+                }
+            }
+            self.hidden.remove(&gone);
+            self.parents.remove(&gone);
+        }
     }
 }
 
@@ -143,6 +219,7 @@ pub fn write_blocks(blocks: &mut Blocks, operation: &Operation, pages: &[Bytes])
         Operation::OpenEpoch { .. }
         | Operation::Resize { .. }
         | Operation::Snapshot { .. }
+        | Operation::Rollback { .. }
         | Operation::DeleteSnapshot { .. } => {}
     }
 }

@@ -2,6 +2,7 @@
 //! against them.
 
 pub mod damage;
+pub mod diff;
 pub mod group;
 pub mod ops;
 pub mod settle;

@@ -275,6 +275,11 @@ impl World {
             .map(|(cut, s)| (*cut, s.size_bytes / BLOCK_SIZE_U64))
             .collect();
         if !cuts.is_empty() && self.rng.chance(400) {
+            if self.rng.chance(200) {
+                let (from, to) = (self.rng.pick(&cuts).0, self.rng.pick(&cuts).0);
+                let to = self.rng.chance(600).then_some(to);
+                return self.diff(id, from, to, false);
+            }
             let (cut, blocks) = self.rng.pick(&cuts);
             let range = random_range(&mut self.rng, blocks, 64);
             self.read_at(id, range, cut)?;
@@ -370,7 +375,14 @@ impl World {
             let known: Vec<u64> = model.applied.snapshots.keys().copied().collect();
             // Few at a time in some runs, many in others.
             let delete = !known.is_empty() && rng.chance(self.snapshot_deletes);
+            let back = !known.is_empty() && rng.chance(200);
             let operation = match delete {
+                _ if back => Operation::Rollback {
+                    stamp,
+                    created_us: 2,
+                    to: Stamp(rng.pick(&known)),
+                    keep: rng.chance(500).then(|| format!("left{}", stamp.0)),
+                },
                 true => Operation::DeleteSnapshot {
                     cut: Stamp(rng.pick(&known)),
                 },

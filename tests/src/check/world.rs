@@ -1,5 +1,6 @@
 //! One engine over one simulated disk, and the models that judge what it says.
 
+use super::diff::PendingDiff;
 use super::group::{check_extents, check_read, Blocks, GroupModel};
 use super::trace::Trace;
 use super::Violation;
@@ -77,6 +78,8 @@ pub struct World {
     pub groups: BTreeMap<GroupId, GroupModel>,
     /// Groups that are gone for good.
     pub deleted: BTreeSet<GroupId>,
+    /// Comparisons of versions on their way.
+    pub diffs: BTreeMap<u64, PendingDiff>,
     /// Reads on their way.
     pub reads: BTreeMap<u64, PendingRead>,
     /// Catalog operations on their way.
@@ -141,6 +144,7 @@ impl World {
             trace: Trace::default(),
             groups: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            diffs: BTreeMap::new(),
             reads: BTreeMap::new(),
             catalog: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -262,6 +266,7 @@ impl World {
             } => self.applied(group, index, term, &outcome)?,
             Effect::ReadDone { token, result } => self.read_done(token, result)?,
             Effect::ExtentsDone { token, result } => self.extents_done(token, result)?,
+            Effect::DiffDone { token, result } => self.diff_done(token, result)?,
             Effect::CatalogDone { token, result } => {
                 let unknown = matches!(
                     result,
@@ -448,13 +453,14 @@ impl World {
     }
 
     /// Whether a read of this group may fail so.
-    fn excuses(&self, id: GroupId, at: Option<u64>, error: &ReadError) -> bool {
+    pub(super) fn excuses(&self, id: GroupId, at: Option<u64>, error: &ReadError) -> bool {
         match error {
             ReadError::UnknownGroup => self.groups.get(&id).is_none_or(|m| m.deleting),
             ReadError::Disk { .. } => self.disk.counts.read_errors > 0,
             ReadError::MapDamaged(_) => self.damaged || self.disk.counts.read_errors > 0,
             ReadError::Damaged(_) => self.damaged,
             ReadError::OutOfRange => false,
+            ReadError::NotMerged => self.fenced,
             ReadError::UnknownSnapshot => at.is_some_and(|cut| {
                 let model = self.groups.get(&id);
                 model.is_none_or(|m| !m.applied.snapshots.contains_key(&cut))
@@ -581,6 +587,7 @@ impl World {
     pub fn restart(&mut self) {
         self.probes.extend(self.engine.probes().iter().copied());
         self.reads.clear();
+        self.diffs.clear();
         self.catalog.clear();
         self.tickets.clear();
         self.queue.clear();

@@ -44,7 +44,9 @@ impl StampWatch {
             let (first, count) = match &operation {
                 Operation::Write { stamp, blocks, .. } => (stamp.0, blocks.len() as u64),
                 Operation::Discard { stamp, .. } | Operation::Zero { stamp, .. } => (stamp.0, 1),
-                Operation::Snapshot { stamp, .. } => (stamp.0, 1),
+                Operation::Snapshot { stamp, .. } | Operation::Rollback { stamp, .. } => {
+                    (stamp.0, 1)
+                }
                 Operation::OpenEpoch { .. }
                 | Operation::Resize { .. }
                 | Operation::DeleteSnapshot { .. } => continue,
