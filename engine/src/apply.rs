@@ -208,7 +208,7 @@ impl Engine {
                     // What it held is given back by a checkpoint.
                     self.checkpoint_wanted |= matches!(
                         outcome,
-                        Outcome::SnapshotDeleted(_) | Outcome::RolledBack { .. }
+                        Outcome::SnapshotDeleted(_) | Outcome::RolledBack(_)
                     );
                     effects.push(Effect::Applied {
                         group: id,

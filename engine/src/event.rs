@@ -263,13 +263,8 @@ pub enum Outcome {
     SnapshotTaken(Stamp),
     /// A snapshot was deleted; its stamp.
     SnapshotDeleted(Stamp),
-    /// The volume goes on from a snapshot, and has that one's size.
-    RolledBack {
-        /// Stamp of the state that was left.
-        left: Stamp,
-        /// The size, in bytes.
-        size_bytes: u64,
-    },
+    /// The volume goes on from a snapshot; its size stays. Stamp of the state that was left.
+    RolledBack(Stamp),
     /// Nothing happened to any snapshot.
     SnapshotRefused(SnapshotRefusal),
     /// The entry is a membership change for the replication layer.

@@ -525,7 +525,7 @@ impl Node {
                 // Writes wait for an epoch; nothing else may ever come to wake them.
                 self.dirty.insert(id);
             }
-            Outcome::Resized(size_bytes) | Outcome::RolledBack { size_bytes, .. } => {
+            Outcome::Resized(size_bytes) => {
                 volume.size_bytes = *size_bytes;
                 self.exports_changed(effects);
             }
@@ -533,6 +533,7 @@ impl Node {
             | Outcome::Membership
             | Outcome::SnapshotTaken(_)
             | Outcome::SnapshotDeleted(_)
+            | Outcome::RolledBack(_)
             | Outcome::SnapshotRefused(_) => {}
         }
         let Some(volume) = self.volumes.get_mut(&id) else {

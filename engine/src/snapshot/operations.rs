@@ -106,10 +106,6 @@ pub(crate) fn roll_back(
     }
     (group.root, group.root_level) = (root, level);
     group.newest_cut = target.cut;
-    group.meta.size_bytes = target.meta.size_bytes;
-    let size_bytes = group.meta.size_bytes;
-    Ok(Outcome::RolledBack {
-        left: stamp,
-        size_bytes,
-    })
+    // The size stays: what is on its way in the log may lie behind the end that the snapshot had.
+    Ok(Outcome::RolledBack(stamp))
 }

@@ -7,6 +7,7 @@ use super::world::{Catalog, World};
 use super::Violation;
 use crate::sim::SimRng;
 use esker_base::{BlockRange, GroupId, BLOCK_SIZE_U64};
+use esker_engine::format::operation::Operation;
 use esker_engine::format::record::{Item, ItemBody, RecordHeader};
 use esker_engine::{EngineConfig, Event, ReadError, Sabotage};
 use std::collections::BTreeSet;
@@ -181,6 +182,13 @@ fn accept_loss(world: &mut World, model: &GroupModel, victim: &OnDevice) -> Resu
     world.catalog.insert(token, Catalog::AcceptLoss(id));
     world.step(Event::AcceptLoss { token, group: id })?;
     world.run(true)?;
+    let applied = world.engine.group(id).map_or(0, |view| view.applied.0);
+    let rolls_back = |entry: &std::sync::Arc<super::group::ModelEntry>| {
+        matches!(entry.operation, Some(Operation::Rollback { .. }))
+    };
+    if model.log.iter().skip(index(applied)).any(rolls_back) {
+        return Ok(()); // such a volume is not taken on
+    }
     let lost: BTreeSet<u64> = victim
         .items
         .iter()

@@ -101,9 +101,7 @@ impl World {
             Ok(told) => told,
             Err(error) => {
                 let excused = self.excuses(id, Some(diff.from), &error)
-                    || diff.to.is_some_and(|to| self.excuses(id, Some(to), &error))
-                    // The head may have shrunk by a rollback.
-                    || error == ReadError::OutOfRange && diff.to.is_none();
+                    || diff.to.is_some_and(|to| self.excuses(id, Some(to), &error));
                 return match excused {
                     true => Ok(()),
                     false => Err(Violation::new(format!(

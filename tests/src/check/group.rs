@@ -154,7 +154,7 @@ impl Applied {
         let left = SnapshotModel {
             name: keep.unwrap_or_default().into(),
             blocks: std::mem::replace(&mut self.blocks, target.blocks),
-            size_bytes: std::mem::replace(&mut self.size_bytes, target.size_bytes),
+            size_bytes: self.size_bytes,
         };
         self.parents.insert(stamp.0, self.head_parent);
         self.head_parent = to;
@@ -163,10 +163,7 @@ impl Applied {
             None => _ = self.hidden.insert(stamp.0, left),
         }
         self.collapse();
-        Outcome::RolledBack {
-            left: stamp,
-            size_bytes: self.size_bytes,
-        }
+        Outcome::RolledBack(stamp)
     }
 
     /// The versions that begin at one; the head is zero.
