@@ -277,7 +277,9 @@ impl World {
     fn step(&mut self, event: Event) -> VecDeque<Effect> {
         let mut effects = Vec::new();
         self.now += 50_000_000; // in nanoseconds
-        self.node.step(Moment(self.now), WALL, event, &mut effects);
+        let now = Moment(self.now);
+        self.node.step(now, WALL, event, &mut effects);
+        self.node.settle(now, WALL, &mut effects);
         effects.into()
     }
 

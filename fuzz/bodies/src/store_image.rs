@@ -141,6 +141,7 @@ fn serve(mut device: Device) {
 fn step(node: &mut Node, now: u64, event: Event, queue: &mut VecDeque<Effect>) {
     let mut effects = Vec::new();
     node.step(Moment(now), WALL, event, &mut effects);
+    node.settle(Moment(now), WALL, &mut effects);
     queue.extend(effects);
 }
 
