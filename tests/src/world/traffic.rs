@@ -301,6 +301,11 @@ impl World {
     }
 
     pub(crate) fn connection_closed(&mut self, id: u64) {
+        // The end of a stream comes after all of it. What was on its way while the process was held up
+        // may be due later than the end.
+        while self.conns.get(&id).is_some_and(|c| !c.to_client.is_empty()) {
+            self.deliver_to_client(id);
+        }
         let Some(conn) = self.conns.remove(&id) else {
             return;
         };
