@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 use esker_base::checksum::crc32;
-use esker_base::{BlockRange, Epoch, GroupId, RaftIndex, Stamp};
+use esker_base::{BlockRange, GroupId};
 use esker_engine::format::operation::{BlockInfo, Operation};
 use esker_engine::format::SEGMENTS_OFFSET;
-use esker_engine::{EngineConfig, Event};
+use esker_engine::EngineConfig;
 use esker_tests::check::ops::{entry_of, page_of};
+use esker_tests::check::single::{apply, one_group, stamp};
 use esker_tests::check::world::World;
 use esker_tests::sim::SimRng;
 
@@ -24,40 +25,7 @@ fn world(config: EngineConfig) -> (World, GroupId) {
         checkpoint_records: 1 << 30,
         ..config
     };
-    let mut world = World::new(1, config);
-    world.run(false).unwrap();
-    // Groups have sizes and kinds of the seed's choice: take one that fits.
-    let id = loop {
-        world.create().unwrap();
-        world.run(false).unwrap();
-        let last = world.groups.values().max_by_key(|m| m.meta.replica);
-        let model = last.unwrap().clone();
-        if model.is_single() && model.meta.size_bytes == BLOCKS * 4096 {
-            break model.meta.group;
-        }
-        let (token, group) = (world.token(), model.meta.group);
-        world.groups.remove(&group);
-        world.step(Event::Delete { token, group }).unwrap();
-        world.run(false).unwrap();
-    };
-    world.begin_term(id, 1).unwrap();
-    apply(&mut world, id);
-    (world, id)
-}
-
-fn apply(world: &mut World, id: GroupId) {
-    world.run(true).unwrap();
-    let through = RaftIndex(world.groups[&id].durable_last());
-    world.step(Event::Apply { group: id, through }).unwrap();
-    world.run(false).unwrap();
-}
-
-fn stamp(world: &mut World, id: GroupId, count: u32) -> Stamp {
-    let model = world.groups.get_mut(&id).unwrap();
-    let (epoch, counter) = model.epoch.as_mut().unwrap();
-    let stamp = Stamp::new(Epoch(*epoch), *counter);
-    *counter += count;
-    stamp
+    one_group(config, BLOCKS)
 }
 
 fn append(world: &mut World, id: GroupId, operation: Operation, pages: Vec<bytes::Bytes>) {

@@ -1,0 +1,58 @@
+//! A store with one group of one voter whose epoch is open: where tests of the engine that choose what
+//! happens begin.
+
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+use super::world::World;
+use esker_base::{Epoch, GroupId, RaftIndex, Stamp};
+use esker_engine::{EngineConfig, Event};
+
+/// Such a store; its volume has so many blocks.
+///
+/// # Panics
+/// When the engine breaks a rule.
+#[must_use]
+pub fn one_group(config: EngineConfig, blocks: u64) -> (World, GroupId) {
+    let mut world = World::new(1, config);
+    world.run(false).unwrap();
+    // Groups have sizes and kinds of the seed's choice: take one that fits.
+    let id = loop {
+        world.create().unwrap();
+        world.run(false).unwrap();
+        let last = world.groups.values().max_by_key(|m| m.meta.replica);
+        let model = last.unwrap().clone();
+        if model.is_single() && model.meta.size_bytes == blocks * 4096 {
+            break model.meta.group;
+        }
+        let (token, group) = (world.token(), model.meta.group);
+        world.groups.remove(&group);
+        world.step(Event::Delete { token, group }).unwrap();
+        world.run(false).unwrap();
+    };
+    world.begin_term(id, 1).unwrap();
+    apply(&mut world, id);
+    (world, id)
+}
+
+/// Makes everything durable and applies it.
+///
+/// # Panics
+/// As [`one_group`].
+pub fn apply(world: &mut World, id: GroupId) {
+    world.run(true).unwrap(); // not every append is urgent
+    let through = RaftIndex(world.groups[&id].durable_last());
+    world.step(Event::Apply { group: id, through }).unwrap();
+    world.run(false).unwrap();
+}
+
+/// Takes stamps.
+///
+/// # Panics
+/// When no epoch is open.
+pub fn stamp(world: &mut World, id: GroupId, count: u32) -> Stamp {
+    let model = world.groups.get_mut(&id).unwrap();
+    let (epoch, counter) = model.epoch.as_mut().unwrap();
+    let stamp = Stamp::new(Epoch(*epoch), *counter);
+    *counter += count;
+    stamp
+}
