@@ -18,6 +18,11 @@ const STAGE_NS_MAX: u64 = 120_000_000_000;
 const ANSWER_NS_MAX: u64 = 60_000_000_000;
 /// Virtual time in which a fenced node must have answered: its disk is at most slow for a moment.
 const FENCED_ANSWER_NS_MAX: u64 = 1_000_000_000;
+/// Virtual time after which a store that was emptied takes writes again: room comes back with the
+/// checkpoint that merges the trims, however slow the disk is at it.
+const REFILL_NS_MAX: u64 = 60_000_000_000;
+/// Writes that are tried before the clock is looked at.
+const REFILL_TRIES: usize = 100;
 /// A client of a group gives up on an answer and tries another node.
 const GROUP_ANSWER_NS_MAX: u64 = 5_000_000_000;
 
@@ -269,17 +274,16 @@ impl World {
         }
         self.enter(Stage::Refill);
         for slot in 0..self.slots.len() {
-            if self.slots[slot].volume.is_none() {
-                continue;
+            if self.slots[slot].volume.is_some() {
+                self.refill(slot);
             }
-            let mut script = VecDeque::new();
-            // Room comes back with a checkpoint, so the first ones may still be refused.
-            for _ in 0..100 {
-                script.push_back(wish(Command::Write, 0, 1));
-                script.push_back(wish(Command::Flush, 0, 0));
-            }
-            self.follow(slot, script);
         }
+    }
+
+    fn refill(&mut self, slot: usize) {
+        let once = [wish(Command::Write, 0, 1), wish(Command::Flush, 0, 0)];
+        let script = once.into_iter().cycle().take(2 * REFILL_TRIES).collect();
+        self.follow(slot, script);
     }
 
     fn room_in_words(&self) -> String {
@@ -288,19 +292,28 @@ impl World {
     }
 
     fn refilled(&mut self) {
-        let volumes = self.slots.iter().filter(|s| s.volume.is_some()).count();
-        for client in self.clients.iter().rev().take(volumes) {
-            let last = client
-                .results
-                .iter()
-                .rev()
-                .find(|r| r.0.command == Command::Write);
-            if last.is_some_and(|r| r.1 == ENOSPC) {
+        let over = self.now > self.stage_since + REFILL_NS_MAX;
+        let mut refused = false;
+        for slot in 0..self.slots.len() {
+            let mut clients = self.clients.iter().rev();
+            let Some(client) = clients.find(|c| c.slot == slot && c.script.is_some()) else {
+                continue;
+            };
+            let mut results = client.results.iter().rev();
+            let last = results.find(|r| r.0.command == Command::Write);
+            if self.slots[slot].volume.is_none() || last.is_none_or(|r| r.1 != ENOSPC) {
+                continue;
+            }
+            if over {
                 let progress = self.room_in_words();
                 return self.violate(format!("a store that was emptied stays full: {progress}"));
             }
+            refused = true;
+            self.refill(slot);
         }
-        self.begin_stop();
+        if !refused {
+            self.begin_stop();
+        }
     }
 
     /// Replicas of a volume that can be equal: one that is behind what any other still has in its
