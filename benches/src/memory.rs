@@ -35,6 +35,8 @@ pub struct Traffic {
     pub table_bytes: u64,
     /// Superblocks.
     pub superblock_bytes: u64,
+    /// What garbage collection moved, with the pages that name it.
+    pub survivor_bytes: u64,
     /// Map nodes that were read.
     pub nodes_read: u64,
 }
@@ -49,6 +51,7 @@ impl Traffic {
             node_bytes: self.node_bytes - before.node_bytes,
             table_bytes: self.table_bytes - before.table_bytes,
             superblock_bytes: self.superblock_bytes - before.superblock_bytes,
+            survivor_bytes: self.survivor_bytes - before.survivor_bytes,
             nodes_read: self.nodes_read - before.nodes_read,
         }
     }
@@ -117,6 +120,7 @@ impl MemoryDevice {
         let bytes: u64 = bufs.iter().map(|b| to_u64(b.len())).sum();
         let first = bufs.first().map_or(&[][..], |b| &b[..8]);
         let mut kept = bytes;
+        let mut keep_nodes = false;
         if offset < SEGMENTS_OFFSET {
             self.formatted = true;
             self.traffic.superblock_bytes += bytes;
@@ -125,6 +129,14 @@ impl MemoryDevice {
             self.traffic.header_bytes += header;
             self.traffic.payload_bytes += bytes - header;
             kept = if self.keep_payload { bytes } else { 0 };
+        } else if first.starts_with(b"ESSV") {
+            self.traffic.survivor_bytes += bytes;
+            keep_nodes = !self.keep_payload;
+            kept = if self.keep_payload {
+                bytes
+            } else {
+                BLOCK_SIZE_U64
+            };
         } else if first.starts_with(b"ESND") {
             self.traffic.node_bytes += bytes;
         } else {
@@ -133,9 +145,14 @@ impl MemoryDevice {
         let mut number = offset / BLOCK_SIZE_U64;
         for buf in bufs {
             for at in (0..buf.len()).step_by(BLOCK_SIZE) {
+                let page = buf.slice(at..at + BLOCK_SIZE);
+                let node = keep_nodes && page.starts_with(b"ESND");
                 if kept >= BLOCK_SIZE_U64 {
-                    self.pages.insert(number, buf.slice(at..at + BLOCK_SIZE));
+                    self.pages.insert(number, page);
                     kept -= BLOCK_SIZE_U64;
+                } else if node {
+                    // A slice would keep all of the window that it was read in.
+                    self.pages.insert(number, Bytes::copy_from_slice(&page));
                 } else {
                     self.pages.remove(&number);
                 }

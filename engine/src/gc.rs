@@ -105,6 +105,15 @@ enum Outcome {
     NoRoom,
 }
 
+/// What decides whether there is something to collect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Finding {
+    deaths: u64,
+    checkpoints: u64,
+    /// The log takes segments without anything dying: what was enough room is none any more.
+    free: usize,
+}
+
 /// The collector's state.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
@@ -121,8 +130,8 @@ pub(crate) struct Collector {
     open: Option<(u32, u64, u32)>,
     /// Segments that could not be read, by generation: left alone until the store is opened again.
     unreadable: BTreeSet<u64>,
-    /// Deaths and checkpoints when nothing worth collecting was found.
-    nothing_at: Option<(u64, u64)>,
+    /// When nothing worth collecting was found.
+    nothing_at: Option<Finding>,
 }
 
 impl Collector {
@@ -243,18 +252,19 @@ impl Engine {
             return false;
         }
         let urgent = self.stalled || self.room_is_short();
-        let now = (self.segs.deaths, self.counters.checkpoints);
-        let asked = self.collector.nothing_at;
-        let same = |(deaths, checkpoints): (u64, u64)| {
-            checkpoints == now.1 && (deaths == now.0 || !urgent && now.0 < deaths + slots / 4)
+        let now = self.finding();
+        let same = |asked: Finding| {
+            let deaths = now.deaths - asked.deaths;
+            (asked.checkpoints, asked.free) == (now.checkpoints, now.free)
+                && (deaths == 0 || !urgent && deaths < slots / 4)
         };
-        if asked.is_some_and(same) {
+        if self.collector.nothing_at.is_some_and(same) {
             return false;
         }
         let room = self.collection_room();
         // A segment that is nearly full costs more than it gives.
         let live_max = if urgent {
-            slots - (slots / 16).max(2)
+            slots - self.urgent_gain()
         } else {
             slots * 17 / 20
         };
@@ -298,6 +308,14 @@ impl Engine {
         };
         self.begin_victim(number);
         true
+    }
+
+    fn finding(&self) -> Finding {
+        Finding {
+            deaths: self.segs.deaths,
+            checkpoints: self.counters.checkpoints,
+            free: self.segs.free_count(),
+        }
     }
 
     fn begin_victim(&mut self, number: u32) {
@@ -390,7 +408,7 @@ impl Engine {
             Outcome::Mismatch => v.attempts += 1,
             // What is copied stays garbage, the victim stays as it is.
             Outcome::NoRoom => {
-                self.collector.nothing_at = Some((self.segs.deaths, self.counters.checkpoints));
+                self.collector.nothing_at = Some(self.finding());
                 return;
             }
             Outcome::Unread => {

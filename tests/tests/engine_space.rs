@@ -181,6 +181,52 @@ fn a_full_store_can_delete_the_volume() {
 
 /// A block whose bytes were damaged on the device lives on in a segment that is collected: it is moved
 /// as it is, told, and still an error for its readers; everything around it is whole.
+/// A follower that is told late what is committed appends much and applies nothing: nothing dies, so
+/// what was no victim while there was room is one when the log has taken that room.
+#[test]
+fn what_is_appended_and_not_applied_finds_room() {
+    for (segments, count) in (20..32).flat_map(|s| [1, 3, 8].map(|c| (s, c))) {
+        append_until_full(segments, count);
+    }
+}
+
+fn append_until_full(segments: u64, count: u32) {
+    let (mut world, id) = world(segments);
+    // Survivors in every segment, and as much room as lets the collector rest.
+    for i in 0..2000u64 {
+        write(&mut world, id, (i * 101) % 300, 1);
+    }
+    let token = world.token();
+    world.step(Event::Checkpoint { token }).unwrap();
+    world.run(true).unwrap();
+    let room = |world: &World| world.engine.has_room_for(u64::from(count) * 4096);
+    for lba in (0..900).step_by(count as usize) {
+        if !room(&world) {
+            break;
+        }
+        let stamp = stamp(&mut world, id, count);
+        let pages: Vec<_> = (0..u64::from(count))
+            .map(|i| page_of(id, stamp.0 + i))
+            .collect();
+        let operation = Operation::Write {
+            lba,
+            stamp,
+            key_id: 0,
+            blocks: pages.iter().map(|p| BlockInfo::plain(crc32(p))).collect(),
+        };
+        let model = &world.groups[&id];
+        let (term, first) = (model.term, model.last() + 1);
+        let entry = entry_of(term, Some(operation), pages);
+        world.append(id, None, first, &[entry]).unwrap();
+        world.run(true).unwrap();
+        let model = &world.groups[&id];
+        let progress = world.engine.progress();
+        assert_eq!(model.durable_last(), model.last(), "{segments}: {progress}");
+    }
+    apply(&mut world, id);
+    world.settle().unwrap();
+}
+
 #[test]
 fn damage_that_is_moved_stays_damage() {
     let (mut world, id) = world(48);

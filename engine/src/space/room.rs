@@ -103,9 +103,9 @@ impl Engine {
         self.map_room() >= self.floor() + nodes + segments * self.slots()
     }
 
-    /// Whether a checkpoint could make room: something is to be merged, removed or released.
+    /// Whether a checkpoint could make room: something is to be merged, removed or released, or may
+    /// be collected once a checkpoint is newer.
     pub(crate) fn checkpoint_helps(&self) -> bool {
-        let ours = |number: u32| self.sb.chunks.iter().any(|c| c.segment == number);
         // A deletion that waits for the log itself is not done by a checkpoint.
         let waits = |id| self.log.pending.iter().any(|p| p.item.group == id);
         self.groups
@@ -113,16 +113,43 @@ impl Engine {
             .any(|g| g.deleting && !waits(g.meta.group))
             || self.load.extents > 0
             || self.has_to_reclaim()
-            // Only if something died since the last one: its own tables die with the next, so that
-            // a full store would write checkpoints without end.
-            || self.segs.deaths != self.map.deaths_frozen
-                && (0..).zip(self.segs.iter()).any(|(number, s)| {
+            || self.frees_segments()
+            || self.makes_victims()
+    }
+
+    /// Whether the next checkpoint frees segments.
+    fn frees_segments(&self) -> bool {
+        let ours = |number: u32| self.sb.chunks.iter().any(|c| c.segment == number);
+        // Only if something died since the last one: its own tables die with the next, so that
+        // a full store would write checkpoints without end.
+        self.segs.deaths != self.map.deaths_frozen
+            && (0..).zip(self.segs.iter()).any(|(number, s)| {
                 s.sealed
                     && s.kind != SegmentKind::Free
                     && s.live_count() == 0
                     && s.generation < self.log.position.generation
                     && !ours(number)
             })
+    }
+
+    /// Whether segments of the log that recovery still reads would be worth collecting: the next
+    /// checkpoint begins behind them, so that this is asked once for each. Headers alone may be what
+    /// fills them: of what is appended and not applied nothing dies.
+    fn makes_victims(&self) -> bool {
+        let live_max = self.slots() - self.urgent_gain();
+        self.config.collect
+            && self.segs.iter().any(|s| {
+                s.sealed
+                    && s.kind == SegmentKind::Log
+                    && (self.sb.log.generation..self.log.position.generation)
+                        .contains(&s.generation)
+                    && u64::from(s.live_count()) <= live_max
+            })
+    }
+
+    /// Slots that collecting a segment must give when somebody waits for room.
+    pub(crate) fn urgent_gain(&self) -> u64 {
+        (self.slots() / 16).max(2)
     }
 
     /// Room is short: the next checkpoint needs much of what is left, or the log soon waits.
