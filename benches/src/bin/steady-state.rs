@@ -5,8 +5,8 @@
 //! `cargo run --release -p esker-benches --bin steady-state [--quick] [--csv FILE]` prints a Markdown
 //! table, and writes the course of each run as CSV.
 
-use esker_benches::memory::{config, MemoryDevice, MemoryStore, Random, Traffic};
 use esker_base::num::to_u64;
+use esker_benches::memory::{config, MemoryDevice, MemoryStore, Random, Traffic};
 use esker_engine::EngineConfig;
 use std::fmt::Write as _;
 
