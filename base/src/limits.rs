@@ -19,6 +19,8 @@ pub const SESSION_MODEST_BYTES_MAX: usize = 256 * 1024;
 /// How long a reply or the payload of a write may take to get through while memory is short; then the
 /// session is ended, so that others get what it holds.
 pub const STALL_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long a client may take from its connection to its attachment; then the session is ended.
+pub const HANDSHAKE_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 /// Connections per node; further ones are closed at once, with a line in the log.
 pub const NODE_CONNECTIONS_MAX: usize = 4096;
 /// Longest volume name, in bytes.

@@ -78,6 +78,7 @@ fn start(data: &Path, metrics: &str, fails: bool, seen: &Arc<Mutex<Vec<String>>>
                     name: "x".into(),
                     size_bytes,
                     store: setup.index,
+                    snapshots: Vec::new(),
                 };
                 effects.push(Effect::ExportsChanged {
                     exports: vec![export],

@@ -96,6 +96,8 @@ pub struct DiffRequest {
     pub to: Option<Stamp>,
     /// Which blocks; may end with the longer of the two.
     pub range: BlockRange,
+    /// The first blocks that differ, or the first that do not, are enough.
+    pub one: bool,
 }
 
 /// Neighbouring blocks that differ.

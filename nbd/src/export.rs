@@ -25,9 +25,25 @@ pub struct Export {
     pub block_size_max: u32,
     /// For people; may be empty.
     pub description: String,
-    /// Names of the metadata contexts it offers, `namespace:leaf`, each at most 4096 bytes. Those that
-    /// the client selects come back in [`crate::Operation::BlockStatus`].
+    /// Names of the metadata contexts it offers, `namespace:leaf`, each at most 4096 bytes: at least
+    /// those of [`ContextsAsked::names`] that it has, and with [`ContextsAsked::list`] as many of all
+    /// as are to be shown. Those that the client selects come back in
+    /// [`crate::Operation::BlockStatus`].
     pub contexts: Vec<Arc<str>>,
+}
+
+/// What the answer to a question for an export must know of metadata contexts: an export may offer more of
+/// them than anybody wants to see in one list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContextsAsked {
+    /// Names that the client is after: those it lists or selects now, or has selected before. At most
+    /// [`crate::META_QUERIES_MAX`].
+    pub names: Vec<Arc<str>>,
+    /// For those selected before: the canonical name of the export that they were selected of. They
+    /// mean nothing for another one.
+    pub of: Option<Arc<str>>,
+    /// The client wants to see what there is.
+    pub list: bool,
 }
 
 impl Export {

@@ -1,6 +1,6 @@
 //! The handshake: greeting, client flags, options, until an export is attached.
 
-use crate::export::{Export, ExportError};
+use crate::export::{ContextsAsked, Export, ExportError};
 use crate::headers::Headers;
 use crate::input::Input;
 use crate::limits::{HANDSHAKE_OPTIONS_MAX, OPTION_BYTES_MAX, OPTION_DISCARD_BYTES_MAX};
@@ -24,7 +24,7 @@ pub(crate) struct Handshake {
     no_zeroes: bool,
     headers: Headers,
     /// The metadata contexts selected last, and the export they are of, by its canonical name.
-    selected: Option<(String, Vec<Arc<str>>)>,
+    selected: Option<(Arc<str>, Vec<Arc<str>>)>,
     options_seen: usize,
 }
 
@@ -213,8 +213,13 @@ impl Handshake {
             }
             Outcome::Export(query) => {
                 let (name, attach) = (query.name.clone(), query.form.attaches());
+                let contexts = self.contexts_asked(&query.form);
                 self.state = State::Export(query);
-                Step::Act(Action::Export { name, attach })
+                Step::Act(Action::Export {
+                    name,
+                    attach,
+                    contexts,
+                })
             }
             Outcome::Headers(headers) => {
                 self.headers = headers;
@@ -274,7 +279,7 @@ impl Handshake {
             QueryForm::Contexts(queries) => {
                 let selected = queries.answer(output, &export.contexts);
                 if queries.select {
-                    self.selected = Some((export.name, selected));
+                    self.selected = Some((export.name.into(), selected));
                 }
                 return Answered::Stay;
             }
@@ -293,10 +298,23 @@ impl Handshake {
         }
     }
 
+    /// The contexts that the answer to a question must know of.
+    fn contexts_asked(&self, form: &QueryForm) -> ContextsAsked {
+        match (form, &self.selected) {
+            (QueryForm::Contexts(queries), _) => queries.asked(),
+            (_, Some((of, names))) => ContextsAsked {
+                names: names.clone(),
+                of: Some(of.clone()),
+                list: false,
+            },
+            (_, None) => ContextsAsked::default(),
+        }
+    }
+
     /// The contexts that the client has selected of this export.
     fn selected_of(&self, export: &Export) -> Vec<Arc<str>> {
         match &self.selected {
-            Some((name, contexts)) if *name == export.name => contexts.clone(),
+            Some((name, contexts)) if **name == *export.name => contexts.clone(),
             _ => Vec::new(),
         }
     }

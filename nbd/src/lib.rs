@@ -36,7 +36,7 @@ mod transmission;
 mod validate;
 pub mod wire;
 
-pub use export::{Export, ExportError};
+pub use export::{ContextsAsked, Export, ExportError};
 pub use limits::{
     SessionLimits, CONTEXTS_SELECTED_MAX, EXPORT_NAME_BYTES_MAX, HANDSHAKE_OPTIONS_MAX,
     INPUT_QUEUED_BYTES_MAX, META_QUERIES_MAX, OPTION_BYTES_MAX, OPTION_DISCARD_BYTES_MAX,

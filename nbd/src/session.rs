@@ -1,6 +1,6 @@
 //! One client's session: its phases, and the calls its owner makes.
 
-use crate::export::{Export, ExportError};
+use crate::export::{ContextsAsked, Export, ExportError};
 use crate::handshake::{Answered, Handshake};
 use crate::input::Input;
 use crate::limits::{SessionLimits, INPUT_QUEUED_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -22,6 +22,8 @@ pub enum Action {
         /// True when a positive answer attaches the session to the export, false when the client
         /// only asks.
         attach: bool,
+        /// The metadata contexts that matter for the answer.
+        contexts: ContextsAsked,
     },
     /// Serve a request; see [`Session::complete`].
     Request(Request),
@@ -85,7 +87,7 @@ pub struct Session {
     /// Kept after the end, for the owner's log.
     export_name: Option<String>,
     /// The question asked last with [`Action::Export`], until it is answered.
-    asked: Option<(String, bool)>,
+    asked: Option<(String, bool, ContextsAsked)>,
     shutting_down: bool,
 }
 
@@ -143,8 +145,13 @@ impl Session {
                 Step::Again => {}
                 Step::Wait => return None,
                 Step::Act(action) => {
-                    if let Action::Export { name, attach } = &action {
-                        self.asked = Some((name.clone(), *attach));
+                    if let Action::Export {
+                        name,
+                        attach,
+                        contexts,
+                    } = &action
+                    {
+                        self.asked = Some((name.clone(), *attach, contexts.clone()));
                     }
                     return Some(action);
                 }
@@ -272,12 +279,17 @@ impl Session {
         self.export_name.as_deref()
     }
 
-    /// The name and `attach` of the [`Action::Export`] that is not answered yet. For an owner that
+    /// Name, `attach` and contexts of the [`Action::Export`] that is not answered yet. For an owner that
     /// takes a session over from another one before the answer.
     #[must_use]
-    pub fn export_asked(&self) -> Option<(&str, bool)> {
-        let (name, attach) = self.asked.as_ref()?;
-        Some((name, *attach))
+    pub fn export_asked(&self) -> Option<&(String, bool, ContextsAsked)> {
+        self.asked.as_ref()
+    }
+
+    /// Whether the handshake is over.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.export_name.is_some()
     }
 
     /// The server ends. In the handshake every further option but `NBD_OPT_ABORT` is refused with

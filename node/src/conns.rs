@@ -1,17 +1,17 @@
 //! Connections: sessions, what they attach to, and the limits that slow them.
 
-use crate::admin::one_line;
-use crate::event::{Effect, ExportInfo, Transport};
+use crate::event::{Effect, Transport};
 use crate::node::{Node, Phase};
-use crate::status;
+use crate::status::{Context, Status};
 use crate::volume::{Action, Op};
 use bytes::Bytes;
 use esker_base::num::to_usize;
 use esker_base::Moment;
-use esker_base::{limits, ConnId, GroupId};
+use esker_base::{limits, ConnId, GroupId, Stamp};
 use esker_nbd as nbd;
 use std::collections::VecDeque;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// Bytes given out to be sent and not sent yet; past it the session is not served.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
@@ -36,6 +36,12 @@ pub(crate) struct Conn {
     pub transport: Transport,
     /// The volume it is attached to.
     pub volume: Option<GroupId>,
+    /// To the snapshot of it with this cut.
+    pub at: Option<Stamp>,
+    /// The metadata contexts that the client has selected.
+    pub contexts: Vec<(Arc<str>, Context)>,
+    /// When it is ended, unless it has attached.
+    pub handshake_until: Moment,
     /// Identifies its requests in the log.
     pub session_id: u64,
     pub closing: bool,
@@ -73,6 +79,9 @@ impl Node {
             session,
             transport,
             volume: None,
+            at: None,
+            contexts: Vec::new(),
+            handshake_until: self.now + limits::HANDSHAKE_TIME_MAX,
             session_id: self.random(),
             closing: false,
             output: Vec::new(),
@@ -93,25 +102,19 @@ impl Node {
             session.shutdown();
         }
         let conn = self.new_conn(session, transport);
+        self.handshakes.insert((conn.handshake_until, id));
         self.conns.insert(id, conn);
         self.conns_dirty.insert(id);
     }
 
     /// Another store's loop handed a connection over.
     pub(crate) fn adopted(&mut self, id: ConnId, transport: Transport, session: nbd::Session) {
-        // The other loop found the export here and left the answer to this one.
-        let asked = session
-            .export_asked()
-            .map(|(name, attach)| (name.to_owned(), attach));
+        let asked = session.export_asked().map(|(name, ..)| name.clone());
         let conn = self.new_conn(session, transport);
+        self.handshakes.insert((conn.handshake_until, id));
         self.conns.insert(id, conn);
-        if let Some((name, attach)) = asked {
-            if self.phase == Phase::Serving && self.by_name.contains_key(&name) {
-                self.attach(id, &name, attach);
-            } else {
-                let gone = format!("no volume is named {name}");
-                self.answer_export(id, Err(nbd::ExportError::Unknown(gone)));
-            }
+        if let Some(name) = asked {
+            self.answer_adopted(id, &name);
         }
         self.conns_dirty.insert(id);
     }
@@ -142,16 +145,17 @@ impl Node {
             return;
         };
         if let Some(volume) = conn.volume.and_then(|g| self.volumes.get_mut(&g)) {
-            volume.sessions.remove(&id);
+            volume.detach(id);
             tracing::info!(conn = id.0, volume = volume.name, reason, "session ended");
         }
         for volume in self.volumes.values_mut() {
-            volume.attaching.retain(|(conn, _)| *conn != id);
+            volume.attaching.retain(|conn| *conn != id);
         }
     }
 
     /// Takes a connection out, and what it has in flight out of the sums.
-    fn forget(&mut self, id: ConnId) -> Option<Conn> {
+    pub(crate) fn forget(&mut self, id: ConnId) -> Option<Conn> {
+        self.handshake_over(id);
         let conn = self.conns.remove(&id)?;
         self.turns.gone(id);
         self.in_flight.0 -= conn.counted.0;
@@ -236,17 +240,13 @@ impl Node {
             self.count(id);
             match action {
                 nbd::Action::ListExports => {
-                    let exports = self.all_exports();
-                    let list: Vec<(String, u64)> = exports
-                        .into_iter()
-                        .map(|e| (e.name, e.size_bytes))
-                        .collect();
+                    let list = self.listed_exports();
                     if let Some(conn) = self.conns.get_mut(&id) {
                         conn.session.list_exports(&list);
                     }
                 }
-                nbd::Action::Export { name, attach } => {
-                    if self.export_asked(id, name, attach, effects) {
+                nbd::Action::Export { name, .. } => {
+                    if self.export_asked(id, &name, effects) {
                         return; // handed over
                     }
                 }
@@ -284,7 +284,7 @@ impl Node {
     }
 
     /// Sends what was gathered.
-    fn send_output(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
+    pub(crate) fn send_output(&mut self, id: ConnId, effects: &mut Vec<Effect>) {
         self.gather_output(id);
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
@@ -362,176 +362,12 @@ impl Node {
         !ready.is_empty()
     }
 
-    /// Exports of this store.
-    pub(crate) fn own_exports(&self) -> Vec<ExportInfo> {
-        let own = self.by_name.iter().filter_map(|(name, id)| {
-            let volume = self.volumes.get(id).filter(|v| !v.deleting)?;
-            let store = self.config.store_index;
-            Some(ExportInfo {
-                name: name.clone(),
-                size_bytes: volume.size_bytes,
-                store,
-            })
-        });
-        own.collect()
-    }
-
-    /// Exports of all stores of this node, by name.
-    fn all_exports(&self) -> Vec<ExportInfo> {
-        let mut all = self.own_exports();
-        all.extend(self.others.values().flatten().cloned());
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
-    }
-
-    /// Tells the other stores what this one exports.
-    pub(crate) fn exports_changed(&mut self, effects: &mut Vec<Effect>) {
-        effects.push(Effect::ExportsChanged {
-            exports: self.own_exports(),
-        });
-    }
-
-    /// A client asks for an export. True when the connection was handed to another store's loop.
-    fn export_asked(
-        &mut self,
-        id: ConnId,
-        name: String,
-        attach: bool,
-        effects: &mut Vec<Effect>,
-    ) -> bool {
-        let all = self.all_exports();
-        // The empty name is the only volume, when there is just one.
-        let found = match (name.is_empty(), all.as_slice()) {
-            (true, [only]) => Some(only.clone()),
-            (true, _) => None,
-            (false, _) => all.iter().find(|e| e.name == name).cloned(),
-        };
-        let refused = match (&found, self.phase) {
-            (_, Phase::Opening) => {
-                Some(nbd::ExportError::Unavailable("the node is starting".into()))
-            }
-            (_, Phase::Draining(_) | Phase::Closing | Phase::Ended) => {
-                Some(nbd::ExportError::Shutdown("the node stops".into()))
-            }
-            (None, Phase::Serving) if name.is_empty() => Some(nbd::ExportError::Unknown(format!(
-                "name a volume: this node has {}",
-                all.len()
-            ))),
-            (None, Phase::Serving) => Some(nbd::ExportError::Unknown(format!(
-                "no volume is named {}",
-                one_line(&name)
-            ))),
-            (Some(_), Phase::Serving) => None,
-        };
-        if let Some(refused) = refused {
-            self.answer_export(id, Err(refused));
-            return false;
-        }
-        let Some(export) = found else { return false };
-        if export.store == self.config.store_index {
-            self.attach(id, &export.name, attach);
-            return false;
-        }
-        if !attach {
-            self.answer_export(id, Ok(export_of(&export)));
-            return false;
-        }
-        // The other loop answers: it knows whether the volume serves.
-        self.send_output(id, effects);
-        if let Some(conn) = self.forget(id) {
-            self.paused.remove(&id);
-            effects.push(Effect::HandOver {
-                conn: id,
-                store: export.store,
-                transport: conn.transport,
-                session: Box::new(conn.session),
-            });
-        }
-        true
-    }
-
-    fn answer_export(&mut self, id: ConnId, answer: Result<nbd::Export, nbd::ExportError>) {
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.session.export(answer);
-            self.conns_dirty.insert(id);
-        }
-    }
-
-    /// Attaches a session to a volume of this store, or lets it wait until the volume has started.
-    fn attach(&mut self, id: ConnId, name: &str, attach: bool) {
-        let Some(group_id) = self.by_name.get(name).copied() else {
-            return;
-        };
-        let Some(volume) = self.volumes.get_mut(&group_id) else {
-            return;
-        };
-        if let Some(trouble) = &volume.trouble {
-            let trouble = nbd::ExportError::Unavailable(trouble.clone());
-            return self.answer_export(id, Err(trouble));
-        }
-        if !volume.is_single() && volume.group.as_ref().is_some_and(|g| g.leader().is_some()) {
-            let leads = matches!(
-                volume.group.as_ref().map(|g| g.role()),
-                Some(esker_replication::Role::Leader)
-            );
-            if !leads {
-                let text = format!("volume {name} is served by another node now");
-                return self.answer_export(id, Err(nbd::ExportError::Unavailable(text)));
-            }
-        }
-        if !volume.is_serving() {
-            volume.attaching.push((id, attach));
-            return;
-        }
-        let export = export_of(&ExportInfo {
-            name: volume.name.clone(),
-            size_bytes: volume.size_bytes,
-            store: self.config.store_index,
-        });
-        if attach {
-            volume.sessions.insert(id);
-            self.meters.sessions.attached += 1;
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.volume = Some(group_id);
-                let transport = &conn.transport;
-                tracing::info!(conn = id.0, volume = name, ?transport, "session attached");
-            }
-        }
-        self.answer_export(id, Ok(export));
-    }
-
-    /// Attachments that waited for a volume to start.
-    pub(crate) fn attach_waiting(&mut self, group: GroupId) {
-        let Some(volume) = self.volumes.get_mut(&group) else {
-            return;
-        };
-        if volume.attaching.is_empty() || !(volume.is_serving() || volume.trouble.is_some()) {
-            return;
-        }
-        let name = volume.name.clone();
-        for (conn, attach) in std::mem::take(&mut volume.attaching) {
-            self.attach(conn, &name, attach);
-        }
-    }
-
-    /// Attachments that waited for a volume to start, which it will not.
-    pub(crate) fn refuse_attaching(&mut self, group: GroupId) {
-        let Some(volume) = self.volumes.get_mut(&group) else {
-            return;
-        };
-        let text = format!("volume {} stopped serving meanwhile", volume.name);
-        for (conn, _) in std::mem::take(&mut volume.attaching) {
-            let refused = nbd::ExportError::Unavailable(text.clone());
-            self.answer_export(conn, Err(refused));
-        }
-    }
-
     /// A request of an attached client.
     fn request(&mut self, id: ConnId, request: nbd::Request) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        let single_unix = conn.transport == Transport::Unix;
+        let (single_unix, conn_at) = (conn.transport == Transport::Unix, conn.at);
         let Some(group) = conn.volume else {
             conn.session
                 .complete(request.id, Err(nbd::RequestError::Shutdown));
@@ -540,12 +376,13 @@ impl Node {
         let action = match request.op {
             nbd::Operation::Read { .. } => Action::Read,
             nbd::Operation::BlockStatus { contexts, one } => {
-                if !status::can_answer(&contexts) {
+                let known = contexts.iter().map(|name| conn.context(name));
+                let Some(contexts) = known.collect() else {
                     let gone = Err(nbd::RequestError::Invalid);
                     conn.session.complete(request.id, gone);
                     return;
-                }
-                Action::Status { one }
+                };
+                Action::Status(Status::new(one, contexts))
             }
             nbd::Operation::Write { payload } => Action::Write(payload),
             nbd::Operation::Flush => Action::Flush,
@@ -565,12 +402,13 @@ impl Node {
         let bytes_counted = match &action {
             Action::Write(payload) => payload.len(),
             Action::Read => to_usize(request.length),
-            Action::Status { .. } | Action::Flush | Action::Trim | Action::Zeroes { .. } => 0,
+            Action::Status(_) | Action::Flush | Action::Trim | Action::Zeroes { .. } => 0,
         };
         let op = Op {
             conn: id,
             request: request.id,
             group,
+            at: conn_at,
             action,
             offset: request.offset,
             length: request.length,
@@ -592,20 +430,5 @@ impl Node {
             since: self.now,
         };
         self.submit(op);
-    }
-}
-
-fn export_of(export: &ExportInfo) -> nbd::Export {
-    nbd::Export {
-        name: export.name.clone(),
-        size_bytes: export.size_bytes,
-        read_only: false,
-        // A flush on any connection covers what was answered on all of them.
-        multi_conn: true,
-        block_size_min: 1,
-        block_size_preferred: 4096,
-        block_size_max: u32::try_from(limits::REQUEST_BYTES_MAX).unwrap_or(u32::MAX),
-        description: String::new(),
-        contexts: status::contexts(),
     }
 }

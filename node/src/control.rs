@@ -286,7 +286,7 @@ impl Node {
         let Some(volume) = self.volumes.get(&id) else {
             return Ok(());
         };
-        match volume.sessions.len() {
+        match volume.attached().len() {
             0 => Ok(()),
             n => Err(AdminError::Refused(format!(
                 "volume {} has {n} session{} attached: detach before you {verb} it",
@@ -507,7 +507,7 @@ impl Node {
         let sessions: usize = self
             .volumes
             .values()
-            .map(|v: &Volume| v.sessions.len())
+            .map(|v: &Volume| v.attached().len())
             .sum();
         StatusReport {
             healthy: problems.is_empty()

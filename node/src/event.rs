@@ -44,6 +44,8 @@ pub struct ExportInfo {
     pub size_bytes: u64,
     /// Which store of the node holds it.
     pub store: usize,
+    /// Names and sizes in bytes of its newest snapshots, newest first.
+    pub snapshots: Vec<(String, u64)>,
 }
 
 /// Something that happened.
@@ -66,7 +68,7 @@ pub enum Event {
         transport: Transport,
     },
     /// A connection that another store's loop had accepted and handed over (see
-    /// [`Effect::HandOver`]); its session goes on in transmission.
+    /// [`Effect::HandOver`]); its session waits for an answer about an export of this store.
     Adopted {
         /// A new id in this loop.
         conn: ConnId,
@@ -98,7 +100,7 @@ pub enum Event {
     Exports {
         /// The other store.
         store: usize,
-        /// All its exports.
+        /// All its exports, by name.
         exports: Vec<ExportInfo>,
     },
     /// An administrative request for this store.
@@ -196,7 +198,7 @@ pub enum Effect {
     },
     /// This store's exports changed; to be told to the node's other stores.
     ExportsChanged {
-        /// All exports of this store.
+        /// All exports of this store, by name.
         exports: Vec<ExportInfo>,
     },
     /// Recovery is done; I/O is served from now on.

@@ -141,6 +141,8 @@ impl Node {
             lazy_hard_state: None,
             urgent: false,
             sessions: BTreeSet::new(),
+            readers: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             attaching: Vec::new(),
             deleting: false,
             trouble: None,
@@ -467,7 +469,7 @@ impl Node {
             }
             E::ReadDone { token, result } => self.read_done(token, result),
             E::ExtentsDone { token, result } => self.extents_done(token, result),
-            E::DiffDone { .. } => {} // nobody asks yet
+            E::DiffDone { token, result } => self.changes_done(token, result),
             E::PayloadDone { token, payload } => self.payload_done(token, payload),
             E::CatalogDone { token, result } => self.catalog_done(token, result, effects),
             E::LogTruncated { group, index, .. } => {
@@ -529,12 +531,10 @@ impl Node {
                 volume.size_bytes = *size_bytes;
                 self.exports_changed(effects);
             }
-            Outcome::Done
-            | Outcome::Membership
-            | Outcome::SnapshotTaken(_)
-            | Outcome::SnapshotDeleted(_)
-            | Outcome::RolledBack(_)
-            | Outcome::SnapshotRefused(_) => {}
+            Outcome::SnapshotTaken(_) | Outcome::SnapshotDeleted(_) | Outcome::RolledBack(_) => {
+                self.snapshots_changed = true;
+            }
+            Outcome::Done | Outcome::Membership | Outcome::SnapshotRefused(_) => {}
         }
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;

@@ -66,7 +66,8 @@ impl Node {
 
     fn refusal(&self, op: &Op) -> Option<RequestError> {
         let volume = self.volumes.get(&op.group).filter(|v| v.is_serving());
-        if volume.is_none() || (self.fenced.is_some() && !op.reads()) {
+        let changes = !op.reads() && op.at.is_none();
+        if volume.is_none() || (self.fenced.is_some() && changes) {
             return Some(RequestError::Io);
         }
         let room = match &op.action {
@@ -76,7 +77,7 @@ impl Node {
                 self.engine.has_room_for(accepted)
             }
             Action::Trim | Action::Zeroes { .. } => self.engine.has_room_for_metadata(),
-            Action::Read | Action::Status { .. } | Action::Flush => true,
+            Action::Read | Action::Status(_) | Action::Flush => true,
         };
         (!room).then_some(RequestError::NoSpace)
     }
@@ -88,11 +89,10 @@ impl Node {
         // A flush covers what was answered before it came: what is applied, and early answers, which
         // were given for entries on the device. What is still on its way there was not answered, and
         // the flush does not wait for it.
-        let last = volume.group.as_ref().map(|g| g.last_index());
-        // Another leader may have cut what was written here.
-        let written = volume.written.min(last.unwrap_or_default());
-        let answered = written.max(volume.applied);
-        if volume.applied >= answered {
+        let answered = volume.answered();
+        // A snapshot is durable when it is there.
+        let is_snapshot = self.ops.get(&id).is_some_and(|op| op.at.is_some());
+        if volume.applied >= answered || is_snapshot {
             return self.finish_op(id, Ok(Reply::Done));
         }
         volume.flushes.push((id, answered));
@@ -148,10 +148,10 @@ impl Node {
         let Some(op) = self.ops.get_mut(&id) else {
             return;
         };
-        if matches!(op.action, Action::Status { .. }) {
-            return self.read_extents(id, latest);
+        if matches!(op.action, Action::Status(_)) {
+            return self.tell_status(id, latest);
         }
-        let (group, whole) = (op.group, op.range());
+        let (group, at, whole) = (op.group, op.at, op.range());
         let from = whole.start.0 + op.taken / BLOCK_SIZE_U64;
         let range = BlockRange::new(from, (through - op.taken) / BLOCK_SIZE_U64);
         op.taken = through;
@@ -163,7 +163,7 @@ impl Node {
             group,
             range,
             latest,
-            at: None,
+            at,
         };
         self.tell_engine(engine_event::Event::Read(request));
     }
@@ -200,7 +200,7 @@ impl Node {
                     self.edges_read(id);
                 }
             }
-            ReadFor::Payload { .. } | ReadFor::Status(_) => {}
+            ReadFor::Payload { .. } | ReadFor::Status(_) | ReadFor::Changes(_) => {}
         }
     }
 
@@ -536,7 +536,7 @@ impl Node {
             self.fail_op(op, RequestError::Io);
         }
         self.fail_admin(&message, effects);
-        let mut left = Vec::new();
+        let (mut left, mut never) = (Vec::new(), Vec::new());
         for (id, volume) in &mut self.volumes {
             volume.waiting.clear();
             volume.flushes.clear();
@@ -547,6 +547,11 @@ impl Node {
                 volume.trouble = Some(format!("volume {}: the store is fenced", volume.name));
                 left.push(*id);
             }
+            // Nothing is applied any more.
+            never.extend(volume.read_waits.drain(..).map(|(op, _)| op));
+        }
+        for op in never {
+            self.fail_op(op, RequestError::Io);
         }
         // Reads that wait for the group's word would wait for ever.
         for id in left {
@@ -617,7 +622,7 @@ fn parts_of(op: &Op) -> Vec<Part> {
     let payload = match &op.action {
         Action::Write(payload) => Some(payload),
         Action::Zeroes { .. } => None,
-        Action::Read | Action::Status { .. } | Action::Flush | Action::Trim => return parts,
+        Action::Read | Action::Status(_) | Action::Flush | Action::Trim => return parts,
     };
     let edge = |old: &Bytes, lba: u64| merged(old, lba, op.offset, op.length, payload);
     if !op.edges_proposed {

@@ -5,9 +5,11 @@
 //! sessions of the clients attached to those volumes.
 
 pub mod admin;
+mod comparisons;
 mod conns;
 mod control;
 pub mod event;
+mod exports;
 mod groups;
 mod io;
 pub mod meters;

@@ -225,7 +225,7 @@ fn operation_of(action: &Action) -> usize {
         Action::Flush => 2,
         Action::Trim => 3,
         Action::Zeroes { .. } => 4,
-        Action::Status { .. } => 6,
+        Action::Status(_) => 6,
     }
 }
 
@@ -434,7 +434,7 @@ impl Node {
             self.meters.own += usize::from(volume.meter.is_own);
             let state = volume.state(is_fenced);
             sample.volume_states[state_index(state)] += 1;
-            let sessions = to_u64(volume.sessions.len());
+            let sessions = to_u64(volume.attached().len());
             sample.sessions_now += sessions;
             let used_bytes = self.engine.used_blocks_at_checkpoint(*id) * BLOCK_SIZE_U64;
             let seen = if volume.meter.is_own {

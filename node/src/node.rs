@@ -80,6 +80,8 @@ pub(crate) enum ReadFor {
     Data(OpId, usize),
     /// The extents of a block status request.
     Status(OpId),
+    /// What changed, for such a request.
+    Changes(OpId),
     /// The first block of a request that covers it in part.
     Head(OpId),
     /// The last block of such a request.
@@ -127,6 +129,8 @@ pub struct Node {
     pub(crate) reads_after_drive: Vec<(OpId, usize, u64)>,
     /// Whose request enters the engine next.
     pub(crate) turns: crate::turns::Turns,
+    /// Questions for what changed.
+    pub(crate) comparisons: crate::comparisons::Comparisons,
     /// Bytes of all volumes that are proposed and not committed.
     pub(crate) uncommitted_bytes: u64,
     /// The session that was served last.
@@ -137,6 +141,10 @@ pub struct Node {
     /// Connections with something to parse or to send.
     pub(crate) conns_dirty: BTreeSet<ConnId>,
     pub(crate) others: BTreeMap<usize, Vec<ExportInfo>>,
+    /// Snapshots came or went, and the other stores have not been told.
+    pub(crate) snapshots_changed: bool,
+    /// Sessions in their handshake, with the moment at which they are ended.
+    pub(crate) handshakes: BTreeSet<(Moment, ConnId)>,
     pub(crate) admin: BTreeMap<u64, AdminPending>,
     pub(crate) next_admin: u64,
     /// Volumes being created, with the operator who waits for them to serve.
@@ -195,12 +203,15 @@ impl Node {
             touched: BTreeSet::new(),
             reads_after_drive: Vec::new(),
             turns: crate::turns::Turns::default(),
+            comparisons: crate::comparisons::Comparisons::default(),
             uncommitted_bytes: 0,
             served_last: ConnId(0),
             stall_check: None,
             flush_after_drive: BTreeSet::new(),
             conns_dirty: BTreeSet::new(),
             others: BTreeMap::new(),
+            snapshots_changed: false,
+            handshakes: BTreeSet::new(),
             admin: BTreeMap::new(),
             next_admin: 1,
             starting: BTreeMap::new(),
@@ -369,7 +380,9 @@ impl Node {
         for (token, text) in std::mem::take(&mut self.refused) {
             Self::answer(token, Err(AdminError::Refused(text.into())), effects);
         }
+        self.tell_snapshots_changed(effects);
         self.cut_stalled(effects);
+        self.cut_unfinished(effects);
         self.pace(effects);
         self.end_if_drained(effects);
         self.set_timer(effects);
@@ -430,6 +443,7 @@ impl Node {
             .chain(ticks.then_some(self.next_tick))
             .chain(drain)
             .chain(self.stall_check)
+            .chain(self.handshakes.first().map(|(until, _)| *until))
             .min()
             .map(|at| at.max(self.now));
         // An earlier timer that is still set only wakes the loop once too often.

@@ -24,6 +24,37 @@ impl Conn {
 }
 
 impl Node {
+    /// A session is no longer in its handshake.
+    pub(crate) fn handshake_over(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get(&id) {
+            self.handshakes.remove(&(conn.handshake_until, id));
+        }
+    }
+
+    /// Ends sessions whose handshake takes longer than [`limits::HANDSHAKE_TIME_MAX`], so that who says
+    /// nothing does not hold a place for ever. One that waits for an answer of ours has that time anew.
+    pub(crate) fn cut_unfinished(&mut self, effects: &mut Vec<Effect>) {
+        while let Some((until, id)) = self.handshakes.first().copied() {
+            if until > self.now {
+                return;
+            }
+            self.handshakes.pop_first();
+            let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
+                continue;
+            };
+            if conn.session.export_asked().is_some() {
+                conn.handshake_until = self.now + limits::HANDSHAKE_TIME_MAX;
+                self.handshakes.insert((conn.handshake_until, id));
+                continue;
+            }
+            let seconds = limits::HANDSHAKE_TIME_MAX.as_secs();
+            let reason = format!("its handshake was not over after {seconds} s");
+            tracing::info!(conn = id.0, peer = ?conn.transport, reason, "session cut");
+            self.meters.sessions.broken += 1;
+            self.close(id, reason, effects);
+        }
+    }
+
     /// While memory is short, ends sessions that hold some and let nothing through: a payload or a reply
     /// has [`limits::STALL_TIME_MAX`]. One that holds nothing may rest for ever, and so may all while
     /// there is room.

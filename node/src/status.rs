@@ -2,41 +2,149 @@
 
 use crate::node::{Node, ReadFor};
 use crate::volume::{Action, OpId};
-use esker_base::{Lba, BLOCK_SIZE_U64};
+use esker_base::{Lba, Stamp, BLOCK_SIZE_U64};
 use esker_engine::event::{self as engine_event, ExtentKind, ExtentRun, ExtentsRequest};
 use esker_engine::ReadError;
 use esker_nbd::wire::allocation;
 use esker_nbd::{Extent, Reply, RequestError};
-use std::sync::Arc;
-
 // The answers of the engine fit the replies of a session.
 const _: () = assert!(esker_engine::EXTENT_RUNS_MAX <= esker_nbd::STATUS_EXTENTS_MAX);
 
-/// The metadata contexts of a volume.
-pub(crate) fn contexts() -> Vec<Arc<str>> {
-    vec![Arc::from(allocation::NAME)]
+/// The name of a metadata context that tells what changed since a snapshot, before the snapshot's name.
+pub(crate) const SINCE_PREFIX: &str = "qemu:dirty-bitmap:since=";
+
+/// What a metadata context tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Context {
+    /// Where data is.
+    Allocation,
+    /// What changed since the snapshot with this cut.
+    Since(Stamp),
 }
 
-/// Whether these contexts can be answered.
-pub(crate) fn can_answer(contexts: &[Arc<str>]) -> bool {
-    contexts.iter().all(|name| &**name == allocation::NAME)
+impl Context {
+    /// The snapshot it needs.
+    pub fn since(self) -> Option<Stamp> {
+        match self {
+            Self::Allocation => None,
+            Self::Since(cut) => Some(cut),
+        }
+    }
+}
+
+/// A block status request: one context is answered after the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    /// The first extent of each is enough.
+    pub one: bool,
+    contexts: Vec<Context>,
+    told: Vec<Vec<Extent>>,
+    /// What the volume has in its log and not in its map counts, too.
+    latest: bool,
+    /// What was answered before it came is in the map.
+    is_settled: bool,
+}
+
+impl Status {
+    pub fn new(one: bool, contexts: Vec<Context>) -> Self {
+        Self {
+            one,
+            contexts,
+            told: Vec::new(),
+            latest: false,
+            is_settled: false,
+        }
+    }
+
+    /// The context that is to be answered next.
+    pub fn next(&self) -> Option<Context> {
+        self.contexts.get(self.told.len()).copied()
+    }
 }
 
 impl Node {
-    /// Asks the engine where data is, for a block status request.
-    pub(crate) fn read_extents(&mut self, id: OpId, latest: bool) {
-        let Some(op) = self.ops.get(&id) else { return };
-        let Action::Status { one } = op.action else {
+    /// Begins or goes on with a block status request.
+    pub(crate) fn tell_status(&mut self, id: OpId, latest: bool) {
+        let Some(op) = self.ops.get_mut(&id) else {
             return;
         };
-        let (group, range) = (op.group, op.range());
+        let is_head = op.at.is_none();
+        let Action::Status(status) = &mut op.action else {
+            return;
+        };
+        if status.told.is_empty() && !status.is_settled {
+            status.latest = latest;
+            // Versions are compared as they are in the map, which what was answered early is not yet.
+            let compares = status.contexts.iter().any(|c| c.since().is_some());
+            status.is_settled = true;
+            if is_head && compares && self.wait_until_answered_is_applied(id) {
+                return;
+            }
+        }
+        self.tell_next_context(id);
+    }
+
+    /// False when there is nothing to wait for.
+    fn wait_until_answered_is_applied(&mut self, id: OpId) -> bool {
+        let Some(op) = self.ops.get_mut(&id) else {
+            return true;
+        };
+        let Some(volume) = self.volumes.get_mut(&op.group) else {
+            return false;
+        };
+        let answered = volume.answered();
+        if volume.applied >= answered {
+            return false;
+        }
+        if self.fenced.is_some() {
+            self.fail_op(id, RequestError::Io);
+            return true;
+        }
+        self.turns.left(op.conn, std::mem::take(&mut op.inside));
+        volume.read_waits.push((id, answered));
+        self.flush_after_drive.insert(op.group);
+        true
+    }
+
+    fn tell_next_context(&mut self, id: OpId) {
+        let Some(op) = self.ops.get_mut(&id) else {
+            return;
+        };
+        let Action::Status(status) = &mut op.action else {
+            return;
+        };
+        match status.next() {
+            Some(Context::Allocation) => self.read_extents(id),
+            Some(Context::Since(_)) => self.compare(id),
+            None => {
+                let told = std::mem::take(&mut status.told);
+                self.finish_op(id, Ok(Reply::BlockStatus(told)));
+            }
+        }
+    }
+
+    /// A context of a block status request is answered.
+    pub(crate) fn context_told(&mut self, id: OpId, extents: Vec<Extent>) {
+        if let Some(Action::Status(status)) = self.ops.get_mut(&id).map(|op| &mut op.action) {
+            status.told.push(extents);
+            self.tell_next_context(id);
+        }
+    }
+
+    /// Asks the engine where data is, for a block status request.
+    fn read_extents(&mut self, id: OpId) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let Action::Status(Status { one, latest, .. }) = op.action else {
+            return;
+        };
+        let (group, at, range) = (op.group, op.at, op.range());
         let token = self.read_token(ReadFor::Status(id));
         let request = ExtentsRequest {
             token,
             group,
             range,
             latest,
-            at: None,
+            at,
             one,
         };
         self.tell_engine(engine_event::Event::Extents(request));
@@ -51,7 +159,7 @@ impl Node {
         match result {
             Ok(runs) => {
                 let extents = allocation_of(&runs, op.offset, op.length);
-                self.finish_op(id, Ok(Reply::BlockStatus(vec![extents])));
+                self.context_told(id, extents);
             }
             Err(error) => {
                 tracing::error!(%error, op = id, "block status failed");

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::admin::VolumeState;
 use crate::event::AdminToken;
 use crate::meters::VolumeMeter;
+use crate::status::Status;
 
 /// Identifies a client request on this node.
 pub(crate) type OpId = u64;
@@ -30,10 +31,8 @@ pub(crate) enum EpochState {
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     Read,
-    /// Where data is.
-    Status {
-        one: bool,
-    },
+    /// What metadata contexts say.
+    Status(Status),
     Write(Bytes),
     Flush,
     Trim,
@@ -48,6 +47,8 @@ pub(crate) struct Op {
     pub conn: ConnId,
     pub request: RequestId,
     pub group: GroupId,
+    /// Of the snapshot with this cut; of the head without.
+    pub at: Option<Stamp>,
     pub action: Action,
     pub offset: u64,
     pub length: u64,
@@ -108,7 +109,7 @@ impl Op {
 
     /// It tells what is in the volume, and needs nothing of the log.
     pub fn reads(&self) -> bool {
-        matches!(self.action, Action::Read | Action::Status { .. })
+        matches!(self.action, Action::Read | Action::Status(_))
     }
 }
 
@@ -154,8 +155,12 @@ pub(crate) struct Volume {
     /// Somebody waits for durability of what is proposed next.
     pub urgent: bool,
     pub sessions: BTreeSet<ConnId>,
+    /// Sessions that read a snapshot, by its cut; none of them is empty.
+    pub readers: BTreeMap<Stamp, BTreeSet<ConnId>>,
+    /// Snapshots whose deletion is on its way: nobody attaches to them any more.
+    pub leaving: BTreeSet<Stamp>,
     /// Attachments that wait for the volume to start.
-    pub attaching: Vec<(ConnId, bool)>,
+    pub attaching: Vec<ConnId>,
     /// Being deleted.
     pub deleting: bool,
     /// Why it does not serve, when its state says so.
@@ -189,6 +194,38 @@ impl Volume {
             Some(_) if self.is_serving() => VolumeState::Ready,
             Some(_) => VolumeState::Starting,
         }
+    }
+
+    /// The last entry that may have been acknowledged: what is applied, and early answers, which are
+    /// given for entries on the device.
+    pub fn answered(&self) -> RaftIndex {
+        // Another leader may have cut what was written here.
+        let last = self.group.as_ref().map(|g| g.last_index());
+        self.written.min(last.unwrap_or_default()).max(self.applied)
+    }
+
+    /// Attaches a session to the snapshot with this cut. False when that one is being deleted.
+    pub fn attach_reader(&mut self, cut: Stamp, conn: ConnId) -> bool {
+        let stays = !self.leaving.contains(&cut);
+        if stays {
+            self.readers.entry(cut).or_default().insert(conn);
+        }
+        stays
+    }
+
+    /// A session is gone, whatever it was attached to.
+    pub fn detach(&mut self, conn: ConnId) {
+        self.sessions.remove(&conn);
+        self.readers.retain(|_, conns| {
+            conns.remove(&conn);
+            !conns.is_empty()
+        });
+    }
+
+    /// All sessions, those that read snapshots included.
+    pub fn attached(&self) -> BTreeSet<ConnId> {
+        let readers = self.readers.values().flatten();
+        self.sessions.iter().chain(readers).copied().collect()
     }
 
     /// Takes `count` stamps. None when no epoch is open or its counter is used up; then a new

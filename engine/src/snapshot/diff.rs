@@ -23,7 +23,7 @@ pub const RUNS_MAX: usize = 2048;
 /// Most places looked at for one answer.
 const STEPS_MAX: usize = 4096;
 /// Most map nodes read from the device for one answer.
-const NODES_READ_MAX: usize = 1024;
+const NODES_READ_MAX: usize = 256;
 /// Leaves of each version looked for ahead.
 const AHEAD_LEAVES: usize = 16;
 
@@ -34,6 +34,8 @@ pub(crate) struct DiffState {
     /// The first block that is not answered.
     next: u64,
     runs: Vec<DiffRun>,
+    /// Between two of the runs lies what does not differ.
+    has_gap: bool,
     held: Held,
     steps: usize,
     nodes_read: usize,
@@ -46,9 +48,20 @@ impl DiffState {
             || self.runs.len() >= RUNS_MAX
             || self.steps >= STEPS_MAX
             || self.nodes_read >= NODES_READ_MAX
+            || (self.request.one && self.has_one())
+    }
+
+    /// It is known where the first blocks end that all differ, or all do not.
+    fn has_one(&self) -> bool {
+        let (Some(first), Some(last)) = (self.runs.first(), self.runs.last()) else {
+            return false;
+        };
+        first.lba > self.request.range.start.0 || last.lba + last.count < self.next || self.has_gap
     }
 
     fn push(&mut self, lba: u64, is_data: bool) {
+        let last = self.runs.last();
+        self.has_gap |= last.is_some_and(|run| run.lba + run.count < lba);
         match self.runs.last_mut() {
             Some(run) if run.lba + run.count == lba && run.is_data == is_data => run.count += 1,
             _ => self.runs.push(DiffRun {
@@ -79,6 +92,7 @@ impl Engine {
             next: request.range.start.0,
             request,
             runs: Vec::new(),
+            has_gap: false,
             held: Held::new(),
             steps: 0,
             nodes_read: 0,

@@ -180,6 +180,22 @@ impl Forest {
         ids.filter_map(|id| self.versions.get(id))
     }
 
+    /// A snapshot by its name.
+    pub fn named(&self, group: GroupId, name: &str) -> Option<&Version> {
+        self.versions
+            .get(self.names.get(&(group, name.to_owned()))?)
+    }
+
+    /// Snapshots of a group that are older than a stamp, newest first.
+    pub fn snapshots_before(
+        &self,
+        group: GroupId,
+        before: Stamp,
+    ) -> impl Iterator<Item = &Version> {
+        let ids = self.cuts.range((group, Stamp(0))..(group, before)).rev();
+        ids.filter_map(|(_, id)| self.versions.get(id))
+    }
+
     /// Whether a snapshot has this name.
     pub fn has_name(&self, group: GroupId, name: &str) -> bool {
         self.names.contains_key(&(group, name.to_owned()))

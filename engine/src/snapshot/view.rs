@@ -52,6 +52,26 @@ impl Engine {
         all.map(|v| self.snapshot_view(v)).collect()
     }
 
+    /// The newest snapshots of a group that are older than a stamp, newest first.
+    #[must_use]
+    pub fn snapshots_before(
+        &self,
+        group: GroupId,
+        before: Stamp,
+        most: usize,
+    ) -> Vec<SnapshotView> {
+        let older = self.forest.snapshots_before(group, before);
+        older.take(most).map(|v| self.snapshot_view(v)).collect()
+    }
+
+    /// Whether a snapshot of the group has this name, and which.
+    #[must_use]
+    pub fn snapshot_named(&self, group: GroupId, name: &str) -> Option<SnapshotView> {
+        self.forest
+            .named(group, name)
+            .map(|v| self.snapshot_view(v))
+    }
+
     fn snapshot_view(&self, v: &Version) -> SnapshotView {
         SnapshotView {
             cut: v.cut,

@@ -5,9 +5,10 @@ use crate::nbd_client::{to_u64, Negotiated, Sent};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use esker_nbd::{
-    Action, Export, ExportError, Extent, Operation, ReadPiece, Reply, Request, RequestError,
-    Session, SessionLimits,
+    Action, ContextsAsked, Export, ExportError, Extent, Operation, ReadPiece, Reply, Request,
+    RequestError, Session, SessionLimits, CONTEXTS_SELECTED_MAX, META_QUERIES_MAX,
 };
+use std::sync::Arc;
 
 /// Small enough that every limit is met often.
 const LIMITS: SessionLimits = SessionLimits {
@@ -16,6 +17,8 @@ const LIMITS: SessionLimits = SessionLimits {
     bytes_in_flight_max: 96 << 10,
 };
 const SIZE_BYTES: u64 = 1 << 30;
+const ALLOCATION: &str = "base:allocation";
+const SINCE: &str = "qemu:dirty-bitmap:since=";
 /// Client's steps that are taken.
 const STEPS_MAX: usize = 200;
 
@@ -164,8 +167,15 @@ impl Owner {
             .to_vec();
         data.extend_from_slice(name);
         if items >= 0xe0 {
-            let query = b"base:allocation";
-            let queries = [&1u32.to_be_bytes()[..], &15u32.to_be_bytes(), query].concat();
+            let all: [&[u8]; 3] = [b"base:allocation", b"qemu:dirty-bitmap:since=s", b"qemu:"];
+            let some = &all[..1 + usize::from(items % 3)];
+            let count = u32::try_from(some.len()).expect("few");
+            let mut queries = count.to_be_bytes().to_vec();
+            for query in some {
+                let length = u32::try_from(query.len()).expect("short");
+                queries.extend(length.to_be_bytes());
+                queries.extend_from_slice(query);
+            }
             let length = u32::try_from(data.len() + queries.len()).expect("short");
             let head = [b"IHAVEOPT", &10u32.to_be_bytes()[..], &length.to_be_bytes()].concat();
             self.send(&[head, data.clone(), queries].concat());
@@ -272,7 +282,11 @@ impl Owner {
                     self.session
                         .list_exports(&[("v".into(), SIZE_BYTES), (String::new(), 0)]);
                 }
-                Action::Export { name, attach } => self.export(&name, attach),
+                Action::Export {
+                    name,
+                    attach,
+                    contexts,
+                } => self.export(&name, attach, &contexts),
                 Action::Request(request) => {
                     check_request(&request);
                     self.waiting.push(request);
@@ -289,7 +303,24 @@ impl Owner {
         self.check_limits();
     }
 
-    fn export(&mut self, name: &str, attach: bool) {
+    fn export(&mut self, name: &str, attach: bool, asked: &ContextsAsked) {
+        assert!(asked.names.len() <= META_QUERIES_MAX);
+        if let Some(of) = &asked.of {
+            assert!(&**of == "v" && !asked.list && asked.names.len() <= CONTEXTS_SELECTED_MAX);
+            let known = |name: &Arc<str>| **name == *ALLOCATION || name.starts_with(SINCE);
+            assert!(asked.names.iter().all(known), "{asked:?}");
+        }
+        // More than anybody lists: what is asked for by name is there as well.
+        let mut contexts: Vec<Arc<str>> = vec![ALLOCATION.into()];
+        let since = asked.names.iter().filter(|name| name.starts_with(SINCE));
+        contexts.extend(since.cloned());
+        contexts.extend(
+            asked
+                .list
+                .then(|| Arc::from("qemu:dirty-bitmap:since=newest")),
+        );
+        contexts.sort();
+        contexts.dedup();
         let answer = match name {
             "none" => Err(ExportError::Unknown("no volume is named none".into())),
             "held" => Err(ExportError::Unavailable("it is suspended".into())),
@@ -302,7 +333,7 @@ impl Owner {
                 block_size_preferred: 4096,
                 block_size_max: 32 << 20,
                 description: "d".into(),
-                contexts: vec!["base:allocation".into()],
+                contexts,
             }),
         };
         let had = answer.is_ok();
@@ -367,10 +398,10 @@ impl Owner {
                 ]))
             }
             (_, Operation::BlockStatus { contexts, .. }) => {
-                assert_eq!(contexts.len(), 1);
+                assert!((1..=CONTEXTS_SELECTED_MAX).contains(&contexts.len()));
                 let length = request.length.div_ceil(1 + u64::from(how));
                 let extent = Extent { length, flags: 3 };
-                Ok(Reply::BlockStatus(vec![vec![extent]]))
+                Ok(Reply::BlockStatus(vec![vec![extent]; contexts.len()]))
             }
             _ => Ok(Reply::Done),
         };
@@ -400,8 +431,9 @@ impl Owner {
             "{requests} requests in flight"
         );
         let bytes = self.session.bytes_in_flight();
+        // One request is always admitted: the status of many contexts counts more than the limit.
         assert!(
-            bytes <= LIMITS.bytes_in_flight_max,
+            bytes <= LIMITS.bytes_in_flight_max || requests == 1,
             "{bytes} bytes in flight"
         );
         let held: u64 = self.waiting.iter().map(payload_bytes).sum();

@@ -83,7 +83,25 @@ fn streams() -> Vec<Vec<u8>> {
     .concat();
     let flags = 3u32.to_be_bytes().to_vec();
     let contexts = option(10, b"\0\0\0\x01v\0\0\0\x01\0\0\0\x0fbase:allocation");
+    let compared = |code| {
+        let query = b"qemu:dirty-bitmap:since=s";
+        let some = [
+            b"\0\0\0\x01v\0\0\0\x02\0\0\0\x19".as_slice(),
+            query,
+            b"\0\0\0\x05base:",
+        ];
+        option(code, &some.concat())
+    };
     let all = [
+        [
+            flags.clone(),
+            option(11, b""),
+            compared(9),
+            compared(10),
+            go(7),
+            work.clone(),
+        ]
+        .concat(),
         [flags.clone(), option(8, b""), go(7), work.clone()].concat(),
         [flags.clone(), go(7), work.clone()].concat(),
         [
@@ -107,7 +125,7 @@ fn streams() -> Vec<Vec<u8>> {
         [flags.clone(), option(3, b""), go(6), option(2, b"")].concat(),
         [flags, option(5, b""), option(99, &[3; 300]), option(2, b"")].concat(),
     ];
-    let framed = all.into_iter().zip([1u16, 3, 17, 4096, 28, 100, 5]);
+    let framed = all.into_iter().zip([9u16, 1, 3, 17, 4096, 28, 100, 5]);
     framed
         .map(|(stream, split)| [&[STREAM][..], &split.to_be_bytes(), &stream].concat())
         .collect()

@@ -6,6 +6,7 @@
 //! unknown namespaces and for leaves of `base:`.
 
 use super::{acknowledge, export_name, refuse, ExportQuery, Outcome, QueryForm, Refusal};
+use crate::export::ContextsAsked;
 use crate::headers::Headers;
 use crate::limits::{CONTEXTS_SELECTED_MAX, META_QUERIES_MAX, STRING_BYTES_MAX};
 use crate::output::Output;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 pub(crate) struct Queries {
     /// Select, rather than list.
     pub select: bool,
-    pub queries: Vec<String>,
+    pub queries: Vec<Arc<str>>,
 }
 
 /// Payload: name length (32 bits), export name, count (32 bits), and for each query its length
@@ -38,7 +39,7 @@ pub(crate) fn run(payload: &[u8], select: bool, headers: Headers) -> Outcome {
     }
 }
 
-fn parse(payload: &[u8]) -> Result<(String, Vec<String>), Refusal> {
+fn parse(payload: &[u8]) -> Result<(String, Vec<Arc<str>>), Refusal> {
     const SHORT: Refusal = Refusal::invalid("the option is shorter than its fields");
     let (name, rest) = text(payload).ok_or(SHORT)?;
     let name = export_name(name).map_err(Refusal::invalid)?;
@@ -76,7 +77,7 @@ fn text(raw: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
 }
 
-fn meta_query(raw: &[u8]) -> Result<String, &'static str> {
+fn meta_query(raw: &[u8]) -> Result<Arc<str>, &'static str> {
     if raw.len() > STRING_BYTES_MAX {
         return Err("a query is longer than 4096 bytes");
     }
@@ -86,20 +87,31 @@ fn meta_query(raw: &[u8]) -> Result<String, &'static str> {
     if !query.contains(':') {
         return Err("a query has no colon, which ends its namespace");
     }
-    Ok(query.to_owned())
+    Ok(Arc::from(query))
 }
 
 impl Queries {
     /// The contexts among `offered` that are meant, in the order in which they are offered.
     fn matching<'a>(&'a self, offered: &'a [Arc<str>]) -> impl Iterator<Item = &'a Arc<str>> {
         let all = !self.select && self.queries.is_empty();
-        let is_meant = move |name: &str, query: &String| {
+        let is_meant = move |name: &str, query: &Arc<str>| {
             let namespace = !self.select && query.ends_with(':');
-            query == name || (namespace && name.starts_with(query.as_str()))
+            **query == *name || (namespace && name.starts_with(&**query))
         };
         offered
             .iter()
             .filter(move |name| all || self.queries.iter().any(|query| is_meant(name, query)))
+    }
+
+    /// What must be known of an export's contexts for the answer.
+    pub(crate) fn asked(&self) -> ContextsAsked {
+        let is_name = |query: &&Arc<str>| self.select || !query.ends_with(':');
+        let names: Vec<Arc<str>> = self.queries.iter().filter(is_name).cloned().collect();
+        ContextsAsked {
+            list: !self.select && (names.len() < self.queries.len() || names.is_empty()),
+            names,
+            of: None,
+        }
     }
 
     /// Answers with the contexts that are meant; gives those that are selected from now on.
@@ -149,7 +161,7 @@ mod tests {
     #[test]
     fn every_prefix_and_every_surplus_is_refused() {
         let good = payload("vol", &["base:", "x-y:z"]);
-        let queries = vec!["base:".to_owned(), "x-y:z".to_owned()];
+        let queries = vec![Arc::from("base:"), Arc::from("x-y:z")];
         assert_eq!(parse(&good), Ok(("vol".to_owned(), queries)));
         for end in 0..good.len() {
             assert!(parse(&good[..end]).is_err(), "prefix of {end} bytes");
@@ -186,9 +198,27 @@ mod tests {
             (false, &[":"], 0),
         ];
         for (select, queries, count) in table {
-            let queries = queries.iter().map(|q| (*q).to_owned()).collect();
+            let queries = queries.iter().copied().map(Arc::from).collect();
             let asked = Queries { select, queries };
             assert_eq!(asked.matching(&offered).count(), count, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn an_owner_is_told_the_names_that_matter() {
+        let table: [(bool, &[&str], &[&str], bool); 6] = [
+            (false, &[], &[], true),
+            (true, &[], &[], false),
+            (false, &["qemu:"], &[], true),
+            (true, &["qemu:"], &["qemu:"], false),
+            (false, &["qemu:a", "base:"], &["qemu:a"], true),
+            (false, &["qemu:a"], &["qemu:a"], false),
+        ];
+        for (select, queries, names, list) in table {
+            let queries = queries.iter().copied().map(Arc::from).collect();
+            let asked = Queries { select, queries }.asked();
+            let told: Vec<&str> = asked.names.iter().map(|name| &**name).collect();
+            assert_eq!((told.as_slice(), asked.list), (names, list), "{asked:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A client's side of the protocol, written independently of the crate's own encoders.
 
 use bytes::Bytes;
-use esker_nbd::{Action, Export, Request, Session, SessionLimits};
+use esker_nbd::{Action, ContextsAsked, Export, Request, Session, SessionLimits};
 use std::sync::Arc;
 
 pub const SIZE: u64 = 8 << 30;
@@ -402,16 +402,27 @@ impl Peer {
         let mut peer = Self::new(limits);
         peer.send(&3u32.to_be_bytes());
         assert_eq!(peer.send(&form.options()), []);
-        let asks = |attach| {
+        let asks = |attach, contexts| {
             let name = "vol".to_owned();
-            [Action::Export { name, attach }]
+            [Action::Export {
+                name,
+                attach,
+                contexts,
+            }]
+        };
+        let mut asked = ContextsAsked {
+            names: selected.iter().copied().map(Arc::from).collect(),
+            ..ContextsAsked::default()
         };
         if !selected.is_empty() {
             let actions = peer.send(&option(10, &contexts("vol", selected)));
-            assert_eq!(actions, asks(false));
+            assert_eq!(actions, asks(false, asked.clone()));
             peer.0.export(Ok(export.clone()));
         }
-        assert_eq!(peer.send(&option(7, &info("vol", &[]))), asks(true));
+        let has = |name: &Arc<str>| export.contexts.contains(name);
+        asked.names.retain(has);
+        asked.of = (!selected.is_empty()).then(|| "vol".into());
+        assert_eq!(peer.send(&option(7, &info("vol", &[]))), asks(true, asked));
         peer.0.export(Ok(export));
         peer.output();
         peer

@@ -5,8 +5,8 @@ use crate::client::{
     option_reply, request, request_in, Form, OptionReply, Peer, DONE, PAYLOAD, SIZE,
 };
 use esker_nbd::{
-    Action, Export, ExportError, Extent, Operation, Reply, Request, RequestError, SessionLimits,
-    META_QUERIES_MAX, STATUS_EXTENTS_MAX,
+    Action, ContextsAsked, Export, ExportError, Extent, Operation, Reply, Request, RequestError,
+    SessionLimits, META_QUERIES_MAX, STATUS_EXTENTS_MAX,
 };
 use std::sync::Arc;
 
@@ -42,7 +42,20 @@ fn ask(peer: &mut Peer, code: u32, name: &str, queries: &[&str]) -> Vec<OptionRe
     let actions = peer.send(&option(code, &contexts(name, queries)));
     let name = name.to_owned();
     let attach = false;
-    assert_eq!(actions, [Action::Export { name, attach }]);
+    let wildcard = |query: &&&str| code == LIST && query.ends_with(':');
+    let names = queries.iter().filter(|query| !wildcard(query));
+    let contexts = ContextsAsked {
+        names: names.copied().map(Arc::from).collect(),
+        of: None,
+        list: code == LIST && (queries.is_empty() || queries.iter().any(|q| wildcard(&q))),
+    };
+
+    let expected = Action::Export {
+        name,
+        attach,
+        contexts,
+    };
+    assert_eq!(actions, [expected]);
     peer.0.export(Ok(export()));
     option_replies(&peer.output())
 }

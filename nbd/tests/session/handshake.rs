@@ -3,7 +3,7 @@
 use crate::client::{
     closed, export, info, len32, option, option_lying, option_replies, option_reply, Peer, SIZE,
 };
-use esker_nbd::{Action, ExportError, SessionLimits, HANDSHAKE_OPTIONS_MAX};
+use esker_nbd::{Action, ContextsAsked, ExportError, SessionLimits, HANDSHAKE_OPTIONS_MAX};
 
 const ACK: u32 = 1;
 const REP_SERVER: u32 = 2;
@@ -22,6 +22,7 @@ fn asks(name: &str, attach: bool) -> Vec<Action> {
     vec![Action::Export {
         name: name.to_owned(),
         attach,
+        contexts: ContextsAsked::default(),
     }]
 }
 

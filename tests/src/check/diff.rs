@@ -74,6 +74,7 @@ impl World {
     fn ask_diff(&mut self, diff: PendingDiff) -> Result<(), Violation> {
         let token = self.token();
         let request = DiffRequest {
+            one: token.is_multiple_of(3),
             token,
             group: diff.group,
             from: Stamp(diff.from),

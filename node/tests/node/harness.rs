@@ -1,0 +1,231 @@
+//! A node over a device in memory, and clients by hand.
+
+use bytes::Bytes;
+use esker_base::{AlignedBuf, ConnId, DiskOp, IoId, Moment, WallClock};
+use esker_engine::EngineConfig;
+use esker_node::admin::{AdminError, AdminReply, AdminRequest};
+use esker_node::{AdminToken, Effect, Event, Machine, Node, NodeConfig, Transport};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const DEVICE_BYTES: usize = 1 << 30;
+pub const VOLUME_BYTES: u64 = 256 << 20;
+pub const READ: u16 = 0;
+pub const WRITE: u16 = 1;
+pub const MIB: usize = 1 << 20;
+
+/// A node over a device that completes operations when it is told to, in order.
+pub struct World {
+    pub node: Node,
+    pub now: u64,
+    pub device: Vec<u8>,
+    pub queue: VecDeque<(IoId, DiskOp)>,
+    pub events: Vec<Event>,
+    pub effects: Vec<Effect>,
+    /// What each client was sent.
+    pub replies: BTreeMap<ConnId, Vec<u8>>,
+    /// Clients that take nothing.
+    pub deaf: BTreeSet<ConnId>,
+    pub closed: BTreeMap<ConnId, String>,
+    /// What operators were answered, by token.
+    answers: BTreeMap<u64, Result<AdminReply, AdminError>>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let engine = EngineConfig {
+            device_bytes: DEVICE_BYTES as u64,
+            format_if_blank: true,
+            ..EngineConfig::default()
+        };
+        let config = NodeConfig {
+            engine,
+            ..NodeConfig::default()
+        };
+        let mut effects = Vec::new();
+        let node = Node::new(config, Moment(1), WallClock(1), &mut effects);
+        let mut world = Self {
+            node,
+            now: 1,
+            device: vec![0; DEVICE_BYTES],
+            queue: VecDeque::new(),
+            events: Vec::new(),
+            effects,
+            replies: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+            closed: BTreeMap::new(),
+            answers: BTreeMap::new(),
+        };
+        world.interpret();
+        world.rest();
+        let request = AdminRequest::VolumeCreate {
+            name: "v".into(),
+            size_bytes: VOLUME_BYTES,
+            labels: BTreeMap::new(),
+        };
+        world.ask(request).unwrap();
+        world
+    }
+
+    /// An operator asks, and is answered.
+    pub fn ask(&mut self, request: AdminRequest) -> Result<AdminReply, AdminError> {
+        let number = self.answers.len() as u64 + 1;
+        let token = AdminToken(number);
+        self.events.push(Event::Admin { token, request });
+        for _ in 0..100 {
+            self.rest_a_little();
+            if let Some(answer) = self.answers.get(&number) {
+                return answer.clone();
+            }
+        }
+        panic!("an operator is never answered")
+    }
+
+    /// One turn, a hundred microseconds after the last.
+    pub fn turn(&mut self) {
+        self.now += 100_000;
+        let (now, wall) = (Moment(self.now), WallClock(self.now / 1000));
+        for event in self.events.drain(..) {
+            self.node.step(now, wall, event, &mut self.effects);
+        }
+        self.node.settle(now, wall, &mut self.effects);
+        self.interpret();
+    }
+
+    /// So many operations of the device end.
+    pub fn disk(&mut self, count: usize) {
+        for (io, op) in self.queue.drain(..count.min(self.queue.len())) {
+            let result = match op {
+                DiskOp::Write { offset, bufs } => {
+                    let mut at = usize::try_from(offset).unwrap();
+                    for buf in bufs {
+                        self.device[at..at + buf.len()].copy_from_slice(&buf);
+                        at += buf.len();
+                    }
+                    Bytes::new()
+                }
+                DiskOp::Read { offset, length } => {
+                    let at = usize::try_from(offset).unwrap();
+                    AlignedBuf::copy_of(&self.device[at..at + length]).freeze()
+                }
+                DiskOp::Sync => Bytes::new(),
+            };
+            let result = Ok(result);
+            self.events.push(Event::Disk { io, result });
+        }
+    }
+
+    /// Until nothing is left to do but what waits for clients.
+    pub fn rest(&mut self) {
+        for _ in 0..2000 {
+            self.disk(usize::MAX);
+            self.events.push(Event::Timer);
+            self.turn();
+        }
+    }
+
+    pub fn interpret(&mut self) {
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Disk { io, op } => self.queue.push_back((io, op)),
+                Effect::Send { conn, bufs } => {
+                    let reply = self.replies.entry(conn).or_default();
+                    bufs.iter().for_each(|buf| reply.extend_from_slice(buf));
+                    if !self.deaf.contains(&conn) {
+                        self.events.push(Event::Sent { conn });
+                    }
+                }
+                Effect::Close { conn, reason } => {
+                    let gone = reason.clone();
+                    self.events.push(Event::Disconnected { conn, reason });
+                    self.closed.insert(conn, gone);
+                }
+                Effect::OpenFailed { message } | Effect::Fenced { message } => panic!("{message}"),
+                Effect::AdminReply { token, result } => {
+                    self.answers.insert(token.0, result);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub fn attach(&mut self, number: u64) -> ConnId {
+        let conn = self.connect(number);
+        self.give(conn, option(1, b"v"));
+        (0..20).for_each(|_| self.turn());
+        self.replies.remove(&conn);
+        conn
+    }
+
+    /// A client that has sent its flags.
+    pub fn connect(&mut self, number: u64) -> ConnId {
+        let conn = ConnId(number);
+        let transport = Transport::Unix;
+        self.events.push(Event::Connected { conn, transport });
+        self.give(conn, Vec::from(3u32.to_be_bytes()));
+        conn
+    }
+
+    /// Time passes.
+    pub fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds * 2 {
+            self.now += 500_000_000;
+            self.events.push(Event::Timer);
+            self.rest_a_little();
+        }
+    }
+
+    /// A client sends.
+    pub fn give(&mut self, conn: ConnId, data: Vec<u8>) {
+        let data = data.into();
+        self.events.push(Event::Received { conn, data });
+    }
+
+    pub fn replied(&self, conn: ConnId) -> usize {
+        self.replies.get(&conn).map_or(0, Vec::len)
+    }
+
+    pub fn queued_bytes(&self) -> usize {
+        let bytes = |(_, op): &(IoId, DiskOp)| match op {
+            DiskOp::Read { length, .. } => *length,
+            DiskOp::Write { bufs, .. } => bufs.iter().map(Bytes::len).sum(),
+            DiskOp::Sync => 0,
+        };
+        self.queue.iter().map(bytes).sum()
+    }
+
+    pub fn fill(&mut self, conn: ConnId) {
+        for at in 0..usize::try_from(VOLUME_BYTES).unwrap() / (8 * MIB) {
+            self.give(conn, request(WRITE, at * 8 * MIB, 8 * MIB, 7));
+            self.rest_a_little();
+        }
+        self.replies.remove(&conn);
+    }
+
+    pub fn rest_a_little(&mut self) {
+        for _ in 0..50 {
+            self.disk(usize::MAX);
+            self.events.push(Event::Timer);
+            self.turn();
+        }
+    }
+}
+
+/// An option of the handshake.
+pub fn option(code: u32, data: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(data.len()).unwrap();
+    let header = [b"IHAVEOPT", &code.to_be_bytes()[..], &length.to_be_bytes()];
+    [&header.concat(), data].concat()
+}
+
+pub fn request(command: u16, offset: usize, length: usize, fill: u8) -> Vec<u8> {
+    let mut bytes = Vec::from(0x2560_9513u32.to_be_bytes());
+    bytes.extend(0u16.to_be_bytes());
+    bytes.extend(command.to_be_bytes());
+    bytes.extend(0u64.to_be_bytes());
+    bytes.extend((offset as u64).to_be_bytes());
+    bytes.extend(u32::try_from(length).unwrap().to_be_bytes());
+    if command == WRITE {
+        bytes.resize(bytes.len() + length, fill);
+    }
+    bytes
+}

@@ -1,0 +1,7 @@
+//! A node, step by step.
+
+#![allow(clippy::unwrap_used)] // a test may end with a panic
+
+mod exports;
+mod fair;
+mod harness;
