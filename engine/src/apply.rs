@@ -171,13 +171,16 @@ impl Engine {
             return true;
         }
         let late = self.config.sabotage == Sabotage::LiveBitLate;
-        let Some(group) = self.groups.get_mut(&id).filter(|g| !g.deleting) else {
+        let Some(group) = self.groups.get(&id).filter(|g| !g.deleting) else {
             return true;
         };
         let mut waits = false;
         let mut result = Ok(());
         let before = group.load();
-        while group.applied < through && result.is_ok() {
+        while let Some(group) = self.groups.get(&id) {
+            if group.applied >= through || result.is_err() {
+                break;
+            }
             let index = RaftIndex(group.applied.0 + 1);
             let Some(entry) = group.entry(index) else {
                 result = Err(StoreError::Invariant(format!(
@@ -186,11 +189,16 @@ impl Engine {
                 break;
             };
             let operation = entry.operation.clone();
-            if operations::waits_for_checkpoint(group, &self.forest, operation.as_deref()) {
+            if operations::waits_for_checkpoint(group, &self.forest, operation.as_deref())
+                || self.clone_waits(id, operation.as_deref())
+            {
                 self.checkpoint_wanted |= self.checkpoint.is_none();
                 waits = true;
                 break;
             }
+            let Some(group) = self.groups.get_mut(&id) else {
+                break;
+            };
             let Some(entry) = group.entry_mut(index) else {
                 break;
             };
@@ -203,7 +211,7 @@ impl Engine {
             }
             let entry = entry.clone();
             group.applied = index;
-            match apply_entry(group, &entry, &mut self.segs, &mut self.forest) {
+            match self.apply_one(id, &entry) {
                 Ok(outcome) => {
                     // What it held is given back by a checkpoint.
                     self.checkpoint_wanted |= matches!(
@@ -221,14 +229,36 @@ impl Engine {
                 Err(error) => result = Err(error),
             }
         }
-        self.load.replace(before, group.load());
+        let after = self.groups.get(&id).map_or(before, Group::load);
+        self.load.replace(before, after);
         self.check(result, effects);
         !waits
+    }
+
+    /// Applies one entry, which counts as applied already.
+    pub(crate) fn apply_one(
+        &mut self,
+        id: GroupId,
+        entry: &LogEntry,
+    ) -> Result<Outcome, StoreError> {
+        let operation = entry.operation.as_deref();
+        if let Some(operation @ Operation::Clone { .. }) = operation {
+            return Ok(self.begin_clone(id, entry.index, operation));
+        }
+        let next = self.counters.checkpoints + 1;
+        let Some(group) = self.groups.get_mut(&id) else {
+            return Err(StoreError::Invariant(format!("group {id} does not exist")));
+        };
+        let outcome = apply_entry(group, entry, &mut self.segs, &mut self.forest)?;
+        if matches!(outcome, Outcome::RolledBack(_)) {
+            group.rolled_back_in = next;
+        }
+        Ok(outcome)
     }
 }
 
 /// Applies one entry: the map points at what the entry brought.
-pub(crate) fn apply_entry(
+fn apply_entry(
     group: &mut Group,
     entry: &LogEntry,
     segs: &mut Segments,
@@ -323,6 +353,8 @@ pub(crate) fn apply_entry(
             };
             return operations::roll_back(group, forest, *stamp, *to, keep.is_some(), meta);
         }
+        // A group of its own: [`Engine::begin_clone`].
+        Operation::Clone { .. } => {}
     }
     Ok(Outcome::Done)
 }

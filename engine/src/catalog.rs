@@ -1,6 +1,5 @@
 //! Groups begin, end and are renamed: operations of the store itself, in its log.
 
-use crate::apply::apply_entry;
 use crate::engine::Engine;
 use crate::error::{CatalogError, StoreError};
 use crate::event::Effect;
@@ -82,27 +81,33 @@ impl Engine {
         if group.is_some_and(|g| g.log.iter().any(|e| e.index > g.applied && rolls_back(e))) {
             return self.catalog_refused(token, CatalogError::RollbackWaits, effects);
         }
+        // Before the items of clones that begin thereby.
+        let notify = Notify::AcceptedLoss { token };
+        self.enqueue(id, ItemBody::AcceptLoss, Some(notify));
         let result = self.accept_loss_now(id);
-        if self.check(result, effects).is_some() {
-            let notify = Notify::AcceptedLoss { token };
-            self.enqueue(id, ItemBody::AcceptLoss, Some(notify));
-        }
+        self.check(result, effects);
     }
 
     /// The in-memory half of [`Engine::accept_loss`], also done when the log is replayed.
     pub(crate) fn accept_loss_now(&mut self, id: GroupId) -> Result<(), StoreError> {
-        let Some(group) = self.groups.get_mut(&id) else {
+        let Some(group) = self.groups.get(&id) else {
             return Ok(());
         };
         let before = group.load();
-        while let Some(entry) = group.log.pop_front() {
+        while let Some(entry) = self.groups.get_mut(&id).and_then(|g| g.log.pop_front()) {
+            let Some(group) = self.groups.get_mut(&id) else {
+                break;
+            };
             group.truncated = (entry.index, entry.term);
             if entry.index <= group.applied {
                 continue;
             }
             group.applied = entry.index;
-            apply_entry(group, &entry, &mut self.segs, &mut self.forest)?;
+            self.apply_one(id, &entry)?;
         }
+        let Some(group) = self.groups.get_mut(&id) else {
+            return Ok(());
+        };
         group.applied = RaftIndex(group.applied.0.max(group.truncated.0 .0));
         group.hard_state.term = group.hard_state.term.max(group.truncated.1);
         group.hard_state.commit = group.truncated.0;
@@ -133,13 +138,29 @@ impl Engine {
             if self.log.pending.iter().any(|p| p.item.group == id) {
                 continue;
             }
-            self.remove_group(id)?;
+            self.end_group(id)?;
         }
         Ok(())
     }
 
+    /// The group goes away: now, or after the next checkpoint if clones began with something that only
+    /// its deltas have.
+    pub(crate) fn end_group(&mut self, id: GroupId) -> Result<(), StoreError> {
+        if self.forest.has_clones_waiting(id) {
+            if let Some(group) = self.groups.get_mut(&id) {
+                (group.deleting, group.ended) = (true, true);
+            }
+            return Ok(());
+        }
+        self.remove_group(id)
+    }
+
     /// Everything a group holds dies.
     pub(crate) fn remove_group(&mut self, id: GroupId) -> Result<(), StoreError> {
+        if self.forest.has_clones_waiting(id) {
+            let text = format!("group {id} is to go, and clones have nothing but its deltas");
+            return Err(StoreError::Invariant(text));
+        }
         let Some(group) = self.groups.remove(&id) else {
             return Ok(());
         };
@@ -156,7 +177,12 @@ impl Engine {
         for extent in group.active.data() {
             kill(&mut self.segs, extent.vaddr, extent.count)?;
         }
-        if self.forest.head(id).is_some() {
+        self.based.remove(&id);
+        if group.base.is_some() {
+            // It has no map: nothing of it is in a checkpoint.
+            self.forest.forget_pending(id);
+            self.forest.drop_head(id);
+        } else if self.forest.head(id).is_some() {
             // Checkpoints take the versions apart, from the last one to the first.
             self.forest.forget_pending(id);
             let root = (group.root, group.root_level);

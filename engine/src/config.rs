@@ -109,4 +109,10 @@ pub enum Sabotage {
     MergeIntoOlder,
     /// A page of the table of pieces that changed is not written.
     ForgetTablePage,
+    /// A clone's merge lets die what its origin still uses.
+    CloneIgnoresBase,
+    /// A clone sees what its origin wrote after the snapshot, until a checkpoint has merged it.
+    CloneSeesLater,
+    /// A clone's first item is not replayed.
+    CloneForgotten,
 }

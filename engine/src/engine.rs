@@ -100,6 +100,14 @@ pub struct Engine {
     pub(crate) forest: Forest,
     /// Groups that wait for a checkpoint before they apply more.
     pub(crate) parked: BTreeSet<GroupId>,
+    /// Clones of snapshots that no checkpoint has merged.
+    pub(crate) based: BTreeSet<GroupId>,
+    /// Clones that do not exist and may have lost entries.
+    pub(crate) doubtful: BTreeSet<GroupId>,
+    /// Clones that no durable checkpoint has.
+    pub(crate) clones_begun: u64,
+    /// Number of the newest durable checkpoint.
+    pub(crate) checkpoints_done: u64,
     pub(crate) dead: Deadlists,
     pub(crate) reads: BTreeMap<u64, ReadState>,
     pub(crate) extents: BTreeMap<u64, ExtentsState>,
@@ -158,6 +166,10 @@ impl Engine {
             discards: Vec::new(),
             forest: Forest::default(),
             parked: BTreeSet::new(),
+            based: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            clones_begun: 0,
+            checkpoints_done: 0,
             dead: Deadlists::default(),
             reads: BTreeMap::new(),
             extents: BTreeMap::new(),

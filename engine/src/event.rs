@@ -12,6 +12,10 @@
 //!    in their order, and may come later: a rollback waits for a checkpoint, and what follows for it.
 //! 5. After every step the caller asks [`crate::Engine::deadline`] and sends [`Event::Timer`] then.
 //! 6. After [`Effect::Fenced`] no append is acknowledged; reads go on.
+//! 7. A clone begins when its entry of the origin's log is applied, and is durable as that entry is:
+//!    nothing has to be waited for. Its own log begins behind index 1 of term 1, so that no replica can
+//!    be made from the log alone. After a crash it is among the opened groups, or its entry is not
+//!    applied and brings it again.
 
 use crate::error::{CatalogError, OpenError, ReadError, StoreError};
 use crate::format::checkpoint::{GroupMeta, Membership};
@@ -267,7 +271,10 @@ pub enum Outcome {
     SnapshotDeleted(Stamp),
     /// The volume goes on from a snapshot; its size stays. Stamp of the state that was left.
     RolledBack(Stamp),
-    /// Nothing happened to any snapshot.
+    /// A volume of its own has begun at a snapshot: its group is there, readable and writable, and lives
+    /// on without this one. [`crate::Engine::recovered_group`] tells what its log begins with.
+    Cloned(GroupId),
+    /// Nothing happened to any snapshot, and no clone began.
     SnapshotRefused(SnapshotRefusal),
     /// The entry is a membership change for the replication layer.
     Membership,
@@ -282,6 +289,8 @@ pub enum SnapshotRefusal {
     Unknown,
     /// The volume has as many as it may have.
     TooMany,
+    /// The group that was to begin exists.
+    GroupExists,
 }
 
 /// A part of what was read, in order.

@@ -12,13 +12,13 @@ use crate::event::{Effect, ExtentKind, ExtentRun, ExtentsRequest};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
 use crate::format::operation::Operation;
 use crate::format::vaddr::VAddr;
-use crate::group::Group;
 use crate::map::cache::NodeCache;
 use crate::map::interval::{IntervalMap, Piece};
 use crate::map::tree::{child_index, span, Held, Missing};
-use crate::readpath::{NodeWaiter, View};
+use crate::map::view::View;
+use crate::readpath::NodeWaiter;
 use esker_base::num::{to_u64, to_usize};
-use esker_base::{BlockRange, Lba, RaftIndex, Stamp};
+use esker_base::{BlockRange, Lba, RaftIndex};
 use std::sync::Arc;
 
 /// Most runs in one answer.
@@ -120,7 +120,8 @@ impl Engine {
                 effects.push(state.finish(Some(ReadError::UnknownGroup)));
                 return;
             };
-            let Some(view) = View::of(group, &self.forest, state.request.at) else {
+            let (at, sabotage) = (state.request.at, self.config.sabotage);
+            let Some(view) = View::of(&self.groups, &self.forest, group, at, sabotage) else {
                 effects.push(state.finish(Some(ReadError::UnknownSnapshot)));
                 return;
             };
@@ -130,8 +131,7 @@ impl Engine {
                 false => NODES_AT_A_TIME_MAX.min(NODES_READ_MAX.saturating_sub(state.nodes_read)),
             };
             let mut lookup = Lookup {
-                group,
-                view,
+                view: &view,
                 cache: &mut self.cache,
                 held: &state.held,
                 latest: state.request.latest,
@@ -196,8 +196,7 @@ impl Engine {
 
 /// Looks one run up.
 struct Lookup<'a> {
-    group: &'a Group,
-    view: View,
+    view: &'a View<'a>,
     cache: &'a mut NodeCache,
     held: &'a Held,
     latest: bool,
@@ -208,15 +207,8 @@ struct Lookup<'a> {
 impl Lookup<'_> {
     /// The run from `lba` on, no longer than to `end`. Its neighbour may be of the same kind.
     fn at(&mut self, lba: u64, mut end: u64) -> Found {
-        let group = self.group;
-        if let View::Cut(cut) = self.view {
-            return self.at_cut(cut, lba, end);
-        }
-        if let View::Merged(..) = self.view {
-            return self.tree(lba, end);
-        }
-        if self.latest {
-            match first(&group.overlay, lba, end) {
+        if self.latest && self.view.is_head {
+            match first(&self.view.group.overlay, lba, end) {
                 Some((at, pending)) if at == lba => {
                     return Found::Run(self.kind_of(pending.index), pending.count);
                 }
@@ -224,24 +216,18 @@ impl Lookup<'_> {
                 None => {}
             }
         }
-        for delta in [Some(&group.active), group.frozen.as_deref()] {
-            match delta.and_then(|delta| first(&delta.index, lba, end)) {
-                Some((at, extent)) if at == lba => {
-                    return Found::Run(kind_of(extent.kind), extent.count);
-                }
-                Some((at, _)) => end = at,
-                None => {}
-            }
+        // A snapshot that no checkpoint has merged is looked at a window at a time.
+        if self.view.has_cuts() {
+            end = end.min(lba + CUT_WINDOW_BLOCKS);
         }
-        self.tree(lba, end)
-    }
-
-    /// The same for a snapshot that no checkpoint has merged, a window at a time.
-    fn at_cut(&mut self, cut: Stamp, lba: u64, end: u64) -> Found {
-        let mut end = end.min(lba + CUT_WINDOW_BLOCKS);
-        for delta in [Some(&self.group.active), self.group.frozen.as_deref()] {
+        let mut next = 0;
+        while let Some((n, delta, cut)) = self.view.layer(next) {
+            next = n + 1;
             let range = BlockRange::new(lba, end - lba);
-            let found = delta.and_then(|delta| delta.at(range, cut).into_iter().next());
+            let found = match cut {
+                None => first(&delta.index, lba, end),
+                Some(cut) => delta.at(range, cut).into_iter().next(),
+            };
             match found {
                 Some((at, extent)) if at == lba => {
                     return Found::Run(kind_of(extent.kind), extent.count);
@@ -255,7 +241,7 @@ impl Lookup<'_> {
 
     /// What an entry that is not applied does to its blocks.
     fn kind_of(&self, index: RaftIndex) -> ExtentKind {
-        let entry = self.group.entry(index);
+        let entry = self.view.group.entry(index);
         match entry.and_then(|entry| entry.operation.as_deref()) {
             Some(Operation::Write { .. }) => ExtentKind::Data,
             Some(Operation::Zero { .. }) => ExtentKind::Zero,
@@ -264,7 +250,7 @@ impl Lookup<'_> {
     }
 
     fn tree(&mut self, lba: u64, end: u64) -> Found {
-        let (mut pointer, mut level) = self.view.tree(self.group);
+        let (mut pointer, mut level) = self.view.tree;
         let mut first = 0;
         let mut above: Option<(Arc<NodePage>, usize)> = None;
         if lba >= span(level) {

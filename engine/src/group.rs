@@ -13,6 +13,7 @@ use crate::map::delta::{Overlay, PendingExtent};
 use crate::map::footprint::Footprint;
 use crate::map::layer::Layer;
 use crate::map::tree::level_for;
+use crate::snapshot::Base;
 use crate::space::Segments;
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
@@ -82,7 +83,7 @@ pub struct GroupView {
     /// Highest stamp applied.
     pub max_stamp: Stamp,
     /// Data blocks the volume references. Exact after a checkpoint; until then blocks overwritten
-    /// since the last one count twice.
+    /// since the last one count twice. What a clone began with counts once a checkpoint has merged that.
     pub used_blocks: u64,
     /// A damaged record may have held entries of it.
     pub suspended: bool,
@@ -126,10 +127,16 @@ pub(crate) struct Group {
     pub max_stamp: Stamp,
     pub root: ChildPointer,
     pub root_level: u8,
+    /// What a clone began with, until a checkpoint has merged that: then it becomes the root.
+    pub base: Option<Base>,
     pub last_seq: Seq,
     pub suspended: bool,
     /// Its end is in the log; it goes away once no checkpoint is working on it.
     pub deleting: bool,
+    /// It goes away after the next checkpoint, which merges what clones began with.
+    pub ended: bool,
+    /// Number of the first checkpoint that has its last rollback.
+    pub rolled_back_in: u64,
     /// Entries after the cut point, by index.
     pub log: VecDeque<LogEntry>,
     pub overlay: Overlay,
@@ -162,9 +169,12 @@ impl Group {
             max_stamp: Stamp(0),
             root: ChildPointer::default(),
             root_level: 0,
+            base: None,
             last_seq: Seq(0),
             suspended: false,
             deleting: false,
+            ended: false,
+            rolled_back_in: 0,
             log: VecDeque::new(),
             overlay: Overlay::default(),
             active: Layer::default(),
@@ -189,6 +199,7 @@ impl Group {
         group.root_level = entry.root_level;
         group.last_seq = entry.last_seq;
         group.suspended = entry.suspended;
+        (group.ended, group.deleting) = (entry.ended, entry.ended);
         for e in entry.log {
             let (operation, request) = LogEntry::decode(e.kind, &e.data)?;
             group.log.push_back(LogEntry {
@@ -305,6 +316,10 @@ impl Group {
 
     /// The map's root is lower than the volume's size asks for.
     pub fn is_low(&self) -> bool {
+        if let Some(base) = &self.base {
+            // Its map will have the height that the base's size asks for.
+            return self.meta.size_bytes > base.size_bytes;
+        }
         !self.root.vaddr.is_none()
             && self.root_level < level_for(self.meta.size_bytes.div_ceil(PAGE_U64))
     }
@@ -458,6 +473,7 @@ impl Group {
             root_level: self.root_level,
             last_seq: self.last_seq,
             suspended: self.suspended,
+            ended: self.ended,
             log: log.collect(),
         }
     }

@@ -165,10 +165,23 @@ impl Engine {
     }
 
     fn next_merge(&mut self, c: &mut Checkpointing) -> Option<GroupMerge> {
+        let mut turned = 0;
         while let Some(id) = c.to_merge.pop_front() {
             let Some(group) = self.groups.get(&id) else {
                 continue;
             };
+            if group.base.is_some() {
+                // What it began with is merged first, in this very checkpoint.
+                c.to_merge.push_back(id);
+                turned += 1;
+                if turned > c.to_merge.len() {
+                    let text = format!("group {id} began with what no checkpoint merges");
+                    self.fence_pending
+                        .get_or_insert(StoreError::Invariant(text));
+                    return None;
+                }
+                continue;
+            }
             let Some(layer) = group.frozen.clone() else {
                 continue;
             };
@@ -187,6 +200,10 @@ impl Engine {
                 version.map_or(Stamp(0), |v| v.cut)
             };
             let parent = parent.filter(|id| id.0 != 0);
+            let sabotaged = |of: VersionId| {
+                let foreign = self.forest.get(of).is_some_and(|v| v.group != id);
+                foreign && self.config.sabotage == Sabotage::CloneIgnoresBase
+            };
             let grand = parent.and_then(|id| self.forest.get(id)).map(|v| v.parent);
             let grown = self.forest.head(id).map_or([Stamp(0); LEVELS], |h| h.grown);
             return Some(GroupMerge {
@@ -203,7 +220,7 @@ impl Engine {
                 size_bytes: c.entries.get(&id).map_or(0, |e| e.meta.size_bytes),
                 merge: None,
                 floor: Floor {
-                    cut: cut_of(parent),
+                    cut: cut_of(parent.filter(|of| !sabotaged(*of))),
                     sure: 0,
                 },
                 grand: cut_of(grand),
@@ -351,6 +368,11 @@ impl Engine {
             self.forest.merged(version, root, level, grown);
         }
         self.forest.grown(g.id, g.grown);
+        for id in self.settle_clones() {
+            if let (Some(group), Some(entry)) = (self.groups.get(&id), c.entries.get_mut(&id)) {
+                (entry.root, entry.root_level) = (group.root, group.root_level);
+            }
+        }
     }
 
     /// Reads the node the merge needs, and those it will need next.

@@ -6,15 +6,14 @@ use crate::engine::{Engine, Purpose};
 use crate::error::{ReadError, StoreError};
 use crate::event::{Effect, ReadPiece, ReadRequest};
 use crate::format::dead;
-use crate::format::node::{ChildPointer, LeafKind, NodeHead, NodePage};
+use crate::format::node::{LeafKind, NodeHead, NodePage};
 use crate::format::operation::{plain_crc, Authenticator, Operation};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::group::Group;
 use crate::map::delta::Extent;
-use crate::map::layer::Layer;
 use crate::map::tree::{lookup, Held, Lookup, Missing, TreeRun, ANYWHERE};
-use crate::snapshot::forest::Forest;
+use crate::map::view::View;
 use crate::snapshot::DEAD_PAGE;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
@@ -118,21 +117,20 @@ impl Engine {
         let Some(group) = self.groups.get(&state.request.group) else {
             return self.read_failed(token, ReadError::UnknownGroup, effects);
         };
-        let Some(view) = View::of(group, &self.forest, state.request.at) else {
+        let (at, sabotage) = (state.request.at, self.config.sabotage);
+        let Some(view) = View::of(&self.groups, &self.forest, group, at, sabotage) else {
             return self.read_failed(token, ReadError::UnknownSnapshot, effects);
         };
         let mut resolver = Resolver {
-            group,
-            view,
+            view: &view,
             cache: &mut self.cache,
             held: &state.held,
             pieces: Vec::new(),
             missing: Vec::new(),
         };
-        match view {
-            View::Head => resolver.overlay(state.request.range, state.request.latest),
-            View::Cut(_) => resolver.delta(state.request.range, 0),
-            View::Merged(..) => resolver.tree(state.request.range),
+        match view.is_head {
+            true => resolver.overlay(state.request.range, state.request.latest),
+            false => resolver.delta(state.request.range, 0),
         }
         let (pieces, missing) = (resolver.pieces, resolver.missing);
         if missing.is_empty() {
@@ -491,42 +489,8 @@ pub(crate) fn checked_payload(bytes: Bytes, operation: Option<&Operation>) -> Op
         .then_some(bytes)
 }
 
-/// Which version is looked at.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum View {
-    /// The head.
-    Head,
-    /// A snapshot that no checkpoint has merged: what it sees of the deltas, over the head's tree.
-    Cut(Stamp),
-    /// A snapshot with a tree of its own.
-    Merged(ChildPointer, u8),
-}
-
-impl View {
-    /// The head, or the snapshot with this stamp if there is one.
-    pub fn of(group: &Group, forest: &Forest, at: Option<Stamp>) -> Option<Self> {
-        let Some(cut) = at else {
-            return Some(Self::Head);
-        };
-        let version = forest.at(group.meta.group, cut)?;
-        Some(match version.root {
-            Some((root, level)) => Self::Merged(root, level),
-            None => Self::Cut(cut),
-        })
-    }
-
-    /// The tree under the deltas.
-    pub fn tree(self, group: &Group) -> (ChildPointer, u8) {
-        match self {
-            Self::Merged(root, level) => (root, level),
-            Self::Head | Self::Cut(_) => (group.root, group.root_level),
-        }
-    }
-}
-
 struct Resolver<'a> {
-    group: &'a Group,
-    view: View,
+    view: &'a View<'a>,
     cache: &'a mut crate::map::cache::NodeCache,
     held: &'a Held,
     pieces: Vec<Piece>,
@@ -535,7 +499,7 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn overlay(&mut self, range: BlockRange, latest: bool) {
-        let group = self.group;
+        let group = self.view.group;
         if !latest || group.overlay.is_empty() {
             return self.delta(range, 0);
         }
@@ -568,18 +532,12 @@ impl Resolver<'_> {
         if range.is_empty() {
             return;
         }
-        let group = self.group;
-        let delta: Option<&Layer> = match layer {
-            0 => Some(&group.active),
-            1 => group.frozen.as_deref(),
-            _ => return self.tree(range),
-        };
-        let Some(delta) = delta.filter(|d| !d.index.is_empty()) else {
-            return self.delta(range, layer + 1);
-        };
-        match self.view {
-            View::Cut(cut) => self.extents(delta.at(range, cut).into_iter(), range, layer),
-            _ => self.extents(delta.index.overlapping(range), range, layer),
+        match self.view.layer(layer) {
+            None => self.tree(range),
+            Some((n, delta, Some(cut))) => {
+                self.extents(delta.at(range, cut).into_iter(), range, n);
+            }
+            Some((n, delta, None)) => self.extents(delta.index.overlapping(range), range, n),
         }
     }
 
@@ -613,7 +571,7 @@ impl Resolver<'_> {
             runs: Vec::new(),
             missing: Vec::new(),
         };
-        let (root, level) = self.view.tree(self.group);
+        let (root, level) = self.view.tree;
         lookup(&mut walk, &root, level, range);
         let (runs, mut missing) = (walk.runs, walk.missing);
         self.missing.append(&mut missing);

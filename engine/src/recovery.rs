@@ -76,6 +76,8 @@ pub enum Probe {
     ClosingRecordWritten,
     /// A closing record was read.
     ClosingRecordRead,
+    /// A clone's first item was replayed, and its origin was applied for it.
+    CloneReplayed,
     /// An accepted loss was replayed.
     AcceptLossReplayed,
     /// The log waited for a checkpoint to make room.
@@ -455,6 +457,8 @@ impl Engine {
             }
         }
         self.counters = checkpoint.counters;
+        self.checkpoints_done = self.counters.checkpoints;
+        self.doubtful = checkpoint.doubtful.into_iter().collect();
         self.discards = checkpoint.discards;
         let v = checkpoint.versions;
         self.forest = Forest::from_table(v.versions, v.next_version, v.next_deadlist)
@@ -635,7 +639,8 @@ impl Engine {
             return;
         };
         self.log.quiet_since = now;
-        let groups = self.groups.values().map(Group::recovered).collect();
+        let alive = self.groups.values().filter(|g| !g.deleting);
+        let groups = alive.map(Group::recovered).collect();
         effects.push(Effect::Opened(Box::new(Opened {
             groups,
             report: recovery.report,

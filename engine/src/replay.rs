@@ -69,8 +69,12 @@ impl Engine {
             doubted.append(&mut r.lost);
         }
         self.suspend(&doubted);
+        if !verdict.lost.is_empty() {
+            self.doubt_clones();
+        }
         self.note_damage(&report);
-        report.suspended_groups = to_u64(self.groups.values().filter(|g| g.suspended).count());
+        let suspended = |g: &&Group| g.suspended && !g.deleting;
+        report.suspended_groups = to_u64(self.groups.values().filter(suspended).count());
         if let Some(r) = &mut self.recovery {
             report.bytes_scanned = r.report.bytes_scanned;
             report.unreadable_pages = r.report.unreadable_pages;
@@ -189,7 +193,7 @@ impl Engine {
                 // A replica that left and came back, with its end in a record that was lost: the
                 // old one is none of the new one's business.
                 let old = self.groups.get(&id);
-                if old.is_some_and(|g| g.meta.replica != meta.replica) {
+                if old.is_some_and(|g| g.meta.replica != meta.replica || g.ended) {
                     self.remove_group(id)?;
                     self.forget_loss(id);
                 }
@@ -198,8 +202,9 @@ impl Engine {
             ItemBody::GroupDelete => {
                 self.probes.insert(Probe::DeleteReplayed);
                 self.forget_loss(id);
-                self.remove_group(id)?;
+                self.end_group(id)?;
             }
+            ItemBody::GroupClone { origin, entry } => self.replay_clone(id, *origin, *entry)?,
             ItemBody::Entry { payload_page, .. } => {
                 let vaddr = VAddr::new(generation, payload_slot + payload_page);
                 self.replay_entry(item, seq, vaddr)?;

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use esker_base::{
     BlockRange, ClusterId, Epoch, GroupId, NodeId, RaftIndex, Seq, SessionId, Stamp, StoreId, Term,
-    WallClock,
+    VolumeId, WallClock,
 };
 use esker_engine::format::checkpoint::Checkpoint;
 use esker_engine::format::codec::Writer;
@@ -115,7 +115,7 @@ fn superblock() {
         .collect();
     let fields = [
         ("magic", b"ESKERSTO".to_vec()),
-        ("version", le(4u32.to_le_bytes())),
+        ("version", le(5u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
         ("copy", le(3u32.to_le_bytes())),
         ("chunk_count", le(1u32.to_le_bytes())),
@@ -318,6 +318,22 @@ fn operations() {
         keep: Some("left".into()),
     };
     check("operation", &operation.encode(request), &rollback);
+    let clone = [
+        ("clone.cut", le(stamp.0.to_le_bytes())),
+        ("clone.group", le(0x6bu64.to_le_bytes())),
+        ("clone.volume", le(0x6cu128.to_le_bytes())),
+        ("clone.created", le(0x6du64.to_le_bytes())),
+        ("clone.name_length", le(5u32.to_le_bytes())),
+    ];
+    let operation = Operation::Clone {
+        cut: stamp,
+        group: GroupId(0x6b),
+        volume: VolumeId(0x6c),
+        created_us: 0x6d,
+        name: "other".into(),
+        labels: BTreeMap::new(),
+    };
+    check("operation", &operation.encode(request), &clone);
     let lists = [
         &common[..],
         &hollow[..],
@@ -326,6 +342,7 @@ fn operations() {
         &snapshot[..],
         &delete[..],
         &rollback[..],
+        &clone[..],
     ];
     let named: Vec<&str> = lists
         .iter()
@@ -526,7 +543,7 @@ fn checkpoint_head() {
     let bytes = Checkpoint::default().encode();
     let fields = [
         ("magic", b"ESKERCKP".to_vec()),
-        ("version", le(4u32.to_le_bytes())),
+        ("version", le(5u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
     ];
     check("checkpoint", &bytes, &fields);

@@ -534,7 +534,10 @@ impl Node {
             Outcome::SnapshotTaken(_) | Outcome::SnapshotDeleted(_) | Outcome::RolledBack(_) => {
                 self.snapshots_changed = true;
             }
-            Outcome::Done | Outcome::Membership | Outcome::SnapshotRefused(_) => {}
+            Outcome::Done
+            | Outcome::Membership
+            | Outcome::Cloned(_)
+            | Outcome::SnapshotRefused(_) => {}
         }
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;

@@ -31,7 +31,7 @@ fn no_seed_breaks_a_rule() {
     let mut failures = Vec::new();
     let mut probes = BTreeSet::new();
     let mut faults = esker_tests::sim::FaultCounts::default();
-    let (mut openings, mut full) = (0, 0);
+    let (mut openings, mut full, mut clones) = (0, 0, 0);
     for seed in first..first + seeds {
         match run(seed, Options::default()) {
             Ok(report) => {
@@ -39,6 +39,7 @@ fn no_seed_breaks_a_rule() {
                 faults.add(&report.faults);
                 openings += report.openings;
                 full += report.full;
+                clones += report.clones;
             }
             Err(text) => {
                 println!("{text}");
@@ -49,7 +50,7 @@ fn no_seed_breaks_a_rule() {
             break;
         }
     }
-    println!("{openings} openings, {full} full, {faults:?}\n{probes:?}");
+    println!("{openings} openings, {full} full, {clones} clones, {faults:?}\n{probes:?}");
     assert!(failures.is_empty(), "{failures:#?}");
 }
 

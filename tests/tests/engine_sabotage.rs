@@ -64,6 +64,21 @@ fn merging_into_an_older_snapshot_is_noticed() {
 }
 
 #[test]
+fn a_clone_that_kills_what_its_origin_uses_is_noticed() {
+    noticed(Sabotage::CloneIgnoresBase);
+}
+
+#[test]
+fn a_clone_that_sees_what_its_origin_wrote_later_is_noticed() {
+    noticed(Sabotage::CloneSeesLater);
+}
+
+#[test]
+fn a_clone_whose_first_item_is_not_replayed_is_noticed() {
+    noticed(Sabotage::CloneForgotten);
+}
+
+#[test]
 fn a_page_of_a_table_that_is_not_written_is_noticed() {
     noticed(Sabotage::ForgetTablePage);
 }

@@ -52,6 +52,7 @@ impl Engine {
             },
             groups: std::mem::take(&mut c.entries).into_values().collect(),
             discards: std::mem::take(&mut c.discards),
+            doubtful: std::mem::take(&mut c.doubtful),
         }
         .encode();
         c.phase = Phase::Body;

@@ -57,6 +57,9 @@ pub(crate) struct Checkpointing {
     pub node_failures: u32,
     pub discards: Vec<DiscardEntry>,
     counters: Counters,
+    /// Clones that do not exist and may have lost entries.
+    doubtful: Vec<GroupId>,
+    clones: u64,
     freed: Vec<u32>,
     superblock: Superblock,
     pub writes_outstanding: usize,
@@ -161,6 +164,8 @@ impl Engine {
             node_failures: 0,
             discards: self.discards.clone(),
             counters: self.counters,
+            doubtful: self.doubtful.iter().copied().collect(),
+            clones: self.clones_begun,
             freed: Vec::new(),
             superblock: self.sb.clone(),
             writes_outstanding: 0,
@@ -291,13 +296,16 @@ impl Engine {
         };
         self.meters.checkpoint_ends();
         self.sb = c.superblock;
+        self.checkpoints_done = c.counters.checkpoints;
+        self.clones_begun -= c.clones;
+        let ended = self.groups.values().any(|g| g.ended);
         self.map.nodes_frozen = 0;
         self.superblock_order = [0, 1, 2, 3];
         self.segs.release(&c.freed);
         self.collected_released();
         self.diffs_go_on(effects);
         // As long as something was given back, the next one gives back more.
-        self.checkpoint_wanted |= c.reclaim.more && !self.stopping;
+        self.checkpoint_wanted |= (c.reclaim.more || ended) && !self.stopping;
         self.busy = true; // another one may be wanted, and the log may wait for the room
         for token in c.tokens {
             effects.push(Effect::CheckpointDone { token });

@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 /// First eight bytes.
 pub const MAGIC: [u8; 8] = *b"ESKERCKP";
 /// Version of the structure.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
+/// The oldest version that is read.
+pub const OLDEST: u32 = 4;
 /// Version of a group, and of its meta.
 pub const GROUP_VERSION: u16 = 1;
 /// Bytes before the sections.
@@ -28,6 +30,7 @@ const SECTION_GROUPS: u32 = 3;
 const SECTION_DISCARDS: u32 = 4;
 const SECTION_VERSIONS: u32 = 6;
 const SECTION_TABLES: u32 = 8;
+const SECTION_DOUBTFUL: u32 = 9;
 /// Kept for sorted runs of map entries; a checkpoint that has it sets
 /// [`INCOMPAT_RUNS`](super::superblock::INCOMPAT_RUNS).
 pub const SECTION_RUNS: u32 = 7;
@@ -125,6 +128,8 @@ pub struct GroupEntry {
     pub last_seq: Seq,
     /// A damaged record may have held entries of the group.
     pub suspended: bool,
+    /// The group has ended. It is there until a checkpoint has merged what clones began from.
+    pub ended: bool,
     /// Retained entries, by index.
     pub log: Vec<LogEntryMeta>,
 }
@@ -179,6 +184,8 @@ pub struct Checkpoint {
     pub discards: Vec<DiscardEntry>,
     /// Versions of volumes and their deadlists.
     pub versions: VersionTable,
+    /// Clones that do not exist and may have lost entries: they are suspended once they begin.
+    pub doubtful: Vec<GroupId>,
 }
 
 impl Checkpoint {
@@ -220,6 +227,10 @@ impl Checkpoint {
         section(&mut w, SECTION_VERSIONS, |w| {
             encode_table(w, &self.versions)
         });
+        section(&mut w, SECTION_DOUBTFUL, |w| {
+            w.u32(u32::try_from(self.doubtful.len()).unwrap_or(u32::MAX));
+            self.doubtful.iter().for_each(|group| w.u64(group.0));
+        });
         let crc = crc32(&w.bytes[HEAD_BYTES..]);
         w.patch_u32(12, crc);
         w.bytes
@@ -234,8 +245,8 @@ impl Checkpoint {
         if r.raw(8)? != MAGIC {
             return Err(r.error("has no magic"));
         }
-        r.version(VERSION, r.clone().u32()?)?;
-        r.u32()?;
+        let version = r.u32()?;
+        r.version_since(OLDEST, VERSION, version)?;
         let crc = r.u32()?;
         r.zeros(HEAD_BYTES - 16)?;
         if crc32(&bytes[HEAD_BYTES..]) != crc {
@@ -273,8 +284,16 @@ impl Checkpoint {
         }
         s.finish()?;
         let mut s = open_section(&mut r, SECTION_VERSIONS)?;
-        let versions = decode_table(&mut s)?;
+        let versions = decode_table(&mut s, version)?;
         s.finish()?;
+        let mut doubtful = Vec::new();
+        if version > 4 {
+            let mut s = open_section(&mut r, SECTION_DOUBTFUL)?;
+            for _ in 0..s.count32(8)? {
+                doubtful.push(GroupId(s.u64()?));
+            }
+            s.finish()?;
+        }
         r.finish()?;
         Ok(Self {
             counters,
@@ -282,6 +301,7 @@ impl Checkpoint {
             groups,
             discards,
             versions,
+            doubtful,
         })
     }
 }
@@ -460,7 +480,7 @@ fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
     encode_pointer(w, &g.root);
     w.u8(g.root_level);
     w.u64(g.last_seq.0);
-    w.u8(u8::from(g.suspended));
+    w.u8(u8::from(g.suspended) | u8::from(g.ended) << 1);
     w.u32(u32::try_from(g.log.len()).unwrap_or(u32::MAX));
     for e in &g.log {
         w.u64(e.term.0);
@@ -494,7 +514,8 @@ fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
     g.root = decode_pointer(r)?;
     g.root_level = r.u8()?;
     g.last_seq = Seq(r.u64()?);
-    g.suspended = r.u8()? != 0;
+    let flags = r.u8()?;
+    (g.suspended, g.ended) = (flags & 1 != 0, flags & 2 != 0);
     if g.root_level > super::node::LEVEL_MAX {
         return Err(r.error("level of a root is out of range"));
     }
@@ -553,6 +574,7 @@ mod tests {
                 salt: 7,
             }],
             suspended: true,
+            ended: true,
             ..GroupEntry::default()
         };
         let pointer = |n| PagePointer {
@@ -579,6 +601,7 @@ mod tests {
                 sure: 3,
             }],
             versions: versions(),
+            doubtful: vec![GroupId(8)],
         }
     }
 
@@ -599,6 +622,8 @@ mod tests {
             grown: [0, 0, 1, 2, 3].map(Stamp),
             root: Some((ChildPointer::default(), 2)),
             meta: meta.into(),
+            released: 10,
+            released_nodes: 11,
         };
         let head = Version {
             id: VersionId(2),

@@ -156,12 +156,18 @@ impl<'a> Reader<'a> {
     }
     /// Refuses a version other than the one this code writes, and says on which side it lies.
     pub fn version(&self, known: u32, found: u32) -> Result<(), FormatError> {
-        match found.cmp(&known) {
-            std::cmp::Ordering::Equal => Ok(()),
-            std::cmp::Ordering::Greater => Err(self.error("was written by a newer version of Esker")),
-            std::cmp::Ordering::Less => Err(self.error(
+        self.version_since(known, known, found)
+    }
+    /// The same where older versions, from `oldest` on, are read as well.
+    pub fn version_since(&self, oldest: u32, known: u32, found: u32) -> Result<(), FormatError> {
+        if found > known {
+            Err(self.error("was written by a newer version of Esker"))
+        } else if found < oldest {
+            Err(self.error(
                 "was written by an older version of Esker, whose format this one does not read; copy its volumes out with that version",
-            )),
+            ))
+        } else {
+            Ok(())
         }
     }
     /// Ends reading: nothing may be left.

@@ -2,7 +2,7 @@
 
 use super::checkpoint::text;
 use super::codec::{FormatError, Reader, Writer};
-use esker_base::{limits, BlockRange, Epoch, SessionId, Stamp};
+use esker_base::{limits, BlockRange, Epoch, GroupId, SessionId, Stamp, VolumeId};
 use std::collections::BTreeMap;
 
 /// Version of the structure.
@@ -147,6 +147,22 @@ pub enum Operation {
         /// Its stamp.
         cut: Stamp,
     },
+    /// A volume of its own begins at a snapshot. Its replicas are those that the volume has, under the
+    /// same ids; it has no stamp, because nothing of this volume changes.
+    Clone {
+        /// Stamp of the snapshot.
+        cut: Stamp,
+        /// The group that begins; no store may have had it before.
+        group: GroupId,
+        /// The volume that it replicates.
+        volume: VolumeId,
+        /// When it was asked for, in microseconds since the Unix epoch.
+        created_us: u64,
+        /// Name of the new volume.
+        name: String,
+        /// Labels of the new volume.
+        labels: BTreeMap<String, String>,
+    },
 }
 
 const TAG_WRITE: u8 = 1;
@@ -158,7 +174,8 @@ const TAG_RESIZE: u8 = 6;
 const TAG_SNAPSHOT: u8 = 7;
 const TAG_DELETE_SNAPSHOT: u8 = 8;
 const TAG_ROLLBACK: u8 = 9;
-// 10 to 15 are kept for clones and re-encryption.
+const TAG_CLONE: u8 = 10;
+// 11 to 15 are kept for re-encryption.
 
 impl Operation {
     /// Number of payload slots the operation brings.
@@ -180,7 +197,8 @@ impl Operation {
             | Self::Resize { .. }
             | Self::Snapshot { .. }
             | Self::Rollback { .. }
-            | Self::DeleteSnapshot { .. } => None,
+            | Self::DeleteSnapshot { .. }
+            | Self::Clone { .. } => None,
         }
     }
 
@@ -208,6 +226,7 @@ impl Operation {
             Self::Snapshot { .. } => TAG_SNAPSHOT,
             Self::DeleteSnapshot { .. } => TAG_DELETE_SNAPSHOT,
             Self::Rollback { .. } => TAG_ROLLBACK,
+            Self::Clone { .. } => TAG_CLONE,
         };
         w.u8(tag);
         w.u8(VERSION);
@@ -258,14 +277,23 @@ impl Operation {
             } => {
                 w.u64(stamp.0);
                 w.u64(*created_us);
-                w.bytes32(name.as_bytes());
-                w.u32(u32::try_from(labels.len()).unwrap_or(u32::MAX));
-                for (key, value) in labels {
-                    w.bytes32(key.as_bytes());
-                    w.bytes32(value.as_bytes());
-                }
+                encode_name(&mut w, name, labels);
             }
             Self::DeleteSnapshot { cut } => w.u64(cut.0),
+            Self::Clone {
+                cut,
+                group,
+                volume,
+                created_us,
+                name,
+                labels,
+            } => {
+                w.u64(cut.0);
+                w.u64(group.0);
+                w.u128(volume.0);
+                w.u64(*created_us);
+                encode_name(&mut w, name, labels);
+            }
             Self::Rollback {
                 stamp,
                 created_us,
@@ -322,6 +350,7 @@ impl Operation {
                 size_bytes: r.u64()?,
             },
             TAG_SNAPSHOT => decode_snapshot(&mut r)?,
+            TAG_CLONE => decode_clone(&mut r)?,
             TAG_ROLLBACK => {
                 let (stamp, created_us, to) = (Stamp(r.u64()?), r.u64()?, Stamp(r.u64()?));
                 let name = text(&mut r)?;
@@ -385,9 +414,45 @@ fn check_range(r: &Reader<'_>, range: BlockRange) -> Result<(), FormatError> {
 
 fn decode_snapshot(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
     let (stamp, created_us) = (Stamp(r.u64()?), r.u64()?);
+    let (name, labels) = decode_name(r, limits::SNAPSHOT_NAME_BYTES_MAX)?;
+    Ok(Operation::Snapshot {
+        stamp,
+        created_us,
+        name,
+        labels,
+    })
+}
+
+fn decode_clone(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
+    let (cut, group, volume) = (Stamp(r.u64()?), GroupId(r.u64()?), VolumeId(r.u128()?));
+    let created_us = r.u64()?;
+    let (name, labels) = decode_name(r, limits::VOLUME_NAME_BYTES_MAX)?;
+    Ok(Operation::Clone {
+        cut,
+        group,
+        volume,
+        created_us,
+        name,
+        labels,
+    })
+}
+
+fn encode_name(w: &mut Writer, name: &str, labels: &BTreeMap<String, String>) {
+    w.bytes32(name.as_bytes());
+    w.u32(u32::try_from(labels.len()).unwrap_or(u32::MAX));
+    for (key, value) in labels {
+        w.bytes32(key.as_bytes());
+        w.bytes32(value.as_bytes());
+    }
+}
+
+fn decode_name(
+    r: &mut Reader<'_>,
+    bytes_max: usize,
+) -> Result<(String, BTreeMap<String, String>), FormatError> {
     let name = text(r)?;
-    if name.is_empty() || name.len() > limits::SNAPSHOT_NAME_BYTES_MAX {
-        return Err(r.error("name of a snapshot is empty or too long"));
+    if name.is_empty() || name.len() > bytes_max {
+        return Err(r.error("name of a snapshot or volume is empty or too long"));
     }
     let count = r.count32(8)?;
     if count > limits::VOLUME_LABELS_MAX {
@@ -397,12 +462,7 @@ fn decode_snapshot(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
     for _ in 0..count {
         labels.insert(text(r)?, text(r)?);
     }
-    Ok(Operation::Snapshot {
-        stamp,
-        created_us,
-        name,
-        labels,
-    })
+    Ok((name, labels))
 }
 
 fn decode_write(r: &mut Reader<'_>, full: bool) -> Result<Operation, FormatError> {
@@ -503,6 +563,14 @@ mod tests {
                 created_us: 13,
                 to: Stamp(3),
                 keep: None,
+            },
+            Operation::Clone {
+                cut: stamp,
+                group: GroupId(14),
+                volume: VolumeId(15),
+                created_us: 16,
+                name: "other".into(),
+                labels: BTreeMap::from([("by".into(), "hand".into())]),
             },
         ] {
             let bytes = op.encode(request);

@@ -80,6 +80,14 @@ pub enum ItemBody {
     AcceptLoss,
     /// A replica that was suspended has caught up with a leader elected without it.
     Resume,
+    /// The group begins to exist as a clone: an entry of its origin's log, which that had applied, says
+    /// what it is.
+    GroupClone {
+        /// The group it began from.
+        origin: GroupId,
+        /// The entry.
+        entry: RaftIndex,
+    },
 }
 
 /// An item: whose, and what.
@@ -132,6 +140,7 @@ const TAG_GROUP_DELETE: u8 = 4;
 const TAG_RENAME: u8 = 5;
 const TAG_ACCEPT_LOSS: u8 = 6;
 const TAG_RESUME: u8 = 7;
+const TAG_GROUP_CLONE: u8 = 8;
 
 impl Item {
     /// Encoded length in bytes, a multiple of 8.
@@ -140,6 +149,7 @@ impl Item {
         let body = match &self.body {
             ItemBody::Entry { data, .. } => ENTRY_BYTES + data.len(),
             ItemBody::HardState(_) => 24,
+            ItemBody::GroupClone { .. } => 16,
             ItemBody::GroupCreate(bytes) | ItemBody::Rename(bytes) => 4 + bytes.len(),
             ItemBody::GroupDelete | ItemBody::AcceptLoss | ItemBody::Resume => 0,
         };
@@ -158,6 +168,7 @@ impl Item {
             ItemBody::Rename(_) => TAG_RENAME,
             ItemBody::AcceptLoss => TAG_ACCEPT_LOSS,
             ItemBody::Resume => TAG_RESUME,
+            ItemBody::GroupClone { .. } => TAG_GROUP_CLONE,
         });
         w.zeros(3);
         w.u32(u32::try_from(length).unwrap_or(u32::MAX));
@@ -182,6 +193,10 @@ impl Item {
             }
             ItemBody::HardState(hs) => encode_hard_state(w, hs),
             ItemBody::GroupCreate(bytes) | ItemBody::Rename(bytes) => w.bytes32(bytes),
+            ItemBody::GroupClone { origin, entry } => {
+                w.u64(origin.0);
+                w.u64(entry.0);
+            }
             ItemBody::GroupDelete | ItemBody::AcceptLoss | ItemBody::Resume => {}
         }
         w.zeros(start + length - w.bytes.len());
@@ -209,6 +224,10 @@ impl Item {
             TAG_RENAME => ItemBody::Rename(Bytes::copy_from_slice(body.bytes32()?)),
             TAG_ACCEPT_LOSS => ItemBody::AcceptLoss,
             TAG_RESUME => ItemBody::Resume,
+            TAG_GROUP_CLONE => ItemBody::GroupClone {
+                origin: GroupId(body.u64()?),
+                entry: RaftIndex(body.u64()?),
+            },
             _ => return Err(body.error("has an unknown tag")),
         };
         if body.remaining() >= 8 {
@@ -428,6 +447,10 @@ mod tests {
             item(ItemBody::Rename(Bytes::from_static(b"name"))),
             item(ItemBody::AcceptLoss),
             item(ItemBody::Resume),
+            item(ItemBody::GroupClone {
+                origin: GroupId(9),
+                entry: RaftIndex(10),
+            }),
         ];
         let header = RecordHeader {
             header_pages: 1,

@@ -8,7 +8,9 @@ use esker_base::{ClusterId, NodeId, Seq, StoreId, WallClock};
 /// First eight bytes of every copy.
 pub const MAGIC: [u8; 8] = *b"ESKERSTO";
 /// Version of the structure.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
+/// The oldest version that is read; opening the store writes the current one.
+pub const OLDEST: u32 = 4;
 /// Number of copies; two that agree are a quorum.
 pub const COPIES: usize = 4;
 /// Distance between copies, in bytes.
@@ -198,7 +200,7 @@ impl Superblock {
         if crc32(&blank) != crc {
             return Err(r.error("checksum does not match"));
         }
-        r.version(VERSION, version)?;
+        r.version_since(OLDEST, VERSION, version)?;
         let copy = r.u32()?;
         let chunk_count = r.u32()? as usize;
         let mut sb = Self {

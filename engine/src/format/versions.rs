@@ -65,6 +65,11 @@ pub struct Version {
     pub root: Option<(ChildPointer, u8)>,
     /// What it is to its users; without meaning for a head.
     pub meta: Arc<SnapshotMeta>,
+    /// Blocks of data that were its own and were given back while it was hidden, because nothing that
+    /// began at it used them.
+    pub released: u64,
+    /// The same of map nodes.
+    pub released_nodes: u64,
 }
 
 /// A run of entries of one deadlist within a page of them, in the order of births.
@@ -138,14 +143,15 @@ pub(crate) fn encode_table(w: &mut Writer, t: &VersionTable) {
         .for_each(|(id, d)| encode_deadlist(w, *id, d));
 }
 
-pub(crate) fn decode_table(r: &mut Reader<'_>) -> Result<VersionTable, FormatError> {
+/// Takes the table of a checkpoint of this version.
+pub(crate) fn decode_table(r: &mut Reader<'_>, version: u32) -> Result<VersionTable, FormatError> {
     let mut t = VersionTable {
         next_version: r.u64()?,
         next_deadlist: r.u64()?,
         ..VersionTable::default()
     };
     for _ in 0..r.count32(64)? {
-        t.versions.push(decode_version(r)?);
+        t.versions.push(decode_version(r, version)?);
     }
     for _ in 0..r.count32(32)? {
         t.deadlists.push(decode_deadlist(r)?);
@@ -165,6 +171,8 @@ fn encode_version(w: &mut Writer, v: &Version) {
     w.u8(level);
     w.zeros(6);
     encode_pointer(w, &root);
+    w.u64(v.released);
+    w.u64(v.released_nodes);
     w.u64(v.meta.created_us);
     w.u64(v.meta.size_bytes);
     w.bytes32(v.meta.name.as_bytes());
@@ -175,7 +183,7 @@ fn encode_version(w: &mut Writer, v: &Version) {
     }
 }
 
-fn decode_version(r: &mut Reader<'_>) -> Result<Version, FormatError> {
+fn decode_version(r: &mut Reader<'_>, checkpoint: u32) -> Result<Version, FormatError> {
     let (id, group, parent) = (VersionId(r.u64()?), GroupId(r.u64()?), VersionId(r.u64()?));
     let (cut, deadlist) = (Stamp(r.u64()?), DeadlistId(r.u64()?));
     let mut grown = [Stamp(0); LEVELS];
@@ -193,6 +201,10 @@ fn decode_version(r: &mut Reader<'_>) -> Result<Version, FormatError> {
     let root = decode_pointer(r)?;
     if level > LEVEL_MAX || id.0 == 0 || deadlist.0 == 0 {
         return Err(r.error("version is malformed"));
+    }
+    let (mut released, mut released_nodes) = (0, 0);
+    if checkpoint > 4 {
+        (released, released_nodes) = (r.u64()?, r.u64()?);
     }
     let (created_us, size_bytes) = (r.u64()?, r.u64()?);
     let name = text(r)?;
@@ -215,6 +227,8 @@ fn decode_version(r: &mut Reader<'_>) -> Result<Version, FormatError> {
             size_bytes,
             labels,
         }),
+        released,
+        released_nodes,
     })
 }
 

@@ -9,3 +9,4 @@ pub mod layer;
 pub mod merge;
 pub mod older;
 pub mod tree;
+pub(crate) mod view;

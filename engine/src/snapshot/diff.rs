@@ -13,7 +13,8 @@ use crate::group::Group;
 use crate::map::cache::NodeCache;
 use crate::map::delta::{Delta, Extent};
 use crate::map::tree::{child_index, span, Held, Missing};
-use crate::readpath::{NodeWaiter, View};
+use crate::map::view::View;
+use crate::readpath::NodeWaiter;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{BlockRange, Lba};
 use std::sync::Arc;
@@ -144,13 +145,16 @@ impl Engine {
                 effects.push(state.finish(Some(ReadError::UnknownGroup)));
                 return;
             };
-            let from = View::of(group, &self.forest, Some(state.request.from));
-            let to = View::of(group, &self.forest, state.request.to);
+            let view = |at| {
+                let sabotage = self.config.sabotage;
+                View::of(&self.groups, &self.forest, group, at, sabotage)
+            };
+            let (from, to) = (view(Some(state.request.from)), view(state.request.to));
             let (Some(from), Some(to)) = (from, to) else {
                 effects.push(state.finish(Some(ReadError::UnknownSnapshot)));
                 return;
             };
-            if matches!(from, View::Cut(_)) || matches!(to, View::Cut(_)) {
+            if from.waits_for_merge() || to.waits_for_merge() {
                 if self.fenced.is_some() {
                     effects.push(state.finish(Some(ReadError::NotMerged)));
                     return;
@@ -162,12 +166,12 @@ impl Engine {
             state.steps += 1;
             let mut walk = Walk {
                 group,
-                is_head: matches!(to, View::Head),
+                is_head: to.is_head,
                 cache: &mut self.cache,
                 held: &state.held,
             };
             let end = state.request.range.end();
-            match walk.step(from.tree(group), to.tree(group), state.next, end) {
+            match walk.step(from.tree, to.tree, state.next, end) {
                 Step::Same(next) => state.next = next,
                 Step::Differs(next, changes) => {
                     changes

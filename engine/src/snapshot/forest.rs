@@ -65,6 +65,7 @@ pub struct Forest {
     names: BTreeMap<(GroupId, String), VersionId>,
     cuts: BTreeMap<(GroupId, Stamp), VersionId>,
     children: BTreeSet<(VersionId, VersionId)>,
+    members: BTreeSet<(GroupId, VersionId)>,
     hidden: BTreeSet<VersionId>,
     owners: BTreeMap<DeadlistId, VersionId>,
     counts: BTreeMap<GroupId, usize>,
@@ -81,6 +82,7 @@ impl Default for Forest {
             names: BTreeMap::new(),
             cuts: BTreeMap::new(),
             children: BTreeSet::new(),
+            members: BTreeSet::new(),
             hidden: BTreeSet::new(),
             owners: BTreeMap::new(),
             counts: BTreeMap::new(),
@@ -127,6 +129,7 @@ impl Forest {
             self.children.insert((v.parent, v.id));
         }
         self.owners.insert(v.deadlist, v.id);
+        self.members.insert((v.group, v.id));
         match v.kind {
             VersionKind::Head => _ = self.heads.insert(v.group, v.id),
             VersionKind::Hidden => _ = self.hidden.insert(v.id),
@@ -201,6 +204,13 @@ impl Forest {
         self.names.contains_key(&(group, name.to_owned()))
     }
 
+    /// All versions of a group, deleted ones included.
+    pub fn of_group(&self, group: GroupId) -> impl Iterator<Item = &Version> {
+        let range = (group, VersionId(0))..=(group, VersionId(u64::MAX));
+        let ids = self.members.range(range).map(|(_, id)| id);
+        ids.filter_map(|id| self.versions.get(id))
+    }
+
     /// The versions that begin at one.
     pub fn children(&self, id: VersionId) -> impl Iterator<Item = VersionId> + '_ {
         let range = (id, VersionId(0))..=(id, VersionId(u64::MAX));
@@ -266,6 +276,8 @@ impl Forest {
                     grown: [Stamp(0); LEVELS],
                     root: None,
                     meta: Arc::default(),
+                    released: 0,
+                    released_nodes: 0,
                 };
                 self.index(&head);
                 self.versions.insert(id, head);
@@ -286,6 +298,8 @@ impl Forest {
             grown: head.grown,
             root: None,
             meta: Arc::new(meta),
+            released: 0,
+            released_nodes: 0,
         };
         self.children.remove(&(head.parent, head_id));
         (head.parent, head.deadlist) = (id, fresh);
@@ -294,6 +308,42 @@ impl Forest {
         self.index(&snapshot);
         self.versions.insert(id, snapshot);
         id
+    }
+
+    /// The head of a new group begins at a version.
+    pub fn begin_clone(&mut self, group: GroupId, base: VersionId) {
+        let grown = self.get(base).map_or([Stamp(0); LEVELS], |v| v.grown);
+        let (id, deadlist) = self.new_version();
+        let head = Version {
+            id,
+            group,
+            kind: VersionKind::Head,
+            parent: base,
+            cut: HEAD_CUT,
+            deadlist,
+            grown,
+            root: None,
+            meta: Arc::default(),
+            released: 0,
+            released_nodes: 0,
+        };
+        self.index(&head);
+        self.versions.insert(id, head);
+    }
+
+    /// Whether clones of a group's snapshots wait for a checkpoint to merge those.
+    pub fn has_clones_waiting(&self, group: GroupId) -> bool {
+        let merged = |v: &&Version| v.kind == VersionKind::Head || v.root.is_some();
+        let mut pending = self.of_group(group).filter(|v| !merged(v));
+        let foreign = |id: VersionId| self.get(id).is_some_and(|v| v.group != group);
+        pending.any(|v| self.children(v.id).any(foreign))
+    }
+
+    /// A clone is gone before it had a map of its own.
+    pub fn drop_head(&mut self, group: GroupId) {
+        if let Some(id) = self.heads.remove(&group) {
+            self.remove(id);
+        }
     }
 
     /// A version whose map is the one the head had.
@@ -334,7 +384,7 @@ impl Forest {
     }
 
     /// A group is gone: what its head is now is a version that nobody uses, and so are its snapshots.
-    /// No checkpoint may be on its way.
+    /// No checkpoint may be on its way. What others began from stays, as no group's: its id may come back.
     pub fn retire(&mut self, group: GroupId, root: (ChildPointer, u8), max_stamp: Stamp) {
         let snapshots: Vec<VersionId> = self.snapshots(group).map(|v| v.id).collect();
         snapshots.into_iter().for_each(|id| self.hide(id));
@@ -346,16 +396,21 @@ impl Forest {
             head.cut = Stamp(max_stamp.0 + 1); // above its parent's, whatever was written since
         }
         self.hide(id);
+        let left: Vec<VersionId> = self.of_group(group).map(|v| v.id).collect();
+        for id in left {
+            self.members.remove(&(group, id));
+            self.members.insert((GroupId(0), id));
+            if let Some(v) = self.versions.get_mut(&id) {
+                v.group = GroupId(0);
+            }
+        }
     }
 
     /// A version that no checkpoint has merged is gone with its group.
     pub fn forget_pending(&mut self, group: GroupId) {
-        let pending: Vec<VersionId> = self
-            .versions
-            .values()
-            .filter(|v| v.group == group && v.kind != VersionKind::Head && v.root.is_none())
-            .map(|v| v.id)
-            .collect();
+        let merged = |v: &&Version| v.kind == VersionKind::Head || v.root.is_some();
+        let pending = self.of_group(group).filter(|v| !merged(v));
+        let pending: Vec<VersionId> = pending.map(|v| v.id).collect();
         // Newest first: each hands its deadlist back to what goes on from it.
         for id in pending.into_iter().rev() {
             let Some(v) = self.versions.get(&id).cloned() else {
@@ -395,6 +450,7 @@ impl Forest {
             return;
         };
         self.children.remove(&(v.parent, id));
+        self.members.remove(&(v.group, id));
         self.hidden.remove(&id);
         self.owners.remove(&v.deadlist);
         if let Some(frozen) = &mut self.frozen {

@@ -1,5 +1,6 @@
 //! Versions of volumes: snapshots are kept, heads go on, and what nobody needs any more dies.
 
+mod clone;
 pub mod deadlist;
 mod diff;
 pub mod forest;
@@ -7,7 +8,8 @@ pub(crate) mod operations;
 mod reclaim;
 mod view;
 
+pub(crate) use clone::Base;
 pub(crate) use diff::DiffState;
 pub use diff::RUNS_MAX as DIFF_RUNS_MAX;
 pub(crate) use reclaim::{Reclaim, DEAD_PAGE};
-pub use view::{DeltaSize, SnapshotView};
+pub use view::{DeltaSize, SnapshotView, VolumeSpace};

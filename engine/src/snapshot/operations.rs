@@ -73,6 +73,7 @@ pub(crate) fn waits_for_checkpoint(
         !group.active.is_empty()
             || group.frozen.is_some()
             || group.is_low()
+            || group.base.is_some()
             || target.root.is_none()
     })
 }

@@ -1,7 +1,7 @@
 //! What others see of snapshots.
 
 use crate::engine::Engine;
-use crate::format::versions::{SnapshotMeta, Version};
+use crate::format::versions::{SnapshotMeta, Version, VersionKind};
 use esker_base::num::to_u64;
 use esker_base::{GroupId, Stamp};
 use std::sync::Arc;
@@ -15,11 +15,28 @@ pub struct SnapshotView {
     pub meta: Arc<SnapshotMeta>,
     /// Blocks of data in it; none until a checkpoint has merged it.
     pub referenced_blocks: Option<u64>,
-    /// Blocks of data that nothing but it uses, as of the last checkpoint; none while that is not
-    /// known.
+    /// Blocks of data that nothing but it uses, as of the last checkpoint: what deleting it frees. None
+    /// while several versions begin at it (clones, rollbacks): then what deleting it frees is what all
+    /// of them have replaced, which no sum tells. A deleted snapshot at which several begin counts as a
+    /// user like any other.
     pub unique_blocks: Option<u64>,
     /// Hash of its content: equal on all replicas.
     pub logical_hash: u64,
+}
+
+/// What a volume takes, in blocks of data, as of the last checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeSpace {
+    /// In the volume as it is now.
+    pub referenced_blocks: u64,
+    /// Of these, what no snapshot has, of this volume or of the one it began from: what overwriting all
+    /// of it would free. What a deleted snapshot has counts as had as long as several versions begin at
+    /// it.
+    pub unique_blocks: u64,
+    /// Written to the volume and still there, in it, in its snapshots, or in a deleted snapshot at which
+    /// clones begin. What a clone has from its origin counts there: the sum over all volumes is what the
+    /// store holds, but for what volumes left behind that were deleted and have clones.
+    pub own_blocks: u64,
 }
 
 /// How much of a group's delta index is what.
@@ -82,6 +99,61 @@ impl Engine {
         }
     }
 
+    /// What a volume takes; none when a discarded part of it is still being taken apart, and for a clone
+    /// that no checkpoint has merged.
+    #[must_use]
+    pub fn volume_space(&self, group: GroupId) -> Option<VolumeSpace> {
+        let g = self.groups.get(&group).filter(|g| !g.deleting)?;
+        if g.base.is_some() {
+            return None;
+        }
+        let live = g.root.live;
+        let mut space = VolumeSpace {
+            referenced_blocks: live,
+            unique_blocks: live,
+            own_blocks: 0,
+        };
+        if self.forest.head(group).is_none() {
+            space.own_blocks = live;
+            return Some(space);
+        }
+        for v in self.forest.of_group(group) {
+            let (live, head) = match (v.kind, v.root) {
+                (VersionKind::Head, _) => (live, true),
+                (_, Some((root, _))) => (root.live, false),
+                // Not merged: it has nothing that the head's tree does not have.
+                (_, None) => continue,
+            };
+            let own = live.saturating_sub(self.shared_blocks(v)?);
+            space.own_blocks += own.saturating_sub(v.released);
+            if head {
+                space.unique_blocks = own;
+            }
+        }
+        Some(space)
+    }
+
+    /// Blocks that a version and its nearest merged ancestor both use.
+    fn shared_blocks(&self, v: &Version) -> Option<u64> {
+        let mut replaced = 0;
+        let mut at = v;
+        loop {
+            if let Some(list) = self.dead.get(at.deadlist) {
+                if !list.subtrees.is_empty() {
+                    return None;
+                }
+                replaced += list.data;
+            }
+            let Some(parent) = self.forest.get(at.parent) else {
+                return Some(0);
+            };
+            if let Some((root, _)) = parent.root {
+                return Some(root.live.saturating_sub(replaced));
+            }
+            at = parent;
+        }
+    }
+
     /// Blocks that one version alone uses, where sums tell.
     fn unique_blocks(&self, v: &Version) -> Option<u64> {
         let (root, _) = v.root?;
@@ -98,15 +170,7 @@ impl Engine {
                     list => Some(list.map_or(0, |list| list.exclusive)),
                 }
             }
-            (None, _) => {
-                let list = self.dead.get(v.deadlist);
-                if list.is_some_and(|list| !list.subtrees.is_empty()) {
-                    return None;
-                }
-                let parent = self.forest.get(v.parent).and_then(|p| p.root);
-                let shared = parent.map_or(0, |(p, _)| p.live) - list.map_or(0, |list| list.data);
-                Some(root.live - shared)
-            }
+            (None, _) => Some(root.live.saturating_sub(self.shared_blocks(v)?)),
         }
     }
 }

@@ -57,7 +57,9 @@ impl Engine {
         // Versions that the last one did not have, and what taking subtrees apart may write.
         let versions = match self.forest.is_empty() {
             true => 0,
-            false => self.load.cuts.div_ceil(VERSIONS_PER_PAGE) + RECLAIM_PAGES,
+            false => {
+                (self.load.cuts + 2 * self.clones_begun).div_ceil(VERSIONS_PER_PAGE) + RECLAIM_PAGES
+            }
         };
         // All pages of the tables may change, and records grow with what is written.
         let tables = self.segs.tables();

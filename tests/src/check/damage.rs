@@ -53,6 +53,8 @@ pub fn run_damage(seed: u64, part: Part, sabotage: Sabotage) -> Result<Report, V
         ..World::config(&mut rng, sabotage)
     };
     let mut world = World::new(seed, config);
+    // What a lost record means for clones is looked at in chosen situations.
+    world.clones = false;
     world.open(&mut rng, false)?;
     let steps = rng.range(50, 400);
     for step in 0..steps {

@@ -3,7 +3,7 @@
 
 use super::Violation;
 use bytes::Bytes;
-use esker_base::{BlockRange, RaftIndex, Term, BLOCK_SIZE};
+use esker_base::{BlockRange, GroupId, RaftIndex, ReplicaId, Term, BLOCK_SIZE};
 use esker_engine::event::{
     ExtentKind, ExtentRun, Outcome, ReadPiece, RecoveredGroup, SnapshotRefusal,
 };
@@ -37,6 +37,24 @@ enum Change {
 /// Blocks that are not zero.
 pub type Blocks = BTreeMap<u64, Bytes>;
 
+/// A group that was or is: its id may come back under another replica.
+pub type Instance = (GroupId, ReplicaId);
+
+/// A version of a group: its stamp, or [`HEAD`].
+pub type VersionKey = (Instance, u64);
+
+/// The stamp of a head.
+pub const HEAD: u64 = u64::MAX;
+
+/// What a clone is one of.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The snapshot.
+    pub base: VersionKey,
+    /// The entry of the origin's log that made it.
+    pub index: u64,
+}
+
 /// What applying has made of a group.
 #[derive(Clone, Debug, Default)]
 pub struct Applied {
@@ -52,7 +70,7 @@ pub struct Applied {
     pub size_bytes: u64,
     /// Snapshots, by stamp.
     pub snapshots: BTreeMap<u64, SnapshotModel>,
-    /// Deleted versions at which several others begin.
+    /// Deleted versions, whether something begins at them or not.
     pub hidden: BTreeMap<u64, SnapshotModel>,
     /// Where each version begins; zero for nowhere.
     pub parents: BTreeMap<u64, u64>,
@@ -127,12 +145,17 @@ impl Applied {
                     return Outcome::SnapshotRefused(SnapshotRefusal::Unknown);
                 };
                 self.hidden.insert(cut.0, snapshot);
-                self.collapse();
                 return Outcome::SnapshotDeleted(*cut);
             }
             Operation::Rollback {
                 stamp, to, keep, ..
             } => return self.roll_back(*stamp, to.0, keep.as_deref()),
+            Operation::Clone { cut, group, .. } => {
+                return match self.snapshots.contains_key(&cut.0) {
+                    true => Outcome::Cloned(*group),
+                    false => Outcome::SnapshotRefused(SnapshotRefusal::Unknown),
+                };
+            }
         }
         Outcome::Done
     }
@@ -162,39 +185,7 @@ impl Applied {
             Some(_) => _ = self.snapshots.insert(stamp.0, left),
             None => _ = self.hidden.insert(stamp.0, left),
         }
-        self.collapse();
         Outcome::RolledBack(stamp)
-    }
-
-    /// The versions that begin at one; the head is zero.
-    #[must_use]
-    pub fn children(&self, cut: u64) -> Vec<u64> {
-        let of = self.parents.iter().filter(|(_, parent)| **parent == cut);
-        let mut children: Vec<u64> = of.map(|(child, _)| *child).collect();
-        if self.head_parent == cut {
-            children.push(0);
-        }
-        children
-    }
-
-    /// Deleted versions are gone when at most one begins at them.
-    fn collapse(&mut self) {
-        while let Some(gone) = self
-            .hidden
-            .keys()
-            .copied()
-            .find(|cut| self.children(*cut).len() < 2)
-        {
-            let parent = self.parents.get(&gone).copied().unwrap_or(0);
-            for child in self.children(gone) {
-                match child {
-                    0 => self.head_parent = parent,
-                    child => _ = self.parents.insert(child, parent),
-                }
-            }
-            self.hidden.remove(&gone);
-            self.parents.remove(&gone);
-        }
     }
 }
 
@@ -217,7 +208,8 @@ pub fn write_blocks(blocks: &mut Blocks, operation: &Operation, pages: &[Bytes])
         | Operation::Resize { .. }
         | Operation::Snapshot { .. }
         | Operation::Rollback { .. }
-        | Operation::DeleteSnapshot { .. } => {}
+        | Operation::DeleteSnapshot { .. }
+        | Operation::Clone { .. } => {}
     }
 }
 
@@ -226,6 +218,10 @@ pub fn write_blocks(blocks: &mut Blocks, operation: &Operation, pages: &[Bytes])
 pub struct GroupModel {
     /// What it is, but for the size, which [`Applied`] has.
     pub meta: GroupMeta,
+    /// What it began as; none for a volume that began empty.
+    pub origin: Option<Origin>,
+    /// The state before its first entry.
+    pub initial: Applied,
     /// Names the volume may have after a crash.
     pub names: Vec<String>,
     /// The log as appended, from index 1.
@@ -265,6 +261,8 @@ impl GroupModel {
         Self {
             names: vec![meta.name.clone()],
             applied: Applied::new(meta.size_bytes),
+            initial: Applied::new(meta.size_bytes),
+            origin: None,
             meta,
             log: Vec::new(),
             durable: Vec::new(),
@@ -281,6 +279,46 @@ impl GroupModel {
             epoch: None,
             suspended: false,
         }
+    }
+
+    /// A group that begins as a clone; `meta` says what is its own.
+    #[must_use]
+    pub fn cloned(meta: GroupMeta, origin: Origin, snapshot: &SnapshotModel) -> Self {
+        let mut model = Self::new(GroupMeta {
+            size_bytes: snapshot.size_bytes,
+            ..meta
+        });
+        model.initial = Applied {
+            index: 1,
+            blocks: snapshot.blocks.clone(),
+            max_stamp: origin.base.1,
+            ..Applied::new(snapshot.size_bytes)
+        };
+        model.applied = model.initial.clone();
+        // Its log begins behind an entry that nobody ever saw.
+        let first = Arc::new(ModelEntry {
+            term: Term(1),
+            data: Bytes::new(),
+            operation: None,
+            pages: Vec::new(),
+        });
+        (model.log, model.durable) = (vec![first.clone()], vec![first]);
+        model.hard = HardState {
+            term: Term(1),
+            vote: ReplicaId(0),
+            commit: RaftIndex(1),
+        };
+        model.hard_durable = model.hard;
+        (model.applied_max, model.commit, model.term) = (1, 1, 1);
+        model.origin = Some(origin);
+        model.created = true;
+        model
+    }
+
+    /// Names it for good.
+    #[must_use]
+    pub fn instance(&self) -> Instance {
+        (self.meta.group, self.meta.replica)
     }
 
     /// A group of one voter.
@@ -461,7 +499,7 @@ impl GroupModel {
         self.log = candidate;
         self.changes.clear();
         (self.hard, self.hard_durable) = (hard, hard);
-        self.applied = Applied::new(self.meta.size_bytes);
+        self.applied = self.initial.clone();
         self.apply_through(applied);
         if found.meta.size_bytes != self.applied.size_bytes {
             return fail(format!("has size {}", found.meta.size_bytes));

@@ -3,6 +3,7 @@
 
 pub mod damage;
 pub mod diff;
+pub mod forest;
 pub mod group;
 pub mod ops;
 pub mod settle;

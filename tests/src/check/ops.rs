@@ -75,6 +75,8 @@ const VOLUME_BLOCKS: [u64; 10] = [1, 16, 127, 128, 129, 1000, 16_384, 16_385, 1 
 const WRITE_BLOCKS_MAX: u64 = 40;
 /// Groups alive at a time.
 const GROUPS_MAX: usize = 5;
+/// Clones alive beside them.
+const CLONES_MAX: usize = 4;
 
 /// The page that a block gets: names its group and stamp, so that no two versions are alike.
 #[must_use]
@@ -146,7 +148,7 @@ impl World {
                 self.step(Event::Checkpoint { token })
             }
             94 => self.create(),
-            95 if self.rng.chance(300) => self.delete(id),
+            95 if self.rng.chance(if self.clones { 600 } else { 300 }) => self.delete(id),
             96 if self.rng.chance(300) => self.rename(id),
             97 if self.rng.chance(500) => self.step(Event::SyncWritten),
             97 => self.step(Event::SyncSoon),
@@ -363,6 +365,7 @@ impl World {
     }
 
     fn operation(&mut self, id: GroupId) -> Option<(Arc<ModelEntry>, u64)> {
+        let clones = self.clones && self.groups.len() < GROUPS_MAX + CLONES_MAX;
         let model = self.groups.get_mut(&id)?;
         let (epoch, counter) = model.epoch.as_mut()?;
         let stamp = Stamp::new(Epoch(*epoch), *counter);
@@ -376,6 +379,19 @@ impl World {
             // Few at a time in some runs, many in others.
             let delete = !known.is_empty() && rng.chance(self.snapshot_deletes);
             let back = !known.is_empty() && rng.chance(200);
+            if clones && !known.is_empty() && rng.chance(300) {
+                let group = GroupId(self.next_group);
+                self.next_group += 1;
+                let operation = Operation::Clone {
+                    cut: Stamp(rng.pick(&known)),
+                    group,
+                    volume: VolumeId(u128::from(group.0)),
+                    created_us: 3,
+                    name: format!("c{}", group.0),
+                    labels: std::collections::BTreeMap::new(),
+                };
+                return Some((entry_of(model.term, Some(operation), Vec::new()), 0));
+            }
             let operation = match delete {
                 _ if back => Operation::Rollback {
                     stamp,

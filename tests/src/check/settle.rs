@@ -8,7 +8,7 @@ use crate::sim::{DiskFaults, Image, SimRng};
 use esker_base::{BlockRange, GroupId, RaftIndex, BLOCK_SIZE_U64};
 use esker_engine::event::Append;
 use esker_engine::{EngineConfig, Event, OpenError, Probe, Sabotage};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How a run is to be.
@@ -46,6 +46,8 @@ pub struct Report {
     pub faults: crate::sim::FaultCounts,
     /// Openings.
     pub openings: u64,
+    /// Clones that began.
+    pub clones: u64,
     /// Lives that ended with the store full or nearly so.
     pub full: u64,
 }
@@ -96,6 +98,7 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Report, Violation> {
         world.compare_with_second()?;
     }
     world.probes.extend(world.engine.probes().iter().copied());
+    report.clones = world.cloned;
     report.trace = world.trace.digest();
     world.faults.add(&world.disk.counts);
     (report.probes, report.faults) = (world.probes, world.faults);
@@ -248,10 +251,22 @@ impl World {
             let Some(model) = self.groups.remove(&id) else {
                 continue;
             };
-            if model.created && !model.deleting {
+            // A clone that nobody used may begin anew: its entry is there, and not applied.
+            let again = model.origin.as_ref().is_some_and(|origin| {
+                let group = |g: &&esker_engine::event::RecoveredGroup| {
+                    (g.meta.group, g.meta.replica) == origin.base.0
+                };
+                let of = opened.groups.iter().find(group);
+                model.durable_last() == 1 && of.is_some_and(|g| g.applied.0 < origin.index)
+            });
+            if again {
+                continue;
+            }
+            if model.created && !model.deleting && !touched.contains(&id) {
                 return Err(Violation::new(format!("group {id} is gone")));
             }
-            self.deleted.insert(id);
+            self.groups.insert(id, model);
+            self.bury(id);
         }
         for group in &opened.groups {
             let Some(model) = self.groups.get_mut(&group.meta.group) else {
@@ -317,6 +332,7 @@ impl World {
         self.read_all(&ids)?;
         for id in &ids {
             self.check_snapshots(*id)?;
+            self.check_space(*id)?;
             self.check_diffs(*id)?;
         }
         for id in &ids {
@@ -350,22 +366,13 @@ impl World {
             let text = format!("group {id}: snapshots {cuts:?}");
             return Err(Violation::new(text));
         }
-        // How many versions use a block: each has a content of its own, which names its stamp.
-        let mut users: BTreeMap<(u64, &[u8]), u64> = BTreeMap::new();
-        let kept = applied.snapshots.values().chain(applied.hidden.values());
-        let states = kept.map(|s| &s.blocks);
-        for (lba, page) in states.chain([&applied.blocks]).flatten() {
-            *users.entry((*lba, &page[..16])).or_default() += 1;
-        }
+        let (forest, instance) = (self.forest(), model.instance());
         for (view, model) in seen.iter().zip(applied.snapshots.values()) {
-            let alone = |(lba, page): &(&u64, &bytes::Bytes)| users[&(**lba, &page[..16])] == 1;
-            let (all, own) = (
-                model.blocks.len(),
-                model.blocks.iter().filter(alone).count(),
-            );
+            let key = (instance, view.cut.0);
+            let (all, own) = (model.blocks.len(), forest.alone(key));
             // What a version alone holds at which several begin is not told.
-            let told = applied.children(view.cut.0).len() < 2;
-            let sums = (Some(all as u64), told.then_some(own as u64));
+            let told = forest.children(key).len() < 2;
+            let sums = (Some(all as u64), told.then_some(own));
             if (view.referenced_blocks, view.unique_blocks) != sums
                 || view.meta.name != model.name
                 || view.meta.size_bytes != model.size_bytes
@@ -432,74 +439,92 @@ impl World {
     /// # Errors
     /// When it has not.
     pub fn compare_with_second(&mut self) -> Result<(), Violation> {
-        let models: Vec<GroupModel> = self
-            .groups
-            .values()
+        let models = self.groups.values();
+        let mut models: Vec<GroupModel> = models
             .filter(|m| !m.suspended && !m.deleting)
             .cloned()
             .collect();
-        for model in models {
-            let id = model.meta.group;
-            let config = EngineConfig {
-                device_bytes: 1 << 30,
-                segment_bytes: 1 << 20,
-                store_entropy: 7,
-                sabotage: Sabotage::None,
-                ..self.config.clone()
-            };
-            let mut second = World::new(1, config);
-            second.run(false)?;
-            second
-                .groups
-                .insert(id, GroupModel::new(model.meta.clone()));
-            let token = second.token();
+        let config = EngineConfig {
+            device_bytes: 1 << 30,
+            segment_bytes: 1 << 20,
+            store_entropy: 7,
+            sabotage: Sabotage::None,
+            ..self.config.clone()
+        };
+        let mut second = World::new(1, config);
+        second.run(false)?;
+        // Clones come after what they began from. Those whose origin is gone are not made again.
+        let there = |second: &World, m: &GroupModel| {
+            m.origin.is_none() || second.groups.contains_key(&m.meta.group)
+        };
+        let mut made = Vec::new();
+        while let Some(at) = models.iter().position(|m| there(&second, m)) {
+            let model = models.swap_remove(at);
+            second.replay(&model)?;
+            made.push(model);
+        }
+        let token = second.token();
+        second.step(Event::Checkpoint { token })?;
+        second.run(false)?;
+        for model in made {
+            self.compare(&second, model.meta.group)?;
+        }
+        Ok(())
+    }
+
+    /// Does again what was applied of a group.
+    fn replay(&mut self, model: &GroupModel) -> Result<(), Violation> {
+        let id = model.meta.group;
+        if model.origin.is_none() {
+            self.groups.insert(id, GroupModel::new(model.meta.clone()));
+            let token = self.token();
             let meta = Box::new(model.meta.clone());
-            second.step(Event::Create { token, meta })?;
-            for (at, entry) in (1..).zip(
-                model
-                    .log
-                    .iter()
-                    .take(super::group::index(model.applied.index)),
-            ) {
-                let append = Append {
-                    group: id,
-                    ticket: at,
-                    entries: vec![append_entry(at, entry)],
-                    hard_state: None,
-                    urgent: true,
-                };
-                if let Some(m) = second.groups.get_mut(&id) {
-                    m.appended(at, None, at, std::slice::from_ref(entry));
-                }
-                second.step(Event::Append(append))?;
-                second.run(false)?;
-                let through = RaftIndex(at);
-                second.step(Event::Apply { group: id, through })?;
-            }
-            let token = second.token();
-            second.step(Event::Checkpoint { token })?;
-            second.run(false)?;
-            let (Some(a), Some(b)) = (self.engine.group(id), second.engine.group(id)) else {
-                return Err(Violation::new(format!("group {id} is missing")));
+            self.step(Event::Create { token, meta })?;
+        }
+        let first = self.groups.get(&id).map_or(0, GroupModel::last) + 1;
+        let applied = model
+            .log
+            .iter()
+            .take(super::group::index(model.applied.index));
+        for (at, entry) in (1..).zip(applied).filter(|(at, _)| *at >= first) {
+            let append = Append {
+                group: id,
+                ticket: at,
+                entries: vec![append_entry(at, entry)],
+                hard_state: None,
+                urgent: true,
             };
-            let of = |v: &esker_engine::GroupView| {
-                (v.root.logical_hash, v.root.live, v.epoch, v.max_stamp)
-            };
-            let hashes = |w: &World| -> Vec<_> {
-                let all = w.engine.snapshots(id);
-                all.iter().map(|s| (s.cut, s.logical_hash)).collect()
-            };
-            if hashes(self) != hashes(&second) {
-                let text = format!("group {id}: snapshots differ from a second engine's");
-                return Err(Violation::new(text));
+            if let Some(m) = self.groups.get_mut(&id) {
+                m.appended(at, None, at, std::slice::from_ref(entry));
             }
-            if of(&a) != of(&b) {
-                return Err(Violation::new(format!(
-                    "group {id}: {:?} and a second engine has {:?}",
-                    of(&a),
-                    of(&b)
-                )));
-            }
+            self.step(Event::Append(append))?;
+            self.run(false)?;
+            let through = RaftIndex(at);
+            self.step(Event::Apply { group: id, through })?;
+        }
+        self.run(false)
+    }
+
+    fn compare(&self, second: &World, id: GroupId) -> Result<(), Violation> {
+        let (Some(a), Some(b)) = (self.engine.group(id), second.engine.group(id)) else {
+            return Err(Violation::new(format!("group {id} is missing")));
+        };
+        let of =
+            |v: &esker_engine::GroupView| (v.root.logical_hash, v.root.live, v.epoch, v.max_stamp);
+        let hashes = |w: &World| -> Vec<_> {
+            let all = w.engine.snapshots(id);
+            all.iter().map(|s| (s.cut, s.logical_hash)).collect()
+        };
+        if hashes(self) != hashes(second) {
+            let text = format!("group {id}: snapshots differ from a second engine's");
+            return Err(Violation::new(text));
+        }
+        if of(&a) != of(&b) {
+            return Err(Violation::new(format!(
+                "group {id}: {:?} and a second engine has {:?}",
+                of(&a),
+                of(&b)
+            )));
         }
         Ok(())
     }

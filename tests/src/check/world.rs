@@ -1,13 +1,16 @@
 //! One engine over one simulated disk, and the models that judge what it says.
 
 use super::diff::PendingDiff;
-use super::group::{check_extents, check_read, Blocks, GroupModel};
+use super::forest::Grave;
+use super::group::{check_extents, check_read, Blocks, GroupModel, ModelEntry, Origin};
 use super::trace::Trace;
 use super::Violation;
 use crate::sim::{FaultCounts, Image, SimDisk, SimRng};
 use esker_base::num::to_usize;
 use esker_base::{BlockRange, GroupId, Moment, RaftIndex, Stamp, WallClock};
 use esker_engine::event::{ExtentRun, ExtentsRequest, Opened, ReadPiece, ReadRequest};
+use esker_engine::format::checkpoint::GroupMeta;
+use esker_engine::format::operation::Operation;
 use esker_engine::format::table::CONTENT_MAX;
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_engine::{
@@ -78,6 +81,8 @@ pub struct World {
     pub groups: BTreeMap<GroupId, GroupModel>,
     /// Groups that are gone for good.
     pub deleted: BTreeSet<GroupId>,
+    /// What those were of which others may have been made.
+    pub graves: Vec<Grave>,
     /// Comparisons of versions on their way.
     pub diffs: BTreeMap<u64, PendingDiff>,
     /// Reads on their way.
@@ -114,8 +119,12 @@ pub struct World {
     pub faults: FaultCounts,
     /// The workload takes snapshots.
     pub snapshots: bool,
+    /// It makes clones of them.
+    pub clones: bool,
     /// How many in a thousand of its operations on snapshots delete one.
     pub snapshot_deletes: u64,
+    /// Clones that began.
+    pub cloned: u64,
     queue: VecDeque<Effect>,
     idle_timers: u32,
     operations: u64,
@@ -144,6 +153,7 @@ impl World {
             trace: Trace::default(),
             groups: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            graves: Vec::new(),
             diffs: BTreeMap::new(),
             reads: BTreeMap::new(),
             catalog: BTreeMap::new(),
@@ -162,7 +172,9 @@ impl World {
             seen: super::ops::Seen::default(),
             faults: FaultCounts::default(),
             snapshots: !seed.is_multiple_of(3),
+            clones: seed % 4 != 1,
             snapshot_deletes: [100, 450, 700][super::group::index(seed / 3 % 3)],
+            cloned: 0,
             queue: effects.into(),
             idle_timers: 0,
             operations: 0,
@@ -325,8 +337,55 @@ impl World {
                 model.epoch_nonce = None;
             }
         }
+        if let esker_engine::event::Outcome::Cloned(_) = outcome {
+            self.cloned(id, index.0, &entry);
+        }
         self.state_changed(id);
         Ok(())
+    }
+
+    /// A clone has begun.
+    fn cloned(&mut self, id: GroupId, index: u64, entry: &ModelEntry) {
+        let Some(Operation::Clone {
+            cut,
+            group,
+            volume,
+            name,
+            ..
+        }) = &entry.operation
+        else {
+            return;
+        };
+        let Some(model) = self.groups.get(&id) else {
+            return;
+        };
+        let meta = GroupMeta {
+            group: *group,
+            volume: *volume,
+            name: name.clone(),
+            ..model.meta.clone()
+        };
+        let origin = Origin {
+            base: (model.instance(), cut.0),
+            index,
+        };
+        if let Some(snapshot) = model.applied.snapshots.get(&cut.0) {
+            let clone = GroupModel::cloned(meta, origin, snapshot);
+            self.groups.insert(*group, clone);
+            self.cloned += 1;
+        }
+    }
+
+    /// A group is gone.
+    pub fn bury(&mut self, id: GroupId) {
+        let Some(model) = self.groups.remove(&id) else {
+            return;
+        };
+        self.graves.push(Grave::of(&model));
+        // The ids of clones are in logs, for ever.
+        if model.origin.is_none() {
+            self.deleted.insert(id);
+        }
     }
 
     /// A group's blocks changed: reads on their way may see either state.
@@ -509,10 +568,7 @@ impl World {
                     self.deleted.insert(id);
                 }
             }
-            Some(Catalog::Delete(id)) if done => {
-                self.groups.remove(&id);
-                self.deleted.insert(id);
-            }
+            Some(Catalog::Delete(id)) if done => self.bury(id),
             Some(Catalog::Rename(id, name)) if done => {
                 if let Some(model) = self.groups.get_mut(&id) {
                     // Later renames may be on their way; earlier ones are over.

@@ -49,7 +49,8 @@ impl StampWatch {
                 }
                 Operation::OpenEpoch { .. }
                 | Operation::Resize { .. }
-                | Operation::DeleteSnapshot { .. } => continue,
+                | Operation::DeleteSnapshot { .. }
+                | Operation::Clone { .. } => continue,
             };
             for stamp in first..first + count {
                 let before = *self.seen.entry((item.group, stamp)).or_insert(named);
