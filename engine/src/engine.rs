@@ -15,6 +15,7 @@ use crate::log::writer::{Batch, LogWriter, Notify, PendingItem};
 use crate::map::cache::NodeCache;
 use crate::readpath::{NodeWaiter, PayloadRead, ReadState};
 use crate::recovery::{Probe, Recovery};
+use crate::scrub::ScrubState;
 use crate::snapshot::deadlist::Deadlists;
 use crate::snapshot::forest::Forest;
 use crate::snapshot::DiffState;
@@ -43,6 +44,12 @@ pub(crate) enum Purpose {
     Payload {
         read: u64,
         part: usize,
+        segment: u32,
+    },
+    /// What a scrub reads.
+    Scrub {
+        scrub: u64,
+        item: usize,
         segment: u32,
     },
     /// A window of the segment being collected.
@@ -112,6 +119,7 @@ pub struct Engine {
     pub(crate) reads: BTreeMap<u64, ReadState>,
     pub(crate) extents: BTreeMap<u64, ExtentsState>,
     pub(crate) diffs: BTreeMap<u64, DiffState>,
+    pub(crate) scrubs: BTreeMap<u64, ScrubState>,
     /// Payloads of retained entries being read, by an arbitrary number.
     pub(crate) payloads: BTreeMap<u64, PayloadRead>,
     pub(crate) collector: Collector,
@@ -174,6 +182,7 @@ impl Engine {
             reads: BTreeMap::new(),
             extents: BTreeMap::new(),
             diffs: BTreeMap::new(),
+            scrubs: BTreeMap::new(),
             payloads: BTreeMap::new(),
             collector: Collector::default(),
             node_waiters: BTreeMap::new(),
@@ -220,6 +229,7 @@ impl Engine {
             Event::Read(request) => self.read(request, effects),
             Event::Extents(request) => self.extents(request, effects),
             Event::Diff(request) => self.diff(request, effects),
+            Event::Scrub(request) => self.scrub(request, effects),
             Event::ReadPayload {
                 token,
                 group,
@@ -369,6 +379,14 @@ impl Engine {
             } => {
                 self.segs.reader_ends(segment);
                 self.payload_part(read, part, result, effects);
+            }
+            Purpose::Scrub {
+                scrub,
+                item,
+                segment,
+            } => {
+                self.segs.reader_ends(segment);
+                self.scrub_came(scrub, item, result, effects);
             }
             Purpose::Collect { segment } => {
                 self.segs.reader_ends(segment);

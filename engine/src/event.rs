@@ -21,6 +21,7 @@ use crate::error::{CatalogError, OpenError, ReadError, StoreError};
 use crate::format::checkpoint::{GroupMeta, Membership};
 use crate::format::operation::RequestId;
 use crate::format::record::{EntryKind, HardState};
+use crate::format::versions::VersionId;
 use crate::recovery::OpenReport;
 use bytes::Bytes;
 use esker_base::{BlockRange, DiskError, DiskOp, Epoch, GroupId, IoId, RaftIndex, Stamp, Term};
@@ -124,6 +125,59 @@ pub struct Diff {
     pub through: u64,
 }
 
+/// What a scrub looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ScrubTarget {
+    /// A snapshot, or what is left of a deleted one that others begin at.
+    Version(VersionId),
+    /// A volume as a checkpoint merged it last.
+    Head(GroupId),
+}
+
+/// Asks for a part of a scrub.
+#[derive(Clone, Debug)]
+pub struct ScrubRequest {
+    /// Comes back in [`Effect::ScrubDone`].
+    pub token: u64,
+    /// What to look at: of what it shares with the version that it goes back to, nothing.
+    pub target: ScrubTarget,
+    /// Block from which on.
+    pub from: u64,
+}
+
+/// Something that is not what was written, or cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// First block.
+    pub lba: u64,
+    /// How many it concerns.
+    pub count: u64,
+    /// The map over them is damaged: where they are is not known.
+    pub in_map: bool,
+}
+
+impl Damage {
+    pub(crate) fn of_map(lba: u64, count: u64) -> Self {
+        let in_map = true;
+        Self { lba, count, in_map }
+    }
+}
+
+/// A part of a scrub.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubPart {
+    /// All blocks before this one are looked at; the next question begins there.
+    pub through: u64,
+    /// Nothing is left.
+    pub ended: bool,
+    /// Blocks that were read and checked.
+    pub blocks: u64,
+    /// Map nodes that were read and checked.
+    pub nodes: u64,
+    /// What is damaged, by block.
+    pub damaged: Vec<Damage>,
+}
+
 /// What is stored for a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtentKind {
@@ -171,6 +225,8 @@ pub enum Event {
     Extents(ExtentsRequest),
     /// Tell what changed between two versions.
     Diff(DiffRequest),
+    /// Check what is stored.
+    Scrub(ScrubRequest),
     /// Read the payload of a retained entry.
     ReadPayload {
         /// Comes back in [`Effect::PayloadDone`].
@@ -390,6 +446,13 @@ pub enum Effect {
         token: u64,
         /// What differs, perhaps only of a part of the range; or why it cannot be told.
         result: Result<Diff, ReadError>,
+    },
+    /// A part of a scrub is done.
+    ScrubDone {
+        /// The token of the question.
+        token: u64,
+        /// What was found, or why nothing can be looked at.
+        result: Result<ScrubPart, ReadError>,
     },
     /// A payload was read.
     PayloadDone {

@@ -26,6 +26,7 @@ mod readpath;
 mod recovery;
 mod recovery_tables;
 mod replay;
+mod scrub;
 mod snapshot;
 mod space;
 mod superblock_io;

@@ -14,7 +14,7 @@ use esker_base::{DiskError, DiskErrorKind, DiskOp, GroupId, Histogram, Moment};
 /// What a write to the device was for, in the order of [`Meters::writes`].
 pub const WRITE_KINDS: [&str; 4] = ["record", "map", "superblock", "survivors"];
 /// What a read of the device was for, in the order of [`Meters::reads`].
-pub const READ_KINDS: [&str; 5] = ["data", "map", "payload", "recovery", "collection"];
+pub const READ_KINDS: [&str; 6] = ["data", "map", "payload", "recovery", "collection", "scrub"];
 /// How an operation of the device failed, in the order of [`Meters::disk_errors`].
 pub const DISK_ERROR_KINDS: [&str; 3] = ["io", "no_space", "short"];
 /// Uses of segments, in the order of [`EngineSample::segments`].
@@ -54,7 +54,7 @@ pub struct Meters {
     /// Writes to the device, by [`WRITE_KINDS`].
     pub writes: [Moved; 4],
     /// Reads of the device, by [`READ_KINDS`].
-    pub reads: [Moved; 5],
+    pub reads: [Moved; 6],
     /// Failed operations of the device, by [`DISK_ERROR_KINDS`].
     pub disk_errors: [u64; 3],
     now: Moment,
@@ -91,6 +91,7 @@ impl Meters {
                     Purpose::Node { .. } => 1,
                     Purpose::Payload { .. } => 2,
                     Purpose::Collect { .. } => 4,
+                    Purpose::Scrub { .. } => 5,
                     _ => 3,
                 };
                 self.reads[kind].add(to_u64(*length));

@@ -322,17 +322,7 @@ impl Engine {
         let Some((expected, group)) = self.map.expected(vaddr) else {
             return;
         };
-        let page = result.ok().filter(|bytes| {
-            let is_it = |head: NodeHead| {
-                head.level == expected.level
-                    && [head.first_lba, ANYWHERE].contains(&expected.first_lba)
-            };
-            crc32(bytes) == expected.pointer.crc
-                && match expected.level {
-                    DEAD_PAGE => dead::decode(bytes).is_ok(),
-                    _ => NodePage::check(bytes).is_ok_and(is_it),
-                }
-        });
+        let page = result.ok().filter(|bytes| check_node(bytes, &expected));
         let page = page.map(|bytes| {
             Arc::new(NodePage {
                 bytes: bytes.to_vec().into_boxed_slice(),
@@ -466,6 +456,18 @@ impl Engine {
             payload: payload.and_then(|b| checked_payload(b, reading.operation.as_deref())),
         });
     }
+}
+
+/// Whether a page is the node that a pointer names.
+pub(crate) fn check_node(bytes: &[u8], expected: &Missing) -> bool {
+    let is_it = |head: NodeHead| {
+        head.level == expected.level && [head.first_lba, ANYWHERE].contains(&expected.first_lba)
+    };
+    crc32(bytes) == expected.pointer.crc
+        && match expected.level {
+            DEAD_PAGE => dead::decode(bytes).is_ok(),
+            _ => NodePage::check(bytes).is_ok_and(is_it),
+        }
 }
 
 /// The payload of a retained entry being read, in as many parts as it lies in.

@@ -470,6 +470,7 @@ impl Node {
             E::ReadDone { token, result } => self.read_done(token, result),
             E::ExtentsDone { token, result } => self.extents_done(token, result),
             E::DiffDone { token, result } => self.changes_done(token, result),
+            E::ScrubDone { .. } => {} // nobody asks yet
             E::PayloadDone { token, payload } => self.payload_done(token, payload),
             E::CatalogDone { token, result } => self.catalog_done(token, result, effects),
             E::LogTruncated { group, index, .. } => {

@@ -179,8 +179,6 @@ fn a_full_store_can_delete_the_volume() {
     );
 }
 
-/// A block whose bytes were damaged on the device lives on in a segment that is collected: it is moved
-/// as it is, told, and still an error for its readers; everything around it is whole.
 /// A follower that is told late what is committed appends much and applies nothing: nothing dies, so
 /// what was no victim while there was room is one when the log has taken that room.
 #[test]
@@ -227,6 +225,8 @@ fn append_until_full(segments: u64, count: u32) {
     world.settle().unwrap();
 }
 
+/// A block whose bytes were damaged on the device lives on in a segment that is collected: it is moved
+/// as it is, told, and still an error for its readers; everything around it is whole.
 #[test]
 fn damage_that_is_moved_stays_damage() {
     let (mut world, id) = world(48);

@@ -68,6 +68,12 @@ impl NodeCache {
         }
     }
 
+    /// The node at `vaddr`, if it is not on the device yet.
+    pub fn unwritten(&self, vaddr: VAddr) -> Option<Arc<NodePage>> {
+        let slot = self.slots.get(&vaddr).filter(|slot| slot.unwritten);
+        slot.map(|slot| slot.page.clone())
+    }
+
     /// Puts a node in.
     pub fn insert(&mut self, vaddr: VAddr, page: Arc<NodePage>, unwritten: bool) {
         let slot = Slot {

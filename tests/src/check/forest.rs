@@ -147,6 +147,12 @@ impl<'a> Forest<'a> {
         blocks.iter().filter(|b| self.users[*b].all > 0).count() as u64
     }
 
+    /// Blocks that there are.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.users.len() as u64
+    }
+
     /// Blocks that somebody can see.
     #[must_use]
     pub fn visible(&self) -> u64 {

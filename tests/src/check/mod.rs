@@ -6,6 +6,7 @@ pub mod diff;
 pub mod forest;
 pub mod group;
 pub mod ops;
+pub mod scrub;
 pub mod settle;
 pub mod single;
 pub mod trace;

@@ -153,7 +153,7 @@ impl World {
             97 if self.rng.chance(500) => self.step(Event::SyncWritten),
             97 => self.step(Event::SyncSoon),
             98 => self.read_payload(id),
-            _ => Ok(()),
+            _ => self.scrub_something(id),
         }
     }
 

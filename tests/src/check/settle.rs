@@ -335,6 +335,7 @@ impl World {
             self.check_space(*id)?;
             self.check_diffs(*id)?;
         }
+        self.check_scrub()?;
         for id in &ids {
             let (Some(model), Some(view)) = (self.groups.get(id), self.engine.group(*id)) else {
                 return Err(Violation::new(format!("group {id} has vanished")));

@@ -3,11 +3,13 @@
 use super::diff::PendingDiff;
 use super::forest::Grave;
 use super::group::{check_extents, check_read, Blocks, GroupModel, ModelEntry, Origin};
+use super::scrub::Scrubbed;
 use super::trace::Trace;
 use super::Violation;
 use crate::sim::{FaultCounts, Image, SimDisk, SimRng};
 use esker_base::num::to_usize;
 use esker_base::{BlockRange, GroupId, Moment, RaftIndex, Stamp, WallClock};
+use esker_engine::event::ScrubTarget;
 use esker_engine::event::{ExtentRun, ExtentsRequest, Opened, ReadPiece, ReadRequest};
 use esker_engine::format::checkpoint::GroupMeta;
 use esker_engine::format::operation::Operation;
@@ -85,6 +87,10 @@ pub struct World {
     pub graves: Vec<Grave>,
     /// Comparisons of versions on their way.
     pub diffs: BTreeMap<u64, PendingDiff>,
+    /// Parts of scrubs on their way.
+    pub scrubs: BTreeMap<u64, ScrubTarget>,
+    /// What scrubs found.
+    pub scrubbed: Scrubbed,
     /// Reads on their way.
     pub reads: BTreeMap<u64, PendingRead>,
     /// Catalog operations on their way.
@@ -155,6 +161,8 @@ impl World {
             deleted: BTreeSet::new(),
             graves: Vec::new(),
             diffs: BTreeMap::new(),
+            scrubs: BTreeMap::new(),
+            scrubbed: Scrubbed::default(),
             reads: BTreeMap::new(),
             catalog: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -279,6 +287,7 @@ impl World {
             Effect::ReadDone { token, result } => self.read_done(token, result)?,
             Effect::ExtentsDone { token, result } => self.extents_done(token, result)?,
             Effect::DiffDone { token, result } => self.diff_done(token, result)?,
+            Effect::ScrubDone { token, result } => self.scrub_done(token, result)?,
             Effect::CatalogDone { token, result } => {
                 let unknown = matches!(
                     result,
@@ -644,6 +653,7 @@ impl World {
         self.probes.extend(self.engine.probes().iter().copied());
         self.reads.clear();
         self.diffs.clear();
+        self.scrubs.clear();
         self.catalog.clear();
         self.tickets.clear();
         self.queue.clear();
