@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// Most runs in one answer.
 pub const RUNS_MAX: usize = 2048;
 /// Most places looked at for one answer.
-const STEPS_MAX: usize = 4096;
+const STEPS_MAX: usize = 1024;
 /// Most map nodes read from the device for one answer.
 const NODES_READ_MAX: usize = 256;
 /// Leaves of each version looked for ahead.
