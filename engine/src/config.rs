@@ -115,4 +115,7 @@ pub enum Sabotage {
     CloneSeesLater,
     /// A clone's first item is not replayed.
     CloneForgotten,
+    /// What a deleted version alone seems to hold is given back although one of those that began at it
+    /// uses it.
+    OrphanIgnoresBranch,
 }

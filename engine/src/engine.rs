@@ -18,7 +18,7 @@ use crate::recovery::{Probe, Recovery};
 use crate::scrub::ScrubState;
 use crate::snapshot::deadlist::Deadlists;
 use crate::snapshot::forest::Forest;
-use crate::snapshot::DiffState;
+use crate::snapshot::{DiffState, Orphans};
 use crate::space::{Segments, TableShape};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
@@ -116,6 +116,7 @@ pub struct Engine {
     /// Number of the newest durable checkpoint.
     pub(crate) checkpoints_done: u64,
     pub(crate) dead: Deadlists,
+    pub(crate) orphans: Orphans,
     pub(crate) reads: BTreeMap<u64, ReadState>,
     pub(crate) extents: BTreeMap<u64, ExtentsState>,
     pub(crate) diffs: BTreeMap<u64, DiffState>,
@@ -179,6 +180,7 @@ impl Engine {
             clones_begun: 0,
             checkpoints_done: 0,
             dead: Deadlists::default(),
+            orphans: Orphans::default(),
             reads: BTreeMap::new(),
             extents: BTreeMap::new(),
             diffs: BTreeMap::new(),

@@ -78,6 +78,8 @@ pub enum Probe {
     ClosingRecordRead,
     /// A clone's first item was replayed, and its origin was applied for it.
     CloneReplayed,
+    /// What only deleted versions held was given back.
+    OrphanReleased,
     /// An accepted loss was replayed.
     AcceptLossReplayed,
     /// The log waited for a checkpoint to make room.

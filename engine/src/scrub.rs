@@ -119,7 +119,7 @@ impl Engine {
             let mut at = Some(version);
             // Ancestors of a clone are another volume's.
             while let Some(v) = at.filter(|v| !versions.contains(&v.id)) {
-                if v.kind != VersionKind::Head {
+                if v.kind != VersionKind::Head && !v.has_gaps() {
                     versions.insert(v.id);
                 }
                 at = self.forest.get(v.parent);
@@ -163,16 +163,17 @@ impl Engine {
     fn scrub_tree(&self, target: ScrubTarget) -> Result<Tree, ReadError> {
         match target {
             ScrubTarget::Version(id) => {
-                let version = self.forest.get(id).ok_or(ReadError::UnknownSnapshot)?;
+                let version = self.forest.get(id).filter(|v| !v.has_gaps());
+                let version = version.ok_or(ReadError::UnknownSnapshot)?;
                 let (root, level) = version.root.ok_or(ReadError::NotMerged)?;
-                let floor = Forest::floor(self.forest.parent_cut(id), &version.grown);
+                let floor = Forest::floor(self.forest.whole_parent_cut(id), &version.grown);
                 Ok(Tree { root, level, floor })
             }
             ScrubTarget::Head(id) => {
                 let group = self.groups.get(&id).filter(|g| !g.deleting);
                 let group = group.ok_or(ReadError::UnknownGroup)?;
                 let floor = match self.forest.head(id) {
-                    Some(head) => Forest::floor(self.forest.parent_cut(head.id), &head.grown),
+                    Some(head) => Forest::floor(self.forest.whole_parent_cut(head.id), &head.grown),
                     None => Floor::default(),
                 };
                 Ok(Tree {

@@ -8,10 +8,12 @@ use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::error::{OpenError, ReadError};
 use crate::event::{Effect, Event, Opened, ReadPiece, ReadRequest};
+use crate::format::dead::{self, DeadKind};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
 use crate::format::operation::{plain_crc, Operation};
 use crate::format::table::{PagePointer, Place};
 use crate::format::vaddr::VAddr;
+use crate::format::versions::{Chunk, DeadlistId, VersionKind};
 use crate::format::{PAGE, PAGE_U64};
 use crate::map::tree::{span, summarise};
 use crate::recovery::OpenReport;
@@ -52,6 +54,8 @@ pub struct VerifyReport {
     pub nodes: u64,
     /// Data blocks read and checked.
     pub blocks: u64,
+    /// Slots that only deleted snapshots hold at which others begin.
+    pub deleted_slots: u64,
     /// Number of problems.
     pub problem_count: u64,
     /// The first [`PROBLEMS_MAX`] of them, in words.
@@ -329,9 +333,10 @@ impl Walk<'_> {
         self.compare();
     }
 
-    /// Versions that are not heads, and the pages of deadlists.
+    /// Snapshots, and deadlists: what a deleted version holds that none sees is in one of those.
     fn versions(&mut self, total: u64, progress: &mut dyn FnMut(Progress)) {
         let all = self.offline.engine.forest.iter();
+        let all = all.filter(|v| v.kind == VersionKind::Snapshot);
         let roots = all.filter_map(|v| Some((v.group, v.meta.name.clone(), v.root?)));
         for (group, snapshot, (root, level)) in roots.collect::<Vec<_>>() {
             let volume = self.offline.engine.groups.get(&group);
@@ -343,6 +348,50 @@ impl Walk<'_> {
         for page in pages {
             self.name_slot(page, || "a deadlist".into());
         }
+        let lists = self.offline.engine.dead.to_table(u64::MAX);
+        for (id, chunk) in lists
+            .iter()
+            .flat_map(|(id, l)| l.chunks.iter().map(|c| (*id, *c)))
+        {
+            self.dead_entries(id, &chunk);
+        }
+    }
+
+    /// A run of entries of a deadlist: each names a slot that the owner's parent uses.
+    fn dead_entries(&mut self, id: DeadlistId, chunk: &Chunk) {
+        let page = self.slot_bytes(chunk.page);
+        let page = page.filter(|bytes| crc32(bytes) == chunk.crc);
+        let entries = page.and_then(|bytes| dead::decode(&bytes).ok());
+        let (first, count) = (usize::from(chunk.first), usize::from(chunk.count));
+        let Some(entries) = entries.as_ref().and_then(|e| e.get(first..first + count)) else {
+            return self.problem(format!("page {} of a deadlist is damaged", chunk.page));
+        };
+        for e in entries {
+            // Given back while the version that it was born with was deleted already.
+            if !self.offline.engine.segs.is_live(e.vaddr) && self.was_released(id, e.birth) {
+                continue;
+            }
+            let place = match e.kind {
+                DeadKind::Data => (0, e.lba),
+                DeadKind::Node => (u8::MAX, e.lba),
+            };
+            if self.shared.contains_key(&e.vaddr) {
+                continue;
+            }
+            self.shared.insert(e.vaddr, place);
+            self.report.deleted_slots += 1;
+            self.name_slot(e.vaddr, || format!("deadlist {}", id.0));
+        }
+    }
+
+    /// Whether the version that something in a deadlist was born with has given anything back.
+    fn was_released(&self, list: DeadlistId, birth: Stamp) -> bool {
+        let forest = &self.offline.engine.forest;
+        let mut at = forest.owner(list).and_then(|v| forest.get(v.parent));
+        while let Some(v) = at.filter(|v| birth <= forest.parent_cut(v.id)) {
+            at = forest.get(v.parent);
+        }
+        at.is_some_and(|v| v.released + v.released_nodes > 0)
     }
 
     /// Both copies of every page of the tables, and the slots of those that lie in slots.

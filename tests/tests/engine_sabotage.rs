@@ -79,6 +79,11 @@ fn a_clone_whose_first_item_is_not_replayed_is_noticed() {
 }
 
 #[test]
+fn giving_back_what_one_of_two_branches_uses_is_noticed() {
+    noticed(Sabotage::OrphanIgnoresBranch);
+}
+
+#[test]
 fn a_page_of_a_table_that_is_not_written_is_noticed() {
     noticed(Sabotage::ForgetTablePage);
 }

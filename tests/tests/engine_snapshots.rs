@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-use esker_base::checksum::crc32;
-use esker_base::{BlockRange, GroupId, RaftIndex, Stamp};
-use esker_engine::format::operation::{BlockInfo, Operation};
+use esker_base::{BlockRange, GroupId, RaftIndex};
+use esker_engine::format::operation::Operation;
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_engine::{EngineConfig, Event};
-use esker_tests::check::ops::{entry_of, page_of};
-use esker_tests::check::single::{apply, one_group, stamp};
+use esker_tests::check::single::{append, apply, checkpoint, one_group, snapshot, write};
 use esker_tests::check::world::World;
 use esker_tests::sim::SimRng;
 
@@ -26,45 +24,6 @@ fn world() -> (World, GroupId) {
         ..EngineConfig::default()
     };
     one_group(config, BLOCKS)
-}
-
-fn append(world: &mut World, id: GroupId, operation: Operation, pages: Vec<bytes::Bytes>) {
-    let model = &world.groups[&id];
-    let (term, first) = (model.term, model.last() + 1);
-    let entry = entry_of(term, Some(operation), pages);
-    world.append(id, None, first, &[entry]).unwrap();
-}
-
-fn write(world: &mut World, id: GroupId, lba: u64) {
-    let stamp = stamp(world, id, 1);
-    let page = page_of(id, stamp.0);
-    let blocks = vec![BlockInfo::plain(crc32(&page))];
-    let operation = Operation::Write {
-        lba,
-        stamp,
-        key_id: 0,
-        blocks,
-    };
-    append(world, id, operation, vec![page]);
-}
-
-fn snapshot(world: &mut World, id: GroupId) -> Stamp {
-    let stamp = stamp(world, id, 1);
-    let operation = Operation::Snapshot {
-        stamp,
-        created_us: 1,
-        name: format!("s{}", stamp.0),
-        labels: std::collections::BTreeMap::new(),
-    };
-    append(world, id, operation, Vec::new());
-    stamp
-}
-
-fn checkpoint(world: &mut World) {
-    let token = world.token();
-    world.step(Event::Checkpoint { token }).unwrap();
-    world.run(true).unwrap();
-    assert!(world.checkpoints.contains(&token));
 }
 
 /// Once, the checkpoint that was being written when a snapshot was deleted took it apart, although what

@@ -72,6 +72,14 @@ pub struct Version {
     pub released_nodes: u64,
 }
 
+impl Version {
+    /// Parts of its map were given back: it cannot be walked as a whole.
+    #[must_use]
+    pub fn has_gaps(&self) -> bool {
+        self.released + self.released_nodes > 0
+    }
+}
+
 /// A run of entries of one deadlist within a page of them, in the order of births.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {

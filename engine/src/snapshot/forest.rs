@@ -223,6 +223,15 @@ impl Forest {
         parent.map_or(Stamp(0), |p| p.cut)
     }
 
+    /// The cut of the nearest version above one whose map can be walked as a whole.
+    pub fn whole_parent_cut(&self, id: VersionId) -> Stamp {
+        let mut at = self.get(id).and_then(|v| self.get(v.parent));
+        while let Some(v) = at.filter(|v| v.has_gaps()) {
+            at = self.get(v.parent);
+        }
+        at.map_or(Stamp(0), |v| v.cut)
+    }
+
     /// The newest cut under a group's head.
     pub fn newest_cut(&self, group: GroupId) -> Stamp {
         self.head(group)
@@ -251,6 +260,60 @@ impl Forest {
             .rev()
             .copied()
             .filter(move |id| !since(id))
+    }
+
+    /// Whether a version is one of those.
+    pub fn is_hidden(&self, id: VersionId) -> bool {
+        let since = self
+            .frozen
+            .as_ref()
+            .is_some_and(|f| f.hidden_since.contains(&id));
+        self.hidden.contains(&id) && !since
+    }
+
+    /// Something that was born with a deleted version was given back while others begin at it.
+    pub fn released(&mut self, id: VersionId, is_data: bool) {
+        if let Some(v) = self.versions.get_mut(&id) {
+            let count = if is_data {
+                &mut v.released
+            } else {
+                &mut v.released_nodes
+            };
+            *count += 1;
+        }
+    }
+
+    /// An entry of something that was given back is dropped. False when there can be none.
+    pub fn drop_released(&mut self, id: VersionId, is_data: bool) -> bool {
+        let Some(v) = self.versions.get_mut(&id) else {
+            return false;
+        };
+        let count = if is_data {
+            &mut v.released
+        } else {
+            &mut v.released_nodes
+        };
+        let known = *count > 0;
+        *count = count.saturating_sub(1);
+        known
+    }
+
+    /// What is left of the count when a version goes: entries of it are further down. False when the
+    /// heir is none that can have them.
+    pub fn inherit_released(&mut self, id: VersionId, heir: VersionId) -> bool {
+        let left = self
+            .get(id)
+            .map_or((0, 0), |v| (v.released, v.released_nodes));
+        if left == (0, 0) {
+            return true;
+        }
+        let heir = self.versions.get_mut(&heir);
+        let Some(heir) = heir.filter(|v| v.kind == VersionKind::Hidden) else {
+            return false;
+        };
+        heir.released += left.0;
+        heir.released_nodes += left.1;
+        true
     }
 
     fn new_version(&mut self) -> (VersionId, DeadlistId) {

@@ -5,11 +5,13 @@ pub mod deadlist;
 mod diff;
 pub mod forest;
 pub(crate) mod operations;
+mod orphans;
 mod reclaim;
 mod view;
 
 pub(crate) use clone::Base;
 pub(crate) use diff::DiffState;
 pub use diff::RUNS_MAX as DIFF_RUNS_MAX;
+pub(crate) use orphans::Orphans;
 pub(crate) use reclaim::{Reclaim, DEAD_PAGE};
 pub use view::{DeltaSize, SnapshotView, VolumeSpace};

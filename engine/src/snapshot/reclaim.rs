@@ -4,7 +4,8 @@
 //!
 //! A deleted version nothing begins at gives back what is younger than its parent, by a walk of its
 //! map. One that a single version begins at gives back what that one does not use and the parent never
-//! had: entries of that one's deadlist. One that several begin at stays, hidden, until one is left.
+//! had: entries of that one's deadlist. One that several begin at stays, hidden, until one is left; what
+//! none of them uses is given back before ([`super::orphans`]).
 
 use crate::checkpoint::Checkpointing;
 use crate::engine::Engine;
@@ -25,11 +26,11 @@ pub const DEAD_PAGE: u8 = u8::MAX;
 /// Slots looked at in one checkpoint; what is left waits for the next.
 const SLOTS_PER_CHECKPOINT: usize = 1 << 18;
 /// Slots looked at in one step.
-const SLOTS_PER_STEP: usize = 1 << 12;
+pub(super) const SLOTS_PER_STEP: usize = 1 << 12;
 /// Most pages of entries that one checkpoint writes while it takes subtrees apart.
 const PAGES_MAX: u64 = 512;
 /// Pages read at a time.
-const PAGES_AT_A_TIME: usize = 32;
+pub(super) const PAGES_AT_A_TIME: usize = 32;
 /// Slots that a node of a subtree can give.
 const SLOTS_PER_NODE: usize = FANOUT + 1;
 
@@ -39,7 +40,7 @@ pub(crate) struct Reclaim {
     /// What was read for it.
     pub held: Held,
     begun: bool,
-    slots_left: usize,
+    pub(super) slots_left: usize,
     /// Entries that may still go into pages.
     entries_left: usize,
     /// There is more than this checkpoint does.
@@ -47,7 +48,7 @@ pub(crate) struct Reclaim {
 }
 
 /// What a step came to.
-enum Step {
+pub(super) enum Step {
     /// Go on.
     Again,
     /// Nothing is left, or this checkpoint has done its share.
@@ -59,14 +60,26 @@ enum Step {
 impl Engine {
     /// Something can be given back.
     pub(crate) fn has_to_reclaim(&self) -> bool {
-        self.dead.unexpanded().is_some() || self.next_to_remove().is_some()
+        self.dead.unexpanded().is_some()
+            || self.next_to_remove().is_some()
+            || self.orphans.is_waiting()
     }
 
-    /// A deleted version that can go.
+    /// A deleted version that can go. One at which something begins goes before that does: parts of its
+    /// own map may be gone, so that it must not be the last.
     fn next_to_remove(&self) -> Option<&Version> {
-        let can_go = |id: &VersionId| self.forest.children(*id).take(2).count() < 2;
-        let mut hidden = self.forest.hidden().filter(can_go);
-        hidden.find_map(|id| self.forest.get(id).filter(|v| v.root.is_some()))
+        let mut leaf = None;
+        for id in self.forest.hidden() {
+            let Some(v) = self.forest.get(id).filter(|v| v.root.is_some()) else {
+                continue;
+            };
+            match self.forest.children(id).take(2).count() {
+                0 => leaf = leaf.or(Some(v)),
+                1 => return Some(v),
+                _ => {}
+            }
+        }
+        leaf
     }
 
     /// Goes on; when nothing is left for this checkpoint, its body is written.
@@ -92,6 +105,7 @@ impl Engine {
             self.dead_flush(c)?;
             let spare = self.map_room().saturating_sub(self.checkpoint_room());
             c.reclaim.begun = true;
+            self.orphans.begin();
             c.reclaim.slots_left = SLOTS_PER_CHECKPOINT;
             c.reclaim.entries_left = to_usize((spare / 8).clamp(2, PAGES_MAX)) * ENTRIES_MAX;
         }
@@ -101,7 +115,10 @@ impl Engine {
                 self.dead_flush(c)?; // what subtrees gave may be looked at
                 self.remove_on(c)?
             } else {
-                self.expand_on(c)?
+                match self.expand_on(c)? {
+                    Step::Done => self.orphans_on(c)?,
+                    step => step,
+                }
             };
             match step {
                 Step::Again if c.reclaim.slots_left == 0 => break,
@@ -138,6 +155,10 @@ impl Engine {
 
     /// Nothing begins at the version: its map is walked, in the background, as far as it is its own.
     fn remove_leaf(&mut self, c: &mut Checkpointing, v: &Version) -> Result<Step, StoreError> {
+        if v.released + v.released_nodes > 0 {
+            let text = format!("version {} has lost parts of its map", v.id.0);
+            return Err(StoreError::Invariant(text));
+        }
         let floor = self.floor_of(v);
         let mut lists = std::mem::take(&mut self.dead);
         let mut pages = self.pages(c);
@@ -175,7 +196,7 @@ impl Engine {
         let chunks = list.map_or(&[][..], |list| &list.chunks);
         let younger = |chunk: &Chunk| chunk.youngest > parent_cut;
         if let Some(at) = chunks.iter().position(younger) {
-            return self.give_back(c, child.deadlist, at, parent_cut);
+            return self.give_back(c, v.id, (child.deadlist, at), parent_cut);
         }
         // Everything that was the version's alone is gone. The sums that change are taken anew.
         let grand_cut = self.forest.parent_cut(v.parent);
@@ -193,6 +214,10 @@ impl Engine {
             missing.truncate(PAGES_AT_A_TIME);
             return Ok(Step::Missing(missing));
         }
+        if !self.forest.inherit_released(v.id, child.id) {
+            let text = format!("version {} gave back what is in no deadlist", v.id.0);
+            return Err(StoreError::Invariant(text));
+        }
         self.dead.join(v.deadlist, child.deadlist, joined);
         for (list, exclusive) in sums {
             self.dead.set_exclusive(list, exclusive);
@@ -204,7 +229,7 @@ impl Engine {
     }
 
     /// The entries of a chunk, or its page is missing.
-    fn entries_of(
+    pub(super) fn entries_of(
         &mut self,
         c: &Checkpointing,
         chunk: &Chunk,
@@ -234,12 +259,12 @@ impl Engine {
         }
     }
 
-    /// What of a chunk is younger than `cut` dies.
+    /// What of a chunk is younger than `cut` dies, but for what the version gave back before.
     fn give_back(
         &mut self,
         c: &mut Checkpointing,
-        list: DeadlistId,
-        at: usize,
+        version: VersionId,
+        (list, at): (DeadlistId, usize),
         cut: Stamp,
     ) -> Result<Step, StoreError> {
         let Some(chunk) = self.dead.get(list).and_then(|l| l.chunks.get(at)).copied() else {
@@ -260,9 +285,23 @@ impl Engine {
             Err(Err(error)) => return Err(error),
         };
         let kept = entries.partition_point(|e| e.birth <= cut);
+        for e in entries[kept..]
+            .iter()
+            .filter(|e| !self.segs.is_live(e.vaddr))
+        {
+            if !self.forest.drop_released(version, e.kind == DeadKind::Data) {
+                let text = format!("slot {} is in a deadlist and dead", e.vaddr);
+                return Err(StoreError::Invariant(text));
+            }
+        }
+        let dying: Vec<VAddr> = entries[kept..]
+            .iter()
+            .map(|e| e.vaddr)
+            .filter(|vaddr| self.segs.is_live(*vaddr))
+            .collect();
         let mut lists = std::mem::take(&mut self.dead);
         let mut pages = self.pages(c);
-        entries[kept..].iter().for_each(|e| pages.kill(e.vaddr));
+        dying.into_iter().for_each(|vaddr| pages.kill(vaddr));
         lists.shorten(list, at, &entries[..kept], &mut pages);
         let error = pages.error.take();
         self.dead = lists;

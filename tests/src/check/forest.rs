@@ -144,18 +144,13 @@ impl<'a> Forest<'a> {
             let own = v.blocks.iter().filter(|block| !has(*block));
             blocks.extend(own.map(named));
         }
-        blocks.iter().filter(|b| self.users[*b].all > 0).count() as u64
+        let seen = |b: &&(u64, &[u8])| self.users[*b].visible > 0;
+        blocks.iter().filter(seen).count() as u64
     }
 
-    /// Blocks that there are.
+    /// Blocks that there are: those that somebody can see.
     #[must_use]
     pub fn stored(&self) -> u64 {
-        self.users.len() as u64
-    }
-
-    /// Blocks that somebody can see.
-    #[must_use]
-    pub fn visible(&self) -> u64 {
         self.users.values().filter(|u| u.visible > 0).count() as u64
     }
 }

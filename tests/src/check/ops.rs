@@ -204,7 +204,11 @@ impl World {
         })
     }
 
-    fn delete(&mut self, id: GroupId) -> Result<(), Violation> {
+    /// Ends a group.
+    ///
+    /// # Errors
+    /// When a rule is broken.
+    pub fn delete(&mut self, id: GroupId) -> Result<(), Violation> {
         if let Some(model) = self.groups.get_mut(&id) {
             if !model.created {
                 return Ok(());

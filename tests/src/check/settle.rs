@@ -425,6 +425,10 @@ impl World {
             let progress = self.engine.progress();
             Violation::new(format!("verify cannot open: {error} ({progress})"))
         })?;
+        if report.deleted_slots > 0 && !self.damaged {
+            let text = format!("{} slots are held for nobody", report.deleted_slots);
+            return Err(Violation::new(text));
+        }
         if report.problem_count > 0 && !self.damaged {
             return Err(Violation::new(format!("verify: {:?}", report.problems)));
         }

@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+use super::ops::{entry_of, page_of};
 use super::world::World;
+use bytes::Bytes;
+use esker_base::checksum::crc32;
 use esker_base::{Epoch, GroupId, RaftIndex, Stamp};
+use esker_engine::format::operation::{BlockInfo, Operation};
 use esker_engine::{EngineConfig, Event};
 
 /// Such a store; its volume has so many blocks.
@@ -55,4 +59,59 @@ pub fn stamp(world: &mut World, id: GroupId, count: u32) -> Stamp {
     let stamp = Stamp::new(Epoch(*epoch), *counter);
     *counter += count;
     stamp
+}
+
+/// Appends an operation.
+///
+/// # Panics
+/// As [`one_group`].
+pub fn append(world: &mut World, id: GroupId, operation: Operation, pages: Vec<Bytes>) {
+    let model = &world.groups[&id];
+    let (term, first) = (model.term, model.last() + 1);
+    let entry = entry_of(term, Some(operation), pages);
+    world.append(id, None, first, &[entry]).unwrap();
+}
+
+/// Writes one block.
+///
+/// # Panics
+/// As [`one_group`].
+pub fn write(world: &mut World, id: GroupId, lba: u64) {
+    let stamp = stamp(world, id, 1);
+    let page = page_of(id, stamp.0);
+    let blocks = vec![BlockInfo::plain(crc32(&page))];
+    let operation = Operation::Write {
+        lba,
+        stamp,
+        key_id: 0,
+        blocks,
+    };
+    append(world, id, operation, vec![page]);
+}
+
+/// Takes a snapshot.
+///
+/// # Panics
+/// As [`one_group`].
+pub fn snapshot(world: &mut World, id: GroupId) -> Stamp {
+    let stamp = stamp(world, id, 1);
+    let operation = Operation::Snapshot {
+        stamp,
+        created_us: 1,
+        name: format!("s{}", stamp.0),
+        labels: std::collections::BTreeMap::new(),
+    };
+    append(world, id, operation, Vec::new());
+    stamp
+}
+
+/// Writes a checkpoint.
+///
+/// # Panics
+/// As [`one_group`].
+pub fn checkpoint(world: &mut World) {
+    let token = world.token();
+    world.step(Event::Checkpoint { token }).unwrap();
+    world.run(true).unwrap();
+    assert!(world.checkpoints.contains(&token));
 }
