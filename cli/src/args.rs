@@ -68,6 +68,10 @@ pub enum Format {
     Table,
     /// For scripts; fields are only ever added
     Json,
+    /// For Graphviz; of `snapshot list`
+    Dot,
+    /// A picture; of `snapshot list`
+    Svg,
 }
 
 /// What a command is about.
@@ -76,6 +80,21 @@ pub enum Noun {
     /// Create, list and change volumes
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// Take, list and delete snapshots, go back to one, compare them
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
+    /// Make a volume that begins as a snapshot is
+    Clone {
+        /// Snapshot
+        #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
+        place: Place,
+        /// The new volume: 1 to 128 of A-Z a-z 0-9 . _ -
+        #[arg(value_name = "NEW")]
+        name: String,
+        /// Label; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+    },
     /// Show where the space is, of the node or of one volume
     Space {
         /// Volume
@@ -190,6 +209,9 @@ pub enum VolumeVerb {
     Delete {
         /// Volume
         name: String,
+        /// Delete its snapshots with it; otherwise a volume with snapshots is refused
+        #[arg(long)]
+        with_snapshots: bool,
         /// Do not ask; only asked at a terminal
         #[arg(long, short)]
         yes: bool,
@@ -222,15 +244,141 @@ impl VolumeVerb {
                  `esker status --why` first, then repeat it with --yes",
                 name.as_deref().unwrap_or("every suspended volume")
             ))),
-            Self::Delete { name, yes: false } if std::io::stdin().is_terminal() => {
-                let answer = ask(&format!("Delete volume {name} and all its data? [y/N] "))?;
-                if matches!(answer.trim(), "y" | "Y" | "yes") {
-                    return Ok(self);
-                }
-                Err(CliError::NotConfirmed(format!("volume {name} is kept")))
+            Self::Delete {
+                name, yes: false, ..
+            } if std::io::stdin().is_terminal() => {
+                let question = format!("Delete volume {name} and all its data? [y/N] ");
+                confirm(&question, || format!("volume {name} is kept"))?;
+                Ok(self)
             }
             _ => Ok(self),
         }
+    }
+}
+
+/// What to do with snapshots.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SnapshotVerb {
+    /// Keep a volume as it is now
+    Create {
+        /// 1 to 128 of A-Z a-z 0-9 . _ - after the volume's name
+        #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
+        place: Place,
+        /// Label; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+    },
+    /// List snapshots, oldest first
+    List {
+        /// Only of this volume
+        #[arg(value_name = "VOLUME")]
+        volume: Option<String>,
+        /// Draw what began from what, branches that rollbacks left included
+        #[arg(long)]
+        graph: bool,
+    },
+    /// Delete a snapshot; what only it held becomes free
+    Delete {
+        /// Snapshot
+        #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
+        place: Place,
+    },
+    /// Let a volume go on from a snapshot; what it holds now is kept as a snapshot
+    Rollback {
+        /// Snapshot
+        #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
+        place: Place,
+        /// Name of the snapshot of what the volume holds now [default: before-rollback-TIME]
+        #[arg(long, value_name = "NAME", conflicts_with = "discard")]
+        keep: Option<String>,
+        /// Do not keep what the volume holds now
+        #[arg(long)]
+        discard: bool,
+        /// End the sessions that are attached to the volume
+        #[arg(long)]
+        force: bool,
+        /// Do not ask; only asked at a terminal, and with --discard
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Show what differs between a snapshot and another, or the volume as it is now
+    Diff {
+        /// The older one
+        #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
+        from: Place,
+        /// The newer one [default: the volume]
+        #[arg(value_name = "VOLUME[@SNAPSHOT]", value_parser = Place::parse)]
+        to: Option<Place>,
+    },
+}
+
+impl SnapshotVerb {
+    /// The verb, once the user has confirmed it if it destroys something.
+    ///
+    /// # Errors
+    /// When the user has not.
+    pub fn confirmed(self) -> Result<Self, CliError> {
+        match &self {
+            Self::Rollback {
+                place,
+                discard: true,
+                yes: false,
+                ..
+            } if std::io::stdin().is_terminal() => {
+                let name = &place.volume;
+                let question = format!("Give up what volume {name} holds now? [y/N] ");
+                confirm(&question, || format!("volume {name} stays as it is"))?;
+                Ok(self)
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// A volume, or one of its snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The volume.
+    pub volume: String,
+    /// The snapshot.
+    pub snapshot: Option<String>,
+}
+
+impl Place {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (volume, snapshot) = match text.split_once('@') {
+            Some((volume, snapshot)) => (volume, Some(snapshot)),
+            None => (text, None),
+        };
+        if volume.is_empty() || snapshot.is_some_and(|s| s.is_empty() || s.contains('@')) {
+            return Err("it is not VOLUME@SNAPSHOT".into());
+        }
+        Ok(Self {
+            volume: volume.into(),
+            snapshot: snapshot.map(String::from),
+        })
+    }
+
+    /// The volume and the snapshot.
+    ///
+    /// # Errors
+    /// When it is a volume.
+    pub fn both(self) -> Result<(String, String), CliError> {
+        match self.snapshot {
+            Some(snapshot) => Ok((self.volume, snapshot)),
+            None => Err(CliError::Usage(format!(
+                "{0} names no snapshot: write {0}@SNAPSHOT",
+                self.volume
+            ))),
+        }
+    }
+}
+
+/// Asks whether to go on.
+fn confirm(question: &str, kept: impl FnOnce() -> String) -> Result<(), CliError> {
+    match ask(question)?.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CliError::NotConfirmed(kept())),
     }
 }
 

@@ -25,6 +25,9 @@ pub enum CliError {
     /// The user did not confirm.
     #[error("{0}")]
     NotConfirmed(String),
+    /// The words contradict each other, or what they name: exit code 2.
+    #[error("{0}")]
+    Usage(String),
     /// Some of several things failed.
     #[error("{0}")]
     Partly(String),

@@ -4,15 +4,18 @@
 pub mod args;
 pub mod completions;
 pub mod error;
+pub mod graph;
 pub mod man;
 pub mod model;
 pub mod offline;
 pub mod output;
 pub mod progress;
+pub mod snapshot;
 pub mod space;
 pub mod status;
 pub mod table;
 pub mod volume;
+pub mod when;
 
 use args::{Args, Noun};
 use error::CliError;
@@ -37,6 +40,19 @@ pub fn run(args: Args) -> Result<(), CliError> {
                 volume::run(verb, client, &mut output).await
             })
         }
+        Noun::Snapshot(verb) => {
+            let verb = verb.confirmed()?;
+            with_daemon(&args.admin, async |client| {
+                snapshot::run(verb, client, &mut output).await
+            })
+        }
+        Noun::Clone {
+            place,
+            name,
+            labels,
+        } => with_daemon(&args.admin, async |client| {
+            volume::clone(place, name, labels, client, &mut output).await
+        }),
         Noun::Space { volume } => with_daemon(&args.admin, async |client| {
             space::run(volume, client, &mut output).await
         }),

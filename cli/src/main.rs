@@ -11,7 +11,10 @@ fn main() -> ExitCode {
         Ok(()) | Err(CliError::NobodyReads) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("esker: {error}");
-            ExitCode::FAILURE
+            match error {
+                CliError::Usage(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

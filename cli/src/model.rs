@@ -16,8 +16,10 @@ pub struct Volume {
     pub size_bytes: u64,
     /// Bytes of live data that it references.
     pub used_bytes: u64,
-    /// Bytes that would return if it were deleted.
+    /// Bytes that would return if it were deleted, with its snapshots; what clones of it use would stay.
     pub unique_bytes: u64,
+    /// Those of them that only its snapshots hold.
+    pub snapshot_bytes: u64,
     /// Number of copies.
     pub replicas: u32,
     /// Whether its blocks are encrypted.
@@ -47,6 +49,7 @@ impl From<v1::Volume> for Volume {
             size_bytes: volume.size_bytes,
             used_bytes: volume.used_bytes,
             unique_bytes: volume.unique_bytes,
+            snapshot_bytes: volume.snapshot_bytes,
             replicas: volume.replicas,
             encrypted: volume.encrypted,
             snapshots: volume.snapshots,
@@ -68,10 +71,158 @@ pub struct Deleted {
     pub deleted: bool,
 }
 
+/// A snapshot.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// Its volume.
+    pub volume: String,
+    /// Its name, unique among its volume's.
+    pub name: String,
+    /// Its stamp: it holds every block of the volume with a lower one.
+    pub stamp: u64,
+    /// When it was taken, in seconds since the Unix epoch.
+    pub created_unix: u64,
+    /// The volume's size then, in bytes.
+    pub size_bytes: u64,
+    /// Bytes that would return if it were deleted; null where sums do not tell, as when several versions
+    /// begin at it.
+    pub unique_bytes: Option<u64>,
+    /// Bytes of data in it; null until a checkpoint has merged it.
+    pub referenced_bytes: Option<u64>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Sessions that read it.
+    pub sessions: u32,
+    /// Which store of the node holds it.
+    pub store: u32,
+}
+
+impl From<v1::Snapshot> for Snapshot {
+    fn from(snapshot: v1::Snapshot) -> Self {
+        Self {
+            volume: snapshot.volume,
+            name: snapshot.name,
+            stamp: snapshot.stamp,
+            created_unix: snapshot.created_unix,
+            size_bytes: snapshot.size_bytes,
+            unique_bytes: snapshot.unique_bytes,
+            referenced_bytes: snapshot.referenced_bytes,
+            labels: snapshot.labels,
+            sessions: snapshot.sessions,
+            store: snapshot.store,
+        }
+    }
+}
+
+/// A version of a volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct Version {
+    /// Its volume.
+    pub volume: String,
+    /// Which store of the node holds it.
+    pub store: u32,
+    /// Its number, unique in its store.
+    pub id: u64,
+    /// The number of the version it began from, of its volume or of the one it is a clone of; null for the
+    /// first one.
+    pub parent: Option<u64>,
+    /// `head`, `snapshot` or `deleted`.
+    pub kind: &'static str,
+    /// Its name; without meaning for a head.
+    pub name: String,
+    /// Its stamp.
+    pub stamp: u64,
+    /// When it was taken, in seconds since the Unix epoch.
+    pub created_unix: u64,
+    /// The volume's size then, in bytes.
+    pub size_bytes: u64,
+    /// As of a snapshot.
+    pub unique_bytes: Option<u64>,
+    /// As of a snapshot.
+    pub referenced_bytes: Option<u64>,
+}
+
+impl From<v1::Version> for Version {
+    fn from(version: v1::Version) -> Self {
+        let kind = match version.kind() {
+            v1::VersionKind::Unspecified => "unknown",
+            v1::VersionKind::Head => "head",
+            v1::VersionKind::Snapshot => "snapshot",
+            v1::VersionKind::Deleted => "deleted",
+        };
+        let snapshot = version.snapshot.unwrap_or_default();
+        Self {
+            volume: snapshot.volume,
+            store: snapshot.store,
+            id: version.id,
+            parent: version.parent,
+            kind,
+            name: snapshot.name,
+            stamp: snapshot.stamp,
+            created_unix: snapshot.created_unix,
+            size_bytes: snapshot.size_bytes,
+            unique_bytes: snapshot.unique_bytes,
+            referenced_bytes: snapshot.referenced_bytes,
+        }
+    }
+}
+
+/// A deleted snapshot.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeletedSnapshot {
+    /// Its volume.
+    pub volume: String,
+    /// Its name.
+    pub name: String,
+    /// Always true.
+    pub deleted: bool,
+}
+
+/// A volume that went back to a snapshot.
+#[derive(Clone, Debug, Serialize)]
+pub struct RolledBack {
+    /// The volume as it is now.
+    pub volume: Volume,
+    /// The snapshot it went on from.
+    pub snapshot: String,
+    /// What it held before; null when that was not kept.
+    pub kept: Option<Snapshot>,
+}
+
+/// Neighbouring bytes that differ.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DiffExtent {
+    /// The first one.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+    /// `data`, or `zero` when they read as zeros in the newer version.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+}
+
+impl DiffExtent {
+    /// Whether the next one is its continuation.
+    #[must_use]
+    pub fn goes_on(&self, next: &Self) -> bool {
+        self.kind == next.kind && self.offset.checked_add(self.length) == Some(next.offset)
+    }
+}
+
+impl From<v1::DiffExtent> for DiffExtent {
+    fn from(extent: v1::DiffExtent) -> Self {
+        Self {
+            offset: extent.offset,
+            length: extent.length,
+            kind: if extent.is_data { "data" } else { "zero" },
+        }
+    }
+}
+
 /// Space, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct SpaceFigures {
-    /// Live data and map pages.
+    /// Live data that is not only in snapshots, and map pages. Of a volume: its live data.
     pub live_bytes: u64,
     /// Held only by snapshots.
     pub snapshot_bytes: u64,

@@ -1,6 +1,6 @@
 //! `esker volume`.
 
-use crate::args::VolumeVerb;
+use crate::args::{Place, VolumeVerb};
 use crate::error::{CliError, Client};
 use crate::model::{required, Deleted, Volume};
 use crate::output::Output;
@@ -18,7 +18,11 @@ pub async fn run(
 ) -> Result<(), CliError> {
     let volume = match verb {
         VolumeVerb::List => return list(client, output).await,
-        VolumeVerb::Delete { name, .. } => return delete(name, client, output).await,
+        VolumeVerb::Delete {
+            name,
+            with_snapshots,
+            ..
+        } => return delete(name, with_snapshots, client, output).await,
         VolumeVerb::Create {
             name,
             size,
@@ -63,6 +67,28 @@ pub async fn run(
     output.show(&Volume::from(required(volume, "volume")?), one)
 }
 
+/// Makes a volume that begins as a snapshot is.
+///
+/// # Errors
+/// When the daemon refuses.
+pub async fn clone(
+    place: Place,
+    name: String,
+    labels: Vec<(String, String)>,
+    client: &mut Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let (volume, snapshot) = place.both()?;
+    let request = v1::CloneVolumeRequest {
+        volume,
+        snapshot,
+        name,
+        labels: labels.into_iter().collect(),
+    };
+    let answer = client.clone_volume(request).await?.into_inner();
+    output.show(&Volume::from(required(answer.volume, "volume")?), one)
+}
+
 async fn list(client: &mut Client, output: &mut Output) -> Result<(), CliError> {
     let answer = client
         .list_volumes(v1::ListVolumesRequest {})
@@ -72,10 +98,17 @@ async fn list(client: &mut Client, output: &mut Output) -> Result<(), CliError> 
     output.show(volumes.as_slice(), many)
 }
 
-async fn delete(name: String, client: &mut Client, output: &mut Output) -> Result<(), CliError> {
-    client
-        .delete_volume(v1::DeleteVolumeRequest { name: name.clone() })
-        .await?;
+async fn delete(
+    name: String,
+    with_snapshots: bool,
+    client: &mut Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let request = v1::DeleteVolumeRequest {
+        name: name.clone(),
+        with_snapshots,
+    };
+    client.delete_volume(request).await?;
     output.show(
         &Deleted {
             name,
@@ -138,6 +171,7 @@ fn one(volume: &Volume) -> String {
         ("size", size::format(volume.size_bytes)),
         ("used", size::format(volume.used_bytes)),
         ("unique", size::format(volume.unique_bytes)),
+        ("in snapshots", size::format(volume.snapshot_bytes)),
         ("replicas", volume.replicas.to_string()),
         (
             "encrypted",

@@ -105,6 +105,7 @@ fn volume_json_is_what_scripts_rely_on() {
         "size_bytes": 10_737_418_240_u64,
         "used_bytes": 0,
         "unique_bytes": 0,
+        "snapshot_bytes": 0,
         "replicas": 1,
         "encrypted": false,
         "snapshots": 0,

@@ -180,6 +180,7 @@ impl Admin for AdminService {
         &self,
         _request: Request<v1::ListVolumesRequest>,
     ) -> Answer<v1::ListVolumesResponse> {
+        self.stores.settle().await;
         let reports = self.stores.list().await.map_err(refusal)?;
         let volumes = reports
             .into_iter()
@@ -192,6 +193,7 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::ShowVolumeRequest>,
     ) -> Answer<v1::ShowVolumeResponse> {
+        self.stores.settle().await;
         let shown = self.stores.show(&request.into_inner().name).await;
         let volume = self.volume(shown.map_err(refusal)?);
         Ok(Response::new(v1::ShowVolumeResponse { volume }))
@@ -231,10 +233,134 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::DeleteVolumeRequest>,
     ) -> Answer<v1::DeleteVolumeResponse> {
-        let name = request.into_inner().name;
-        tracing::info!(name, "delete volume");
-        self.stores.delete(name).await.map_err(refusal)?;
+        let v1::DeleteVolumeRequest {
+            name,
+            with_snapshots,
+        } = request.into_inner();
+        tracing::info!(name, with_snapshots, "delete volume");
+        let deleted = self.stores.delete(name, with_snapshots).await;
+        deleted.map_err(refusal)?;
         Ok(Response::new(v1::DeleteVolumeResponse {}))
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Answer<v1::CreateSnapshotResponse> {
+        let v1::CreateSnapshotRequest {
+            volume,
+            name,
+            labels,
+        } = request.into_inner();
+        tracing::info!(volume, name, "create snapshot");
+        let labels = labels.into_iter().collect();
+        let created = self.stores.snapshot_create(volume, name, labels).await;
+        let snapshot = Some(report::snapshot(created.map_err(refusal)?));
+        Ok(Response::new(v1::CreateSnapshotResponse { snapshot }))
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<v1::ListSnapshotsRequest>,
+    ) -> Answer<v1::ListSnapshotsResponse> {
+        let v1::ListSnapshotsRequest { volume, after } = request.into_inner();
+        let after = after.map(|place| (place.volume, place.stamp));
+        if after.is_none() {
+            self.stores.settle().await;
+        }
+        let page = self.stores.snapshots(volume, after).await;
+        let page = page.map_err(refusal)?;
+        let next = page.next;
+        Ok(Response::new(v1::ListSnapshotsResponse {
+            snapshots: page.snapshots.into_iter().map(report::snapshot).collect(),
+            next: next.map(|(volume, stamp)| v1::SnapshotPlace { volume, stamp }),
+        }))
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<v1::ListVersionsRequest>,
+    ) -> Answer<v1::ListVersionsResponse> {
+        let v1::ListVersionsRequest { volume, after } = request.into_inner();
+        if after == 0 {
+            self.stores.settle().await;
+        }
+        let versions = self.stores.versions(volume, after).await;
+        let versions = versions.map_err(refusal)?.into_iter().map(report::version);
+        let versions = versions.collect();
+        Ok(Response::new(v1::ListVersionsResponse { versions }))
+    }
+
+    async fn clone_volume(
+        &self,
+        request: Request<v1::CloneVolumeRequest>,
+    ) -> Answer<v1::CloneVolumeResponse> {
+        let v1::CloneVolumeRequest {
+            volume,
+            snapshot,
+            name,
+            labels,
+        } = request.into_inner();
+        tracing::info!(volume, snapshot, name, "clone volume");
+        let labels = labels.into_iter().collect();
+        let made = self.stores.clone_volume(volume, snapshot, name, labels);
+        let volume = self.volume(made.await.map_err(refusal)?);
+        Ok(Response::new(v1::CloneVolumeResponse { volume }))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<v1::DeleteSnapshotRequest>,
+    ) -> Answer<v1::DeleteSnapshotResponse> {
+        let v1::DeleteSnapshotRequest { volume, name } = request.into_inner();
+        tracing::info!(volume, name, "delete snapshot");
+        let deleted = self.stores.snapshot_delete(volume, name).await;
+        deleted.map_err(refusal)?;
+        Ok(Response::new(v1::DeleteSnapshotResponse {}))
+    }
+
+    async fn rollback_snapshot(
+        &self,
+        request: Request<v1::RollbackSnapshotRequest>,
+    ) -> Answer<v1::RollbackSnapshotResponse> {
+        let v1::RollbackSnapshotRequest {
+            volume,
+            name,
+            keep,
+            discard,
+            force,
+        } = request.into_inner();
+        tracing::warn!(volume, name, keep, discard, force, "roll volume back");
+        let keep = match (discard, keep.as_str()) {
+            (true, "") => Some(None),
+            (true, _) => {
+                return Err(Status::invalid_argument(
+                    "the state that is left can be kept or discarded, not both",
+                ))
+            }
+            (false, "") => None,
+            (false, _) => Some(Some(keep)),
+        };
+        let done = self.stores.rollback(volume, name, keep, force).await;
+        let done = done.map_err(refusal)?;
+        Ok(Response::new(v1::RollbackSnapshotResponse {
+            volume: self.volume(done.volume),
+            kept: done.kept.map(report::snapshot),
+        }))
+    }
+
+    async fn diff_snapshots(
+        &self,
+        request: Request<v1::DiffSnapshotsRequest>,
+    ) -> Answer<v1::DiffSnapshotsResponse> {
+        let v1::DiffSnapshotsRequest {
+            volume,
+            from,
+            to,
+            offset,
+        } = request.into_inner();
+        let page = self.stores.diff(volume, from, to, offset).await;
+        Ok(Response::new(report::diff(page.map_err(refusal)?)))
     }
 
     async fn accept_loss(
@@ -248,6 +374,7 @@ impl Admin for AdminService {
     }
 
     async fn space(&self, request: Request<v1::SpaceRequest>) -> Answer<v1::SpaceResponse> {
+        self.stores.settle().await;
         if let Some(name) = request.into_inner().volume {
             let part = self.stores.volume_space(name).await.map_err(refusal)?;
             let space = Some(report::space(part));

@@ -6,7 +6,10 @@ use crate::stores::StoreStatus;
 use crate::uri::Endpoints;
 use esker_api::v1;
 use esker_base::num::to_u32_saturating;
-use esker_node::admin::{SpaceReport, StatusReport, VolumeReport, VolumeState};
+use esker_node::admin::{
+    DiffPage, SnapshotReport, SpaceReport, StatusReport, VersionKind, VersionReport, VolumeReport,
+    VolumeState,
+};
 
 /// The version of this software.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -29,6 +32,55 @@ pub fn volume(report: VolumeReport, endpoints: &Endpoints) -> v1::Volume {
         state: state(report.state).into(),
         sessions: report.sessions,
         store: to_u32_saturating(report.store),
+        snapshot_bytes: report.snapshot_bytes,
+    }
+}
+
+/// A snapshot's message.
+#[must_use]
+pub fn snapshot(report: SnapshotReport) -> v1::Snapshot {
+    v1::Snapshot {
+        volume: report.volume,
+        name: report.name,
+        stamp: report.stamp,
+        created_unix: report.created_unix,
+        size_bytes: report.size_bytes,
+        unique_bytes: report.unique_bytes,
+        referenced_bytes: report.referenced_bytes,
+        labels: report.labels,
+        sessions: report.sessions,
+        store: to_u32_saturating(report.store),
+    }
+}
+
+/// A version's message.
+#[must_use]
+pub fn version(report: VersionReport) -> v1::Version {
+    let kind = match report.kind {
+        VersionKind::Head => v1::VersionKind::Head,
+        VersionKind::Snapshot => v1::VersionKind::Snapshot,
+        VersionKind::Deleted => v1::VersionKind::Deleted,
+    };
+    v1::Version {
+        id: report.id,
+        parent: report.parent,
+        kind: kind.into(),
+        snapshot: Some(snapshot(report.snapshot)),
+    }
+}
+
+/// The message of a part of a comparison.
+#[must_use]
+pub fn diff(page: DiffPage) -> v1::DiffSnapshotsResponse {
+    let extents = page.extents.into_iter().map(|extent| v1::DiffExtent {
+        offset: extent.offset,
+        length: extent.length,
+        is_data: extent.is_data,
+    });
+    v1::DiffSnapshotsResponse {
+        extents: extents.collect(),
+        through_bytes: page.through_bytes,
+        size_bytes: page.size_bytes,
     }
 }
 

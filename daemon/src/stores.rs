@@ -3,11 +3,16 @@
 
 use crate::store::{RequestError, StoreHandle};
 use esker_node::admin::{
-    one_line, AdminError, AdminReply, AdminRequest, SpaceReport, StatusReport, Tuning, VolumeReport,
+    one_line, AdminError, AdminReply, AdminRequest, DiffPage, RolledBack, SnapshotPage,
+    SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport, VolumeReport,
 };
 use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tokio::sync::Mutex;
+
+/// How long a question waits for exact sums. A store under full load is not exact for long anyway.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The stores of a node.
 pub struct Stores {
@@ -87,7 +92,185 @@ impl Stores {
     /// # Errors
     /// When no store has it.
     pub async fn show(&self, name: &str) -> Result<VolumeReport> {
-        Ok(self.find(name).await?.1)
+        let store = self.find(name).await?;
+        let request = AdminRequest::VolumeShow { name: name.into() };
+        volume_of(store, store.request(request).await?)
+    }
+
+    /// Has the stores make their sums exact, for a bounded time: a store that is too slow for it, or does
+    /// not answer, tells what it knows.
+    pub async fn settle(&self) {
+        let mut waits = tokio::task::JoinSet::new();
+        for store in &self.stores {
+            let store = store.clone();
+            waits.spawn(async move { _ = store.request(AdminRequest::Settle).await });
+        }
+        let all = async { while waits.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(SETTLE_WAIT_MAX, all).await;
+    }
+
+    /// Asks the store that holds a volume.
+    async fn ask(&self, volume: &str, request: AdminRequest) -> Result<(&StoreHandle, AdminReply)> {
+        let store = self.find(volume).await?;
+        Ok((store, store.request(request).await?))
+    }
+
+    /// Takes a snapshot.
+    ///
+    /// # Errors
+    /// When no store has the volume, or its store refuses.
+    pub async fn snapshot_create(
+        &self,
+        volume: String,
+        name: String,
+        labels: BTreeMap<String, String>,
+    ) -> Result<SnapshotReport> {
+        let of = volume.clone();
+        let request = AdminRequest::SnapshotCreate {
+            volume,
+            name,
+            labels,
+        };
+        match self.ask(&of, request).await? {
+            (store, AdminReply::Snapshot(report)) => Ok(snapshot_at(store, report)),
+            (store, other) => Err(mismatch(store, &other)),
+        }
+    }
+
+    /// A page of snapshots: of one volume, or of all, store by store.
+    ///
+    /// # Errors
+    /// When no store has the volume, or a store does not answer.
+    pub async fn snapshots(
+        &self,
+        volume: Option<String>,
+        after: Option<(String, u64)>,
+    ) -> Result<SnapshotPage> {
+        if let Some(name) = &volume {
+            let store = self.find(name).await?;
+            return snapshots_of(store, volume, after).await;
+        }
+        // Pages of one store are in the order of volumes; those of several are put together so.
+        let mut all = SnapshotPage::default();
+        let mut ends: Vec<(String, u64)> = Vec::new();
+        for store in &self.stores {
+            let page = snapshots_of(store, None, after.clone()).await?;
+            all.snapshots.extend(page.snapshots);
+            ends.extend(page.next);
+        }
+        let place = |s: &SnapshotReport| (s.volume.clone(), s.stamp);
+        all.snapshots.sort_by_key(place);
+        // Behind the end of a page that is not the last, other stores have told too much.
+        all.next = ends.into_iter().min();
+        if let Some(end) = &all.next {
+            all.snapshots.retain(|s| place(s) <= *end);
+        }
+        Ok(all)
+    }
+
+    /// A page of the versions of a volume.
+    ///
+    /// # Errors
+    /// When no store has the volume.
+    pub async fn versions(&self, volume: String, after: u64) -> Result<Vec<VersionReport>> {
+        let of = volume.clone();
+        let request = AdminRequest::VersionList { volume, after };
+        match self.ask(&of, request).await? {
+            (store, AdminReply::Versions(mut versions)) => {
+                for version in &mut versions {
+                    version.snapshot.store = store.index;
+                }
+                Ok(versions)
+            }
+            (store, other) => Err(mismatch(store, &other)),
+        }
+    }
+
+    /// Makes a volume that begins as a snapshot is, in the same store.
+    ///
+    /// # Errors
+    /// When no store has the snapshot, the name is taken in any store, or the store refuses.
+    pub async fn clone_volume(
+        &self,
+        volume: String,
+        snapshot: String,
+        name: String,
+        labels: BTreeMap<String, String>,
+    ) -> Result<VolumeReport> {
+        let _naming = self.naming.lock().await;
+        self.require_free(&name).await?;
+        let of = volume.clone();
+        let request = AdminRequest::VolumeClone {
+            volume,
+            snapshot,
+            name,
+            labels,
+        };
+        let (store, reply) = self.ask(&of, request).await?;
+        volume_of(store, reply)
+    }
+
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// When no store has it, or its store refuses.
+    pub async fn snapshot_delete(&self, volume: String, name: String) -> Result<()> {
+        let of = volume.clone();
+        let request = AdminRequest::SnapshotDelete { volume, name };
+        let (store, reply) = self.ask(&of, request).await?;
+        done(store, reply)
+    }
+
+    /// Lets a volume go on from a snapshot. `keep`: see [`AdminRequest::SnapshotRollback`].
+    ///
+    /// # Errors
+    /// When no store has it, or its store refuses.
+    pub async fn rollback(
+        &self,
+        volume: String,
+        name: String,
+        keep: Option<Option<String>>,
+        force: bool,
+    ) -> Result<RolledBack> {
+        // The name that is chosen for what is left is taken in the same store.
+        let of = volume.clone();
+        let request = AdminRequest::SnapshotRollback {
+            volume,
+            name,
+            keep,
+            force,
+        };
+        match self.ask(&of, request).await? {
+            (store, AdminReply::RolledBack(done)) => Ok(RolledBack {
+                volume: at(store, done.volume),
+                kept: done.kept.map(|kept| snapshot_at(store, kept)),
+            }),
+            (store, other) => Err(mismatch(store, &other)),
+        }
+    }
+
+    /// A page of what differs between two versions of a volume.
+    ///
+    /// # Errors
+    /// When no store has one of them, or its store refuses.
+    pub async fn diff(
+        &self,
+        volume: String,
+        from: String,
+        to: Option<String>,
+        offset: u64,
+    ) -> Result<DiffPage> {
+        let of = volume.clone();
+        let request = AdminRequest::SnapshotDiff {
+            volume,
+            from,
+            to,
+            offset,
+        };
+        match self.ask(&of, request).await? {
+            (_, AdminReply::Diff(page)) => Ok(page),
+            (store, other) => Err(mismatch(store, &other)),
+        }
     }
 
     /// Grows a volume.
@@ -95,7 +278,7 @@ impl Stores {
     /// # Errors
     /// When no store has it, or its store refuses.
     pub async fn resize(&self, name: String, size_bytes: u64) -> Result<VolumeReport> {
-        let (store, _) = self.find(&name).await?;
+        let store = self.find(&name).await?;
         let request = AdminRequest::VolumeResize { name, size_bytes };
         volume_of(store, store.request(request).await?)
     }
@@ -106,7 +289,7 @@ impl Stores {
     /// When no store has it, the new name is taken in any store, or its store refuses.
     pub async fn rename(&self, name: String, new_name: String) -> Result<VolumeReport> {
         let _naming = self.naming.lock().await;
-        let (store, _) = self.find(&name).await?;
+        let store = self.find(&name).await?;
         self.require_free(&new_name).await?;
         let request = AdminRequest::VolumeRename { name, new_name };
         volume_of(store, store.request(request).await?)
@@ -116,12 +299,13 @@ impl Stores {
     ///
     /// # Errors
     /// When no store has it, or its store refuses.
-    pub async fn delete(&self, name: String) -> Result<()> {
-        let (store, _) = self.find(&name).await?;
-        done(
-            store,
-            store.request(AdminRequest::VolumeDelete { name }).await?,
-        )
+    pub async fn delete(&self, name: String, with_snapshots: bool) -> Result<()> {
+        let store = self.find(&name).await?;
+        let request = AdminRequest::VolumeDelete {
+            name,
+            with_snapshots,
+        };
+        done(store, store.request(request).await?)
     }
 
     /// Accepts the loss of a log record of a suspended volume.
@@ -129,7 +313,7 @@ impl Stores {
     /// # Errors
     /// When no store has it, or its store refuses.
     pub async fn accept_loss(&self, name: String) -> Result<VolumeReport> {
-        let (store, _) = self.find(&name).await?;
+        let store = self.find(&name).await?;
         let request = AdminRequest::VolumeAcceptLoss { name };
         volume_of(store, store.request(request).await?)
     }
@@ -139,7 +323,7 @@ impl Stores {
     /// # Errors
     /// When no store has it.
     pub async fn volume_space(&self, name: String) -> Result<SpaceReport> {
-        let (store, _) = self.find(&name).await?;
+        let store = self.find(&name).await?;
         space_of(store, Some(name)).await
     }
 
@@ -215,14 +399,14 @@ impl Stores {
 
     /// The store that holds a volume. A store that does not answer matters only when no other has
     /// the volume.
-    async fn find(&self, name: &str) -> Result<(&StoreHandle, VolumeReport)> {
+    async fn find(&self, name: &str) -> Result<&StoreHandle> {
         let mut refusal = None;
         for store in &self.stores {
             match store
-                .request(AdminRequest::VolumeShow { name: name.into() })
+                .request(AdminRequest::VolumeFind { name: name.into() })
                 .await
             {
-                Ok(reply) => return Ok((store, volume_of(store, reply)?)),
+                Ok(reply) => return done(store, reply).map(|()| store),
                 Err(error) => {
                     let is_absent =
                         matches!(&error, RequestError::Refused(AdminError::NotFound(_)));
@@ -240,7 +424,7 @@ impl Stores {
     /// That no store has a volume of this name, nor may have one.
     async fn require_free(&self, name: &str) -> Result<()> {
         match self.find(name).await {
-            Ok((store, _)) => {
+            Ok(store) => {
                 let text = format!("volume {name} exists already, on store {}", store.index);
                 Err(AdminError::Exists(text).into())
             }
@@ -277,6 +461,28 @@ async fn space_of(store: &StoreHandle, volume: Option<String>) -> Result<SpaceRe
 fn at(store: &StoreHandle, mut report: VolumeReport) -> VolumeReport {
     report.store = store.index;
     report
+}
+
+fn snapshot_at(store: &StoreHandle, mut report: SnapshotReport) -> SnapshotReport {
+    report.store = store.index;
+    report
+}
+
+async fn snapshots_of(
+    store: &StoreHandle,
+    volume: Option<String>,
+    after: Option<(String, u64)>,
+) -> Result<SnapshotPage> {
+    let request = AdminRequest::SnapshotList { volume, after };
+    match store.request(request).await? {
+        AdminReply::Snapshots(mut page) => {
+            for snapshot in &mut page.snapshots {
+                snapshot.store = store.index;
+            }
+            Ok(page)
+        }
+        other => Err(mismatch(store, &other)),
+    }
 }
 
 fn volume_of(store: &StoreHandle, reply: AdminReply) -> Result<VolumeReport> {

@@ -100,6 +100,7 @@ async fn a_volume_lives_and_goes() {
         client
             .delete_volume(v1::DeleteVolumeRequest {
                 name: "vm-2".into(),
+                with_snapshots: false,
             })
             .await
             .unwrap();
@@ -124,7 +125,10 @@ async fn every_refusal_has_its_code_and_its_line() {
             .get_mut("a")
             .unwrap()
             .sessions = 2;
-        let delete = v1::DeleteVolumeRequest { name: "a".into() };
+        let delete = v1::DeleteVolumeRequest {
+            name: "a".into(),
+            with_snapshots: false,
+        };
         let attached = client.delete_volume(delete).await.unwrap_err();
         let two = v1::CreateVolumeRequest {
             replicas: 3,

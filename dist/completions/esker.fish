@@ -27,10 +27,14 @@ end
 complete -c esker -n "__fish_esker_needs_command" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_needs_command" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_needs_command" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_needs_command" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_needs_command" -f -a "volume" -d 'Create, list and change volumes'
+complete -c esker -n "__fish_esker_needs_command" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
+complete -c esker -n "__fish_esker_needs_command" -f -a "clone" -d 'Make a volume that begins as a snapshot is'
 complete -c esker -n "__fish_esker_needs_command" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_needs_command" -f -a "status" -d 'Show the health of the node'
 complete -c esker -n "__fish_esker_needs_command" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
@@ -41,7 +45,9 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "help" -d 'Print this me
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "create" -d 'Create a volume'
@@ -58,46 +64,61 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l encrypt -d 'Encrypt its blocks'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l size -d 'New size, like 20GiB' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l with-snapshots -d 'Delete its snapshots with it; otherwise a volume with snapshots is refused'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s y -l yes -d 'Do not ask; only asked at a terminal'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l all -d 'Every suspended volume of the node'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l yes -d 'Needed: what was lost does not come back'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -110,29 +131,112 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "delete" -d 'Delete a volume and all its data'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "create" -d 'Keep a volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "list" -d 'List snapshots, oldest first'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l graph -d 'Draw what began from what, branches that rollbacks left included'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l keep -d 'Name of the snapshot of what the volume holds now [default: before-rollback-TIME]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l discard -d 'Do not keep what the volume holds now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l force -d 'End the sessions that are attached to the volume'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -s y -l yes -d 'Do not ask; only asked at a terminal, and with --discard'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "create" -d 'Keep a volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "list" -d 'List snapshots, oldest first'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand clone" -l label -d 'Label; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand clone" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand clone" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand clone" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand clone" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand clone" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand space" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand space" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand space" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand space" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand space" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand status" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand status" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand status" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand status" -l why -d 'Say what is wrong, and the next safe step'
 complete -c esker -n "__fish_esker_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand status" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand verify" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand verify" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand verify" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand verify" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "superblock" -d 'All copies of the superblock'
@@ -144,31 +248,41 @@ complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from help" -f -a "superblock" -d 'All copies of the superblock'
@@ -181,23 +295,29 @@ complete -c esker -n "__fish_esker_using_subcommand man" -l out -d 'Folder that 
 complete -c esker -n "__fish_esker_using_subcommand man" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand man" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand man" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand man" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand completions" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand completions" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand completions" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
-json\t'For scripts; fields are only ever added'"
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand completions" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "man" -d 'Write man pages'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume space status verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "man" -d 'Write man pages'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "show" -d 'Show a volume'
@@ -205,6 +325,11 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "rename" -d 'Rename a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "delete" -d 'Delete a volume and all its data'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "create" -d 'Keep a volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "list" -d 'List snapshots, oldest first'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "superblock" -d 'All copies of the superblock'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "checkpoint" -d 'The newest checkpoint'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "segment" -d 'What a segment holds'

@@ -40,11 +40,85 @@ pub enum AdminRequest {
         /// The new name.
         new_name: String,
     },
+    /// Whether the store has a volume.
+    VolumeFind {
+        /// Its name.
+        name: String,
+    },
     /// Delete a volume and everything in it. Refused while sessions are attached.
     VolumeDelete {
         /// Its name.
         name: String,
+        /// Its snapshots go with it; otherwise a volume with snapshots is refused.
+        with_snapshots: bool,
     },
+    /// Keep a volume as it is now: every write that was acknowledged before is in the snapshot, none
+    /// that is asked for after the answer is.
+    SnapshotCreate {
+        /// The volume.
+        volume: String,
+        /// The snapshot's name, of the same letters as a volume's.
+        name: String,
+        /// Labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// Make a volume that begins as a snapshot is, and then lives on its own. Takes no time and no room.
+    VolumeClone {
+        /// The volume.
+        volume: String,
+        /// The snapshot.
+        snapshot: String,
+        /// The new volume's name.
+        name: String,
+        /// The new volume's labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// Delete a snapshot. Clones of it stay as they are. Refused while sessions are attached to it.
+    SnapshotDelete {
+        /// The volume.
+        volume: String,
+        /// The snapshot.
+        name: String,
+    },
+    /// Let a volume go on from a snapshot. Its size stays. Refused while sessions are attached to it.
+    SnapshotRollback {
+        /// The volume.
+        volume: String,
+        /// The snapshot.
+        name: String,
+        /// Under which name the state that is left is kept: none for one that the store chooses,
+        /// `Some(None)` for not at all.
+        keep: Option<Option<String>>,
+        /// End the sessions that are attached instead.
+        force: bool,
+    },
+    /// Snapshots, by volume and age, at most [`SNAPSHOTS_PAGE_MAX`].
+    SnapshotList {
+        /// Of this volume; of all without.
+        volume: Option<String>,
+        /// Behind this volume's name and stamp.
+        after: Option<(String, u64)>,
+    },
+    /// The versions of a volume by number, at most [`SNAPSHOTS_PAGE_MAX`].
+    VersionList {
+        /// The volume.
+        volume: String,
+        /// Those with a higher number.
+        after: u64,
+    },
+    /// What differs between two versions of a volume; perhaps only a part.
+    SnapshotDiff {
+        /// The volume.
+        volume: String,
+        /// The older one, a snapshot.
+        from: String,
+        /// The newer one, a snapshot; the volume as it is now without.
+        to: Option<String>,
+        /// Where to begin, in bytes: a multiple of 4096.
+        offset: u64,
+    },
+    /// Make sums exact: what was acknowledged is merged, what was deleted is taken apart.
+    Settle,
     /// Accept that the log of a suspended volume lost a record, and serve what is left.
     VolumeAcceptLoss {
         /// Its name.
@@ -103,12 +177,22 @@ pub struct ReplicaSpec {
 /// The answer to an [`AdminRequest`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum AdminReply {
-    /// To create, show, resize, rename, accept-loss.
+    /// To create, show, resize, rename, clone, accept-loss.
     Volume(VolumeReport),
     /// To list.
     Volumes(Vec<VolumeReport>),
-    /// To delete, checkpoint and tune.
+    /// To find, delete, checkpoint, settle and tune.
     Done,
+    /// To the creation of a snapshot.
+    Snapshot(SnapshotReport),
+    /// To a rollback.
+    RolledBack(Box<RolledBack>),
+    /// To a list of snapshots.
+    Snapshots(SnapshotPage),
+    /// To a list of versions.
+    Versions(Vec<VersionReport>),
+    /// To a comparison.
+    Diff(DiffPage),
     /// To space.
     Space(SpaceReport),
     /// To status.
@@ -128,8 +212,11 @@ pub struct VolumeReport {
     pub size_bytes: u64,
     /// Bytes of live data blocks that this volume references.
     pub used_bytes: u64,
-    /// Bytes that would return if the volume were deleted.
+    /// Bytes that would return if the volume were deleted, with its snapshots; what clones of it use would
+    /// stay.
     pub unique_bytes: u64,
+    /// Those of them that only its snapshots hold, as of the last checkpoint.
+    pub snapshot_bytes: u64,
     /// Number of copies.
     pub replicas: u32,
     /// Whether its blocks are encrypted.
@@ -144,6 +231,99 @@ pub struct VolumeReport {
     pub sessions: u32,
     /// Which store of the node holds it.
     pub store: usize,
+}
+
+/// Most snapshots in one answer.
+pub const SNAPSHOTS_PAGE_MAX: usize = 1000;
+
+/// A snapshot, as `snapshot list` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SnapshotReport {
+    /// The volume.
+    pub volume: String,
+    /// Its name, unique among the volume's.
+    pub name: String,
+    /// Its stamp: it holds every block of the volume with a lower one.
+    pub stamp: u64,
+    /// When it was taken, in seconds since the Unix epoch.
+    pub created_unix: u64,
+    /// The volume's size then, in bytes.
+    pub size_bytes: u64,
+    /// Bytes that would return if it were deleted; none while or where sums do not tell.
+    pub unique_bytes: Option<u64>,
+    /// Bytes of data in it; none until a checkpoint has merged it.
+    pub referenced_bytes: Option<u64>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Sessions that read it.
+    pub sessions: u32,
+    /// Which store of the node holds it.
+    pub store: usize,
+}
+
+/// A part of a list of snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotPage {
+    /// Snapshots.
+    pub snapshots: Vec<SnapshotReport>,
+    /// Volume and stamp behind which the list goes on; none at its end.
+    pub next: Option<(String, u64)>,
+}
+
+/// What a version of a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionKind {
+    /// The volume itself.
+    Head,
+    /// A snapshot.
+    Snapshot,
+    /// A deleted snapshot, or a state that a rollback left, that others still begin at.
+    Deleted,
+}
+
+/// A version of a volume and its place in the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionReport {
+    /// Its number.
+    pub id: u64,
+    /// The number of the version it began from.
+    pub parent: Option<u64>,
+    /// What it is.
+    pub kind: VersionKind,
+    /// Name, time and sums; of the volume itself the sums only.
+    pub snapshot: SnapshotReport,
+}
+
+/// What a rollback has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolledBack {
+    /// The volume.
+    pub volume: VolumeReport,
+    /// The state that was left, if it was kept.
+    pub kept: Option<SnapshotReport>,
+}
+
+/// Neighbouring bytes that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiffExtent {
+    /// The first one.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+    /// They hold data in the newer version; otherwise they read as zeros there.
+    pub is_data: bool,
+}
+
+/// What differs, as far as it was looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiffPage {
+    /// In the order of offsets; neighbours of one kind may be in two.
+    pub extents: Vec<DiffExtent>,
+    /// Everything before this byte is told; ask from there.
+    pub through_bytes: u64,
+    /// Size of the larger of the two, where the comparison ends.
+    pub size_bytes: u64,
 }
 
 /// Whether a volume serves I/O.
@@ -164,7 +344,7 @@ pub enum VolumeState {
 /// Space of a store, or the part of it one volume holds. All in bytes of 4 KiB slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SpaceReport {
-    /// Live data and map pages.
+    /// Live data that is not only in snapshots, and map pages.
     pub live_bytes: u64,
     /// Held only by snapshots.
     pub snapshot_bytes: u64,

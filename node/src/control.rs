@@ -25,6 +25,8 @@ pub(crate) enum AdminPending {
     Rename(AdminToken, GroupId),
     AcceptLoss(AdminToken, GroupId),
     Checkpoint(AdminToken),
+    /// Exact sums are asked for; checkpoints that it may still take.
+    Settle(AdminToken, u8),
 }
 
 impl AdminPending {
@@ -34,12 +36,13 @@ impl AdminPending {
             | Self::Delete(token, _)
             | Self::Rename(token, _)
             | Self::AcceptLoss(token, _)
-            | Self::Checkpoint(token) => *token,
+            | Self::Checkpoint(token)
+            | Self::Settle(token, _) => *token,
         }
     }
 }
 
-type Outcome = Result<Option<AdminReply>, AdminError>;
+pub(crate) type Outcome = Result<Option<AdminReply>, AdminError>;
 
 impl Node {
     /// Takes an operator's request.
@@ -50,7 +53,10 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) {
         let outcome = if self.phase == Phase::Serving {
-            self.admin_now(token, request, effects)
+            match self.defer(token, request) {
+                Some(request) => self.admin_now(token, request, effects),
+                None => Ok(None),
+            }
         } else {
             Err(AdminError::Refused(
                 "the store is starting or stopping; try again".into(),
@@ -76,17 +82,11 @@ impl Node {
                 labels,
             } => self.volume_create(token, name, size_bytes, labels),
             AdminRequest::ReplicaCreate(spec) => self.replica_create(token, spec),
-            AdminRequest::VolumeList => {
-                let reports = self
-                    .by_name
-                    .values()
-                    .filter_map(|id| self.report_of(*id))
-                    .collect();
-                Ok(Some(AdminReply::Volumes(reports)))
-            }
+            AdminRequest::VolumeList => Ok(Some(AdminReply::Volumes(self.reports()))),
             AdminRequest::VolumeShow { name } => {
                 let id = self.find(&name)?;
-                Ok(self.report_of(id).map(AdminReply::Volume))
+                let report = self.report_of(id, &self.engine.snapshot_blocks());
+                Ok(report.map(AdminReply::Volume))
             }
             AdminRequest::VolumeResize { name, size_bytes } => {
                 self.volume_resize(token, &name, size_bytes)
@@ -94,7 +94,46 @@ impl Node {
             AdminRequest::VolumeRename { name, new_name } => {
                 self.volume_rename(token, &name, new_name, effects)
             }
-            AdminRequest::VolumeDelete { name } => self.volume_delete(token, &name, effects),
+            AdminRequest::VolumeFind { name } => self.find(&name).map(|_| Some(AdminReply::Done)),
+            AdminRequest::VolumeDelete {
+                name,
+                with_snapshots,
+            } => self.volume_delete(token, &name, with_snapshots, effects),
+            AdminRequest::SnapshotCreate {
+                volume,
+                name,
+                labels,
+            } => self.snapshot_create(token, &volume, name, labels),
+            AdminRequest::VolumeClone {
+                volume,
+                snapshot,
+                name,
+                labels,
+            } => self.volume_clone(token, &volume, &snapshot, name, labels),
+            AdminRequest::SnapshotDelete { volume, name } => {
+                self.snapshot_delete(token, &volume, name)
+            }
+            AdminRequest::SnapshotRollback {
+                volume,
+                name,
+                keep,
+                force,
+            } => self.snapshot_rollback(token, &volume, name, keep, force, effects),
+            AdminRequest::SnapshotList { volume, after } => {
+                let page = self.snapshot_list(volume.as_deref(), after)?;
+                Ok(Some(AdminReply::Snapshots(page)))
+            }
+            AdminRequest::VersionList { volume, after } => {
+                let versions = self.version_list(&volume, after)?;
+                Ok(Some(AdminReply::Versions(versions)))
+            }
+            AdminRequest::SnapshotDiff {
+                volume,
+                from,
+                to,
+                offset,
+            } => self.snapshot_diff(token, &volume, &from, to.as_deref(), offset),
+            AdminRequest::Settle => self.settle_sums(token),
             AdminRequest::VolumeAcceptLoss { name } => self.volume_accept_loss(token, &name),
             AdminRequest::Space { volume } => self.space(volume).map(Some),
             AdminRequest::Metrics => Ok(Some(AdminReply::Metrics(Box::new(self.sample())))),
@@ -131,13 +170,13 @@ impl Node {
         Ok(None)
     }
 
-    fn find(&self, name: &str) -> Result<GroupId, AdminError> {
+    pub(crate) fn find(&self, name: &str) -> Result<GroupId, AdminError> {
         let id = self.by_name.get(name).copied();
         id.filter(|id| self.volumes.get(id).is_some_and(|v| !v.deleting))
             .ok_or_else(|| AdminError::NotFound(format!("no volume is named {}", one_line(name))))
     }
 
-    fn writable(&self) -> Result<(), AdminError> {
+    pub(crate) fn writable(&self) -> Result<(), AdminError> {
         match &self.fenced {
             Some(why) => Err(AdminError::Refused(format!(
                 "the store takes no more writes ({why}); check the device, then restart eskerd"
@@ -146,9 +185,9 @@ impl Node {
         }
     }
 
-    fn check_new(&self, name: &str, size_bytes: u64) -> Result<(), AdminError> {
+    pub(crate) fn check_new(&self, name: &str, size_bytes: u64) -> Result<(), AdminError> {
         self.writable()?;
-        check_name(name)?;
+        check_word("volume", name, limits::VOLUME_NAME_BYTES_MAX)?;
         check_size(size_bytes)?;
         if self.by_name.contains_key(name) {
             return Err(AdminError::Exists(format!("a volume named {name} exists")));
@@ -176,7 +215,7 @@ impl Node {
         labels: BTreeMap<String, String>,
     ) -> Outcome {
         self.check_new(&name, size_bytes)?;
-        check_labels(&labels)?;
+        check_label_set("volume", &labels)?;
         let high = u128::from(self.random());
         let volume = VolumeId::from_random(high << 64 | u128::from(self.random()));
         // Ids have 62 bits, so that they never meet a sentinel or a sign.
@@ -275,7 +314,8 @@ impl Node {
         committed: bool,
         effects: &mut Vec<Effect>,
     ) {
-        let result = match self.report_of(id).filter(|_| committed) {
+        let sums = self.engine.snapshot_blocks();
+        let result = match self.report_of(id, &sums).filter(|_| committed) {
             Some(report) => Ok(AdminReply::Volume(report)),
             None => Err(AdminError::Refused(LEADERSHIP_CHANGED.into())),
         };
@@ -306,7 +346,7 @@ impl Node {
         let id = self.find(name)?;
         self.writable()?;
         self.unattached(id, "rename")?;
-        check_name(&new_name)?;
+        check_word("volume", &new_name, limits::VOLUME_NAME_BYTES_MAX)?;
         if self.by_name.contains_key(&new_name) {
             return Err(AdminError::Exists(format!(
                 "a volume named {new_name} exists"
@@ -332,11 +372,20 @@ impl Node {
         &mut self,
         token: AdminToken,
         name: &str,
+        with_snapshots: bool,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let id = self.find(name)?;
         self.writable()?;
         self.unattached(id, "delete")?;
+        let snapshots = self.engine.snapshot_count(id);
+        if snapshots > 0 && !with_snapshots {
+            let s = if snapshots == 1 { "" } else { "s" };
+            return Err(AdminError::Refused(format!(
+                "volume {name} has {snapshots} snapshot{s}: delete them first, or all at once with \
+                 --with-snapshots"
+            )));
+        }
         if let Some(volume) = self.volumes.get_mut(&id) {
             volume.deleting = true;
             volume.group = None;
@@ -393,11 +442,11 @@ impl Node {
                 Self::answer(answer, Ok(AdminReply::Done), effects);
                 return;
             }
-            AdminPending::Checkpoint(_) => return,
+            AdminPending::Checkpoint(_) | AdminPending::Settle(..) => return,
         };
         self.exports_changed(effects);
         let report = self
-            .report_of(id)
+            .report_of(id, &self.engine.snapshot_blocks())
             .map(AdminReply::Volume)
             .unwrap_or(AdminReply::Done);
         Self::answer(answer, Ok(report), effects);
@@ -412,7 +461,7 @@ impl Node {
         }
         if let Some(token) = self.starting.remove(&id) {
             let report = self
-                .report_of(id)
+                .report_of(id, &self.engine.snapshot_blocks())
                 .map_or(AdminReply::Done, AdminReply::Volume);
             Self::answer(token, Ok(report), effects);
         }
@@ -420,8 +469,13 @@ impl Node {
 
     /// A checkpoint is durable.
     pub(crate) fn checkpoint_done(&mut self, token: u64, effects: &mut Vec<Effect>) {
-        if let Some(pending) = self.admin.remove(&token) {
-            Self::answer(pending.token(), Ok(AdminReply::Done), effects);
+        match self.admin.remove(&token) {
+            // What was deleted or discarded is taken apart in parts, one for each checkpoint.
+            Some(AdminPending::Settle(token, rounds)) if rounds > 1 && self.engine.reclaims() => {
+                self.settle_round(token, rounds - 1);
+            }
+            Some(pending) => Self::answer(pending.token(), Ok(AdminReply::Done), effects),
+            None => {}
         }
     }
 
@@ -439,36 +493,52 @@ impl Node {
         for (_, token) in std::mem::take(&mut self.starting) {
             Self::answer(token, Err(refused()), effects);
         }
-        let mut resizes = Vec::new();
-        for volume in self.volumes.values_mut() {
-            for (_, proposal) in std::mem::take(&mut volume.proposals).into_values() {
-                if let Proposal::Resize(token) = proposal {
-                    resizes.push(token);
-                }
-            }
-        }
-        for token in resizes {
+        let volumes = self.volumes.values_mut();
+        let operators: Vec<AdminToken> = volumes.flat_map(Volume::take_operators).collect();
+        for token in operators {
             Self::answer(token, Err(refused()), effects);
         }
+        self.fail_rest(effects);
     }
 
-    fn report_of(&self, id: GroupId) -> Option<VolumeReport> {
+    /// All volumes, by name.
+    fn reports(&self) -> Vec<VolumeReport> {
+        let sums = self.engine.snapshot_blocks();
+        let volumes = self.by_name.values();
+        volumes
+            .filter_map(|id| self.report_of(*id, &sums))
+            .collect()
+    }
+
+    /// A volume; `sums` are what snapshots hold, by group.
+    pub(crate) fn report_of(
+        &self,
+        id: GroupId,
+        sums: &BTreeMap<GroupId, u64>,
+    ) -> Option<VolumeReport> {
         let volume = self.volumes.get(&id).filter(|v| !v.deleting)?;
         let view = self.engine.group(id)?;
         let used_bytes = view.used_blocks * BLOCK_SIZE_U64;
+        let snapshot_bytes = sums.get(&id).map_or(0, |blocks| blocks * BLOCK_SIZE_U64);
+        let unique_bytes = if self.engine.is_clone(id) {
+            let space = self.engine.volume_space(id).unwrap_or_default();
+            space.own_blocks * BLOCK_SIZE_U64
+        } else {
+            used_bytes + snapshot_bytes
+        };
         Some(VolumeReport {
             name: volume.name.clone(),
             uuid: volume.id.to_string(),
             size_bytes: volume.size_bytes,
             used_bytes,
-            // Nothing is shared before there are snapshots.
-            unique_bytes: used_bytes,
+            unique_bytes,
+            snapshot_bytes,
             replicas: to_u32_saturating(view.meta.membership.voters.len()),
             encrypted: false,
-            snapshots: 0,
+            snapshots: self.engine.snapshot_count(id),
             labels: volume.labels.clone(),
             state: volume.state(self.fenced.is_some()),
-            sessions: to_u32_saturating(volume.sessions.len()),
+            sessions: to_u32_saturating(volume.attached().len()),
             store: self.config.store_index,
         })
     }
@@ -476,9 +546,14 @@ impl Node {
     /// Space of the whole store.
     pub(crate) fn store_space(&self) -> SpaceReport {
         let all = self.engine.space();
+        let sums = self.engine.snapshot_blocks();
+        let ours = sums.iter().filter(|(id, _)| self.volumes.contains_key(id));
+        let blocks: u64 = ours.map(|(_, blocks)| blocks).sum();
+        // What the sums have, which are of the last checkpoint, may have died since.
+        let snapshot_bytes = (blocks * BLOCK_SIZE_U64).min(all.live_bytes);
         SpaceReport {
-            live_bytes: all.live_bytes,
-            snapshot_bytes: 0,
+            live_bytes: all.live_bytes - snapshot_bytes,
+            snapshot_bytes,
             garbage_bytes: all.garbage_bytes,
             free_bytes: all.free_bytes,
             total_bytes: all.total_bytes,
@@ -492,17 +567,15 @@ impl Node {
         let mut report = self.store_space();
         if let Some(name) = volume {
             let id = self.find(&name)?;
-            report.live_bytes = self.report_of(id).map_or(0, |r| r.used_bytes);
+            let of = self.report_of(id, &self.engine.snapshot_blocks());
+            let of = of.unwrap_or_default();
+            (report.live_bytes, report.snapshot_bytes) = (of.used_bytes, of.snapshot_bytes);
         }
         Ok(AdminReply::Space(report))
     }
 
     fn status(&self) -> StatusReport {
-        let volumes: Vec<VolumeReport> = self
-            .by_name
-            .values()
-            .filter_map(|id| self.report_of(*id))
-            .collect();
+        let volumes = self.reports();
         let problems = self.problems();
         let sessions: usize = self
             .volumes
@@ -558,16 +631,16 @@ impl Node {
     }
 }
 
-fn check_name(name: &str) -> Result<(), AdminError> {
+/// Refuses what is no name of a `noun`.
+pub(crate) fn check_word(noun: &str, name: &str, most: usize) -> Result<(), AdminError> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let most = limits::VOLUME_NAME_BYTES_MAX;
     if name.is_empty()
         || name.len() > most
         || !name.chars().all(good)
         || name.starts_with(['-', '.'])
     {
         return Err(AdminError::Invalid(format!(
-            "`{}` is no volume name: 1 to {most} of A-Z a-z 0-9 . _ -, not starting with - or .",
+            "`{}` is no {noun} name: 1 to {most} of A-Z a-z 0-9 . _ -, not starting with - or .",
             one_line(name)
         )));
     }
@@ -587,7 +660,11 @@ fn check_size(size_bytes: u64) -> Result<(), AdminError> {
     Ok(())
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), AdminError> {
+/// Refuses labels that a `noun` cannot have.
+pub(crate) fn check_label_set(
+    noun: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<(), AdminError> {
     let most = to_u64(limits::LABEL_BYTES_MAX);
     let long = |text: &str| to_u64(text.len()) > most;
     if labels.len() > limits::VOLUME_LABELS_MAX
@@ -596,7 +673,7 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), AdminError> {
             .any(|(k, v)| k.is_empty() || long(k) || long(v))
     {
         return Err(AdminError::Invalid(format!(
-            "a volume has at most {} labels of at most {most} bytes",
+            "a {noun} has at most {} labels of at most {most} bytes",
             limits::VOLUME_LABELS_MAX
         )));
     }

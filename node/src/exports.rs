@@ -235,7 +235,9 @@ impl Node {
                 return self.answer_export(id, Err(nbd::ExportError::Unavailable(text)));
             }
         }
-        if !volume.is_serving() {
+        // What a volume holds is another thing once it is rolled back.
+        let changes = volume.is_rolling_back && parts(&name).1.is_none();
+        if !volume.is_serving() || changes {
             volume.attaching.push(id);
             return;
         }

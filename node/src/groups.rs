@@ -134,6 +134,8 @@ impl Node {
             driven: applied,
             leads_from: applied,
             waiting: VecDeque::new(),
+            asks: VecDeque::new(),
+            is_rolling_back: false,
             locked: BTreeMap::new(),
             flushes: Vec::new(),
             read_checks: BTreeMap::new(),
@@ -318,6 +320,7 @@ impl Node {
 
     /// Answers everything of a volume that does not serve any more with an error.
     pub(crate) fn fail_volume(&mut self, id: GroupId) {
+        self.refuse_asks(id, STOPPED_SERVING);
         self.count_uncommitted(id);
         if let Some(volume) = self.volumes.get_mut(&id) {
             volume.waiting.clear();
@@ -325,11 +328,9 @@ impl Node {
             volume.flushes.clear();
             volume.read_checks.clear();
             volume.read_waits.clear();
-            for (_, proposal) in std::mem::take(&mut volume.proposals).into_values() {
-                if let Proposal::Resize(token) = proposal {
-                    self.refused.push((token, STOPPED_SERVING));
-                }
-            }
+            let operators = volume.take_operators().into_iter();
+            self.refused
+                .extend(operators.map(|token| (token, STOPPED_SERVING)));
         }
         self.refuse_attaching(id);
         // An operator who waits for it to serve waits no longer.
@@ -404,6 +405,13 @@ impl Node {
                 Proposal::Resize(token) => {
                     self.refused.push((token, LEADERSHIP_CHANGED));
                 }
+                Proposal::Snapshot(token, ask) => {
+                    self.free_name(&ask);
+                    self.refused.push((token, LEADERSHIP_CHANGED));
+                    if let Some(volume) = self.volumes.get_mut(&id) {
+                        volume.forget_ask(&ask);
+                    }
+                }
             }
         }
     }
@@ -428,6 +436,7 @@ impl Node {
             self.fail_op(op, esker_nbd::RequestError::Io);
         }
         self.fail_reads_and_flushes(id);
+        self.refuse_asks(id, LEADERSHIP_CHANGED);
     }
 
     /// Handles what the engine says.
@@ -469,7 +478,10 @@ impl Node {
             }
             E::ReadDone { token, result } => self.read_done(token, result),
             E::ExtentsDone { token, result } => self.extents_done(token, result),
-            E::DiffDone { token, result } => self.changes_done(token, result),
+            E::DiffDone { token, result } if token & crate::comparisons::TOKEN != 0 => {
+                self.changes_done(token, result);
+            }
+            E::DiffDone { token, result } => self.diff_done(token, result, effects),
             E::ScrubDone { .. } => {} // nobody asks yet
             E::PayloadDone { token, payload } => self.payload_done(token, payload),
             E::CatalogDone { token, result } => self.catalog_done(token, result, effects),
@@ -535,10 +547,8 @@ impl Node {
             Outcome::SnapshotTaken(_) | Outcome::SnapshotDeleted(_) | Outcome::RolledBack(_) => {
                 self.snapshots_changed = true;
             }
-            Outcome::Done
-            | Outcome::Membership
-            | Outcome::Cloned(_)
-            | Outcome::SnapshotRefused(_) => {}
+            Outcome::Done | Outcome::Membership | Outcome::SnapshotRefused(_) => {}
+            Outcome::Cloned(clone) => self.clone_begun(*clone, effects),
         }
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
@@ -558,6 +568,10 @@ impl Node {
             match proposal {
                 Proposal::Op(op) => self.entry_done(op, committed),
                 Proposal::Resize(token) => self.resize_done(id, token, committed, effects),
+                Proposal::Snapshot(token, ask) => {
+                    let outcome = committed.then_some(outcome);
+                    self.snapshot_done(id, token, &ask, outcome, effects);
+                }
             }
         }
     }

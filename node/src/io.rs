@@ -225,6 +225,7 @@ impl Node {
     pub(crate) fn volume_progress(&mut self, id: GroupId) {
         self.answer_applied(id);
         self.attach_waiting(id);
+        self.propose_asks(id);
         let mut passed: Vec<BlockRange> = Vec::new();
         let mut at = 0;
         while let Some(volume) = self.volumes.get_mut(&id) {
@@ -247,6 +248,9 @@ impl Node {
                 continue;
             }
             let edges = needs_edges(op);
+            if volume.is_rolling_back {
+                break;
+            }
             if edges
                 && volume
                     .group
@@ -418,7 +422,7 @@ impl Node {
     }
 
     /// Opens an epoch, unless one is being opened.
-    fn open_epoch(&mut self, id: GroupId) {
+    pub(crate) fn open_epoch(&mut self, id: GroupId) {
         let (nonce, high, low) = (self.random(), self.random(), self.random());
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
@@ -461,7 +465,7 @@ impl Node {
             .range(from..=through)
             .filter_map(|(_, (_, proposal))| match proposal {
                 Proposal::Op(op) => Some(*op),
-                Proposal::Resize(_) => None,
+                Proposal::Resize(_) | Proposal::Snapshot(..) => None,
             })
             .collect();
         for op in written {
@@ -541,6 +545,7 @@ impl Node {
             volume.waiting.clear();
             volume.flushes.clear();
             volume.locked.clear();
+            volume.is_rolling_back = false;
             // A replica that cannot write takes no further part, so that another can lead.
             if !volume.is_single() {
                 volume.group = None;

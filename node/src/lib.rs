@@ -15,8 +15,10 @@ mod io;
 pub mod meters;
 mod node;
 mod pieces;
+mod snapshots;
 mod stall;
 mod status;
+mod sums;
 mod turns;
 mod volume;
 

@@ -82,6 +82,10 @@ pub struct VolumeSample {
     pub size_bytes: u64,
     /// Bytes of live data, as of the last checkpoint.
     pub used_bytes: u64,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Bytes that only snapshots hold, as of the last checkpoint.
+    pub snapshot_bytes: u64,
     /// Attached sessions.
     pub sessions: u64,
     /// How many of them are in each state, by [`VOLUME_STATES`].
@@ -421,6 +425,7 @@ impl Node {
         let is_fenced = self.fenced.is_some();
         let most = self.meters.tuning.metrics_volumes_max;
         self.meters.own = 0;
+        let held = self.engine.snapshot_blocks();
         for (id, volume) in &mut self.volumes {
             if volume.deleting {
                 continue;
@@ -451,6 +456,8 @@ impl Node {
                 seen.volumes += 1;
                 seen.size_bytes += volume.size_bytes;
                 seen.used_bytes += used_bytes;
+                seen.snapshots += self.engine.snapshot_count(*id);
+                seen.snapshot_bytes += held.get(id).map_or(0, |blocks| blocks * BLOCK_SIZE_U64);
                 seen.sessions += sessions;
                 seen.in_state[state_index(state)] += 1;
             }

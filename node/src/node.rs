@@ -4,6 +4,7 @@ use crate::admin::AdminError;
 use crate::conns::Conn;
 use crate::control::AdminPending;
 use crate::event::{AdminToken, Effect, Event, ExportInfo};
+use crate::sums::{DiffAsk, Settle};
 use crate::volume::{Op, OpId, Volume};
 use crate::{Machine, ReadyReport};
 use esker_base::{ClusterId, ConnId, GroupId, Moment, NodeId, ReplicaId, WallClock};
@@ -147,6 +148,14 @@ pub struct Node {
     pub(crate) handshakes: BTreeSet<(Moment, ConnId)>,
     pub(crate) admin: BTreeMap<u64, AdminPending>,
     pub(crate) next_admin: u64,
+    /// Comparisons on their way, by the engine's token.
+    pub(crate) diffs: BTreeMap<u64, DiffAsk>,
+    /// Questions for exact sums that wait for writes to be applied.
+    pub(crate) settles: Vec<Settle>,
+    /// Requests about volumes that are starting.
+    pub(crate) deferred: Vec<(GroupId, AdminToken, crate::admin::AdminRequest)>,
+    /// Any of these waits for writes to be applied.
+    pub(crate) waits_for_rest: bool,
     /// Volumes being created, with the operator who waits for them to serve.
     pub(crate) starting: BTreeMap<GroupId, AdminToken>,
     /// Operators whose request will never be carried out, and why.
@@ -214,6 +223,10 @@ impl Node {
             handshakes: BTreeSet::new(),
             admin: BTreeMap::new(),
             next_admin: 1,
+            diffs: BTreeMap::new(),
+            settles: Vec::new(),
+            deferred: Vec::new(),
+            waits_for_rest: false,
             starting: BTreeMap::new(),
             refused: Vec::new(),
             next_tick,
@@ -371,6 +384,9 @@ impl Node {
             if std::mem::take(&mut self.engine_told) {
                 self.engine
                     .advance(self.now, self.wall, &mut self.engine_effects);
+                continue;
+            }
+            if self.rest_reached(effects) {
                 continue;
             }
             if !self.resume_paused() {

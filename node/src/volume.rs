@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::admin::VolumeState;
 use crate::event::AdminToken;
 use crate::meters::VolumeMeter;
+use crate::snapshots::SnapshotAsk;
 use crate::status::Status;
 
 /// Identifies a client request on this node.
@@ -120,6 +121,18 @@ pub(crate) enum Proposal {
     Op(OpId),
     /// A new size, for an operator.
     Resize(AdminToken),
+    /// A change of snapshots, for an operator.
+    Snapshot(AdminToken, SnapshotAsk),
+}
+
+impl Proposal {
+    /// The operator who waits for it.
+    pub fn operator(&self) -> Option<AdminToken> {
+        match self {
+            Self::Op(_) => None,
+            Self::Resize(token) | Self::Snapshot(token, _) => Some(*token),
+        }
+    }
 }
 
 /// A volume.
@@ -142,6 +155,10 @@ pub(crate) struct Volume {
     pub leads_from: RaftIndex,
     /// Requests that wait for an epoch, for room among the proposals, or for a block.
     pub waiting: VecDeque<OpId>,
+    /// Changes of snapshots that wait for an epoch or for room among the proposals.
+    pub asks: VecDeque<(AdminToken, SnapshotAsk)>,
+    /// A rollback is on its way: nobody attaches, and nothing is written, until it is in force.
+    pub is_rolling_back: bool,
     /// Requests whose edges are being read: no other may change their blocks meanwhile.
     pub locked: BTreeMap<OpId, BlockRange>,
     /// Flushes, with the index they wait for.
@@ -178,6 +195,12 @@ impl Volume {
     pub fn is_serving(&self) -> bool {
         let caught_up = self.applied >= self.leads_from;
         !self.deleting && caught_up && self.group.as_ref().is_some_and(serves)
+    }
+
+    /// It will serve soon, without any other node: what its log holds may not be in force yet.
+    pub fn is_starting(&self) -> bool {
+        let alone = self.group.is_some() && self.is_single();
+        alone && !self.deleting && self.trouble.is_none() && !self.is_serving()
     }
 
     /// Its group has this replica as the only member.

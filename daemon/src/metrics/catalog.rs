@@ -252,6 +252,16 @@ fn volumes() -> Vec<Family> {
             "Live data as of the last checkpoint; `esker volume show` counts what came since.",
         ),
         gauge(
+            "esker_volume_snapshots",
+            Source::Volume(|v| v.snapshots),
+            "Snapshots of it.",
+        ),
+        gauge(
+            "esker_volume_snapshot_bytes",
+            Source::Volume(|v| v.snapshot_bytes),
+            "Bytes that only its snapshots hold, as of the last checkpoint.",
+        ),
+        gauge(
             "esker_volume_sessions",
             Source::Volume(|v| v.sessions),
             "Attached NBD sessions.",
@@ -424,7 +434,7 @@ fn space() -> Vec<Family> {
         bytes(
             "esker_space_live_bytes",
             |s| s.space.live_bytes,
-            "Live data and map pages.",
+            "Live data that is not only in snapshots, and map pages.",
         ),
         bytes(
             "esker_space_snapshot_bytes",

@@ -12,7 +12,8 @@ use esker_daemon::stores::Stores;
 use esker_daemon::uri::Endpoints;
 use esker_engine::meters::EngineSample;
 use esker_node::admin::{
-    AdminError, AdminReply, AdminRequest, SpaceReport, StatusReport, VolumeReport, VolumeState,
+    AdminError, AdminReply, AdminRequest, SnapshotPage, SpaceReport, StatusReport, VolumeReport,
+    VolumeState,
 };
 use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
@@ -84,6 +85,19 @@ impl FakeStore {
                 .cloned()
                 .map(AdminReply::Volume)
                 .ok_or_else(|| not_found(&name)),
+            AdminRequest::VolumeFind { name } => match volumes.contains_key(&name) {
+                true => Ok(AdminReply::Done),
+                false => Err(not_found(&name)),
+            },
+            AdminRequest::SnapshotCreate { .. }
+            | AdminRequest::VolumeClone { .. }
+            | AdminRequest::SnapshotDelete { .. }
+            | AdminRequest::SnapshotRollback { .. }
+            | AdminRequest::SnapshotDiff { .. }
+            | AdminRequest::VersionList { .. } => {
+                Err(AdminError::Refused("there are no snapshots here".into()))
+            }
+            AdminRequest::SnapshotList { .. } => Ok(AdminReply::Snapshots(SnapshotPage::default())),
             AdminRequest::VolumeResize { name, size_bytes } => {
                 let volume = volumes.get_mut(&name).ok_or_else(|| not_found(&name))?;
                 if size_bytes < volume.size_bytes {
@@ -100,7 +114,7 @@ impl FakeStore {
                 volumes.insert(new_name, volume.clone());
                 Ok(AdminReply::Volume(volume))
             }
-            AdminRequest::VolumeDelete { name } => {
+            AdminRequest::VolumeDelete { name, .. } => {
                 let sessions = volumes.get(&name).ok_or_else(|| not_found(&name))?.sessions;
                 if sessions > 0 {
                     let text = format!("volume {name} has {sessions} sessions; detach them first");
@@ -131,7 +145,9 @@ impl FakeStore {
                 recovered_records: 4,
                 sessions: volumes.values().map(|v| v.sessions).sum(),
             })),
-            AdminRequest::Checkpoint | AdminRequest::Tune(_) => Ok(AdminReply::Done),
+            AdminRequest::Checkpoint | AdminRequest::Settle | AdminRequest::Tune(_) => {
+                Ok(AdminReply::Done)
+            }
             AdminRequest::Metrics => Ok(AdminReply::Metrics(Box::new(StoreSample {
                 engine: EngineSample {
                     damaged_blocks: 3,

@@ -183,6 +183,19 @@ impl Forest {
         ids.filter_map(|id| self.versions.get(id))
     }
 
+    /// Snapshots of a group that are younger than a stamp, by cut.
+    pub fn snapshots_after(&self, group: GroupId, after: Stamp) -> impl Iterator<Item = &Version> {
+        let from = (group, Stamp(after.0.saturating_add(1)));
+        let ids = self.cuts.range(from..=(group, HEAD_CUT));
+        ids.filter_map(|(_, id)| self.versions.get(id))
+    }
+
+    /// Versions with a number above one, by number.
+    pub fn iter_after(&self, after: u64) -> impl Iterator<Item = &Version> {
+        let from = VersionId(after.saturating_add(1));
+        self.versions.range(from..).map(|(_, v)| v)
+    }
+
     /// A snapshot by its name.
     pub fn named(&self, group: GroupId, name: &str) -> Option<&Version> {
         self.versions

@@ -7,6 +7,7 @@ pub mod forest;
 pub(crate) mod operations;
 mod orphans;
 mod reclaim;
+mod sums;
 mod view;
 
 pub(crate) use clone::Base;
@@ -14,4 +15,5 @@ pub(crate) use diff::DiffState;
 pub use diff::RUNS_MAX as DIFF_RUNS_MAX;
 pub(crate) use orphans::Orphans;
 pub(crate) use reclaim::{Reclaim, DEAD_PAGE};
+pub use sums::VersionView;
 pub use view::{DeltaSize, SnapshotView, VolumeSpace};

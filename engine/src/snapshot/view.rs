@@ -89,7 +89,7 @@ impl Engine {
             .map(|v| self.snapshot_view(v))
     }
 
-    fn snapshot_view(&self, v: &Version) -> SnapshotView {
+    pub(crate) fn snapshot_view(&self, v: &Version) -> SnapshotView {
         SnapshotView {
             cut: v.cut,
             meta: v.meta.clone(),

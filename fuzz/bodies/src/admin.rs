@@ -198,7 +198,10 @@ impl World {
             Asked::Delete(name) => {
                 let name = name.text();
                 let done = self
-                    .ask(AdminRequest::VolumeDelete { name: name.clone() })
+                    .ask(AdminRequest::VolumeDelete {
+                        name: name.clone(),
+                        with_snapshots: true,
+                    })
                     .is_ok();
                 assert_eq!(done, self.volumes.remove(&name).is_some(), "delete {name}");
             }

@@ -99,6 +99,7 @@ fn serve(mut device: Device) {
         },
         AdminRequest::VolumeDelete {
             name: "volume-2".into(),
+            with_snapshots: true,
         },
         AdminRequest::Checkpoint,
     ];

@@ -5,3 +5,4 @@
 mod exports;
 mod fair;
 mod harness;
+mod snapshots;

@@ -1,16 +1,30 @@
 //! The volumes as an operator knows them, and what is unsure about them after a crash.
 
 use super::oracle::Oracle;
+use super::snapshots::Kept;
 use esker_node::admin::{AdminRequest, VolumeReport};
 use std::collections::BTreeSet;
 
 /// A change that an operator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    Create { name: String, size_bytes: u64 },
-    Resize { size_bytes: u64 },
-    Rename { name: String },
+    Create {
+        name: String,
+        size_bytes: u64,
+    },
+    Resize {
+        size_bytes: u64,
+    },
+    Rename {
+        name: String,
+    },
     Delete,
+    /// To a snapshot; under which name what is left is kept, and when it was asked for.
+    Rollback {
+        snapshot: String,
+        keep: Option<String>,
+        asked: u64,
+    },
 }
 
 /// A volume that exists.
@@ -21,6 +35,10 @@ pub(crate) struct Volume {
     pub oracle: Oracle,
     /// A loss is to be accepted, and no answer has come.
     pub loss_asked: bool,
+    /// Tells it from others of its slot.
+    pub born: u64,
+    /// Its snapshots.
+    pub kept: Kept,
 }
 
 /// A place for a volume.
@@ -52,7 +70,7 @@ impl Slot {
     }
 
     /// A change was made.
-    pub fn done(&mut self, change: Change, oracle: impl FnOnce() -> Oracle) {
+    pub fn done(&mut self, change: Change, step: u64, oracle: impl FnOnce() -> Oracle) {
         match (change, &mut self.volume) {
             (Change::Create { name, size_bytes }, none) => {
                 *none = Some(Volume {
@@ -60,6 +78,11 @@ impl Slot {
                     sizes: BTreeSet::from([size_bytes]),
                     oracle: oracle(),
                     loss_asked: false,
+                    born: self.names,
+                    kept: Kept {
+                        is_known: true,
+                        ..Kept::default()
+                    },
                 });
             }
             (Change::Delete, any) => self.gone.extend(any.take().map(|v| v.name)),
@@ -67,7 +90,21 @@ impl Slot {
                 volume.sizes = BTreeSet::from([size_bytes]);
             }
             (Change::Rename { name }, Some(volume)) => volume.name = name,
-            (Change::Resize { .. } | Change::Rename { .. }, None) => {}
+            (
+                Change::Rollback {
+                    snapshot,
+                    keep,
+                    asked,
+                },
+                Some(volume),
+            ) => {
+                let left = volume.oracle.freeze(asked);
+                if let Some(to) = volume.kept.sure.get(&snapshot) {
+                    volume.oracle.rolled_back(to, true, step);
+                }
+                volume.kept.sure.extend(keep.map(|keep| (keep, left)));
+            }
+            (Change::Resize { .. } | Change::Rename { .. } | Change::Rollback { .. }, None) => {}
         }
     }
 
@@ -79,6 +116,7 @@ impl Slot {
         &mut self,
         slot: usize,
         reports: &[VolumeReport],
+        step: u64,
         oracle: impl FnOnce() -> Oracle,
     ) -> Result<(), String> {
         let prefix = format!("v{slot}-");
@@ -98,7 +136,7 @@ impl Slot {
         match (&mut self.volume, report, unsure) {
             (None, None, _) => {}
             (None, Some(r), Some(Change::Create { name, size_bytes })) if r.name == name => {
-                self.done(Change::Create { name, size_bytes }, oracle);
+                self.done(Change::Create { name, size_bytes }, step, oracle);
             }
             (None, Some(r), _) => return Err(format!("{} is back after its end", r.name)),
             (Some(_), None, Some(Change::Delete)) => self.volume = None,
@@ -108,6 +146,11 @@ impl Slot {
                     Some(Change::Rename { name }) if name == r.name => v.name = name,
                     Some(Change::Resize { size_bytes }) => {
                         v.sizes.insert(size_bytes);
+                    }
+                    Some(Change::Rollback { snapshot, .. }) => {
+                        if let Some(to) = v.kept.sure.get(&snapshot) {
+                            v.oracle.rolled_back(to, false, step);
+                        }
                     }
                     _ => {}
                 }
@@ -138,6 +181,15 @@ pub(crate) fn request_of(change: &Change, name: &str) -> AdminRequest {
             name,
             new_name: new_name.clone(),
         },
-        Change::Delete => AdminRequest::VolumeDelete { name },
+        Change::Rollback { snapshot, keep, .. } => AdminRequest::SnapshotRollback {
+            volume: name,
+            name: snapshot.clone(),
+            keep: Some(keep.clone()),
+            force: false,
+        },
+        Change::Delete => AdminRequest::VolumeDelete {
+            name,
+            with_snapshots: true,
+        },
     }
 }

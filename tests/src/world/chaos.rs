@@ -34,6 +34,7 @@ impl World {
             w.log_damage,
             w.stall,
             w.slow_disk,
+            w.snapshots,
         ];
         let mut at = self.rng.below(all.iter().sum::<u64>().max(1));
         let mut kind = 0;
@@ -56,6 +57,7 @@ impl World {
             }),
             9 => self.stall(host),
             10 => self.disk_slows(host),
+            11 => self.play_with_snapshots(),
             _ => {}
         }
     }

@@ -43,6 +43,8 @@ pub(crate) enum Stage {
     Converge,
     /// Replicas write checkpoints and are compared.
     Compare,
+    /// What was deleted is given back.
+    Settle,
     /// Nodes stop.
     Stop,
     /// Over.
@@ -181,6 +183,7 @@ impl World {
         for slot in &mut self.slots {
             slot.wanted = None;
         }
+        self.go_back_at_the_end();
     }
 
     fn all_serve(&self) -> bool {
@@ -255,6 +258,9 @@ impl World {
         }
         if self.plan.nodes > 1 {
             self.enter(Stage::Converge);
+        } else if self.plan.weights.snapshots > 0 {
+            self.enter(Stage::Settle);
+            self.settle(0);
         } else {
             self.begin_stop();
         }
@@ -390,6 +396,7 @@ impl World {
                     )
                 })
                 .collect();
+            self.compare_snapshots(slot, &of);
             if views.iter().any(|v| *v != views[0]) {
                 self.violate(format!("replicas of volume {slot} differ: {views:?}"));
             }
@@ -405,7 +412,7 @@ impl World {
         self.begin_stop();
     }
 
-    fn begin_stop(&mut self) {
+    pub(crate) fn begin_stop(&mut self) {
         self.enter(Stage::Stop);
         for host in 0..self.hosts.len() {
             self.hosts[host].state = State::Stopping;

@@ -164,9 +164,24 @@ impl World {
             if s.wanted.is_none() || self.clients.iter().any(attached) {
                 continue;
             }
-            if let Some(change) = self.slots[slot].wanted.take() {
-                self.change(0, slot, change);
+            let Some(mut change) = self.slots[slot].wanted.take() else {
+                continue;
+            };
+            if let Change::Rollback {
+                snapshot, asked, ..
+            } = &mut change
+            {
+                *asked = self.step;
+                let kept = self.slots[slot].volume.as_ref().map(|v| &v.kept);
+                let there = |k: &&super::snapshots::Kept| {
+                    let stays = !k.leaving.contains(snapshot);
+                    k.is_known && k.sure.contains_key(snapshot) && stays
+                };
+                if kept.filter(there).is_none() {
+                    continue;
+                }
             }
+            self.change(0, slot, change);
         }
     }
 
@@ -249,6 +264,9 @@ impl World {
                 Err(error) => self.violate(format!("a volume of three is not grown: {error}")),
             },
             Purpose::Compare => self.compared(host, result.is_ok()),
+            Purpose::Snapshot(asked) => self.snapshot_answered(host, asked, result),
+            Purpose::Rest => self.list_snapshots(),
+            Purpose::Settle(asked) => self.settled(asked),
             Purpose::Change(slot) => self.changed(host, slot, result),
             Purpose::Replica => {
                 if let Err(error) = result {
@@ -289,8 +307,10 @@ impl World {
                     Change::Resize { .. } => "volumes resized",
                     Change::Rename { .. } => "volumes renamed",
                     Change::Delete => "volumes deleted",
+                    Change::Rollback { .. } => "volumes rolled back",
                 });
-                self.slots[slot].done(change, || oracle);
+                let step = self.step;
+                self.slots[slot].done(change, step, || oracle);
             }
             // The store gave up meanwhile: unsure until it has been looked at again.
             Err(_) if self.hosts[host].fenced => self.slots[slot].change = Some((0, change)),
@@ -321,9 +341,10 @@ impl World {
             }
             return;
         }
+        let step = self.step;
         for slot in 0..self.slots.len() {
             let oracle = self.new_oracle();
-            if let Err(text) = self.slots[slot].reconcile(slot, &reports, || oracle) {
+            if let Err(text) = self.slots[slot].reconcile(slot, &reports, step, || oracle) {
                 self.violate(format!("after a restart: {text}"));
             }
             let Some(volume) = &mut self.slots[slot].volume else {
@@ -340,6 +361,9 @@ impl World {
                 // The process that was asked to accept it has ended without an answer.
                 self.loss_accepted(slot);
             }
+        }
+        if self.plan.weights.snapshots > 0 {
+            self.ask_operator(host, AdminRequest::Settle, Purpose::Rest);
         }
     }
 
@@ -389,7 +413,7 @@ fn contradictions(change: &Change, name: &str) -> Vec<AdminRequest> {
         // It is not there before it is durable, and its name is taken all the same.
         Change::Create { name, .. } => vec![
             request_of(change, name),
-            AdminRequest::VolumeDelete { name: name.clone() },
+            request_of(&Change::Delete, name),
             resize(name.clone()),
         ],
         Change::Delete => vec![
@@ -400,6 +424,8 @@ fn contradictions(change: &Change, name: &str) -> Vec<AdminRequest> {
                 new_name: "elsewhere".into(),
             },
         ],
+        // The volume goes back once at a time.
+        Change::Rollback { .. } => vec![request_of(change, name)],
         Change::Rename { .. } => vec![resize(owned.clone()), request_of(&Change::Delete, name)],
         Change::Resize { .. } => vec![AdminRequest::VolumeResize {
             name: owned,

@@ -311,6 +311,88 @@ impl Oracle {
     }
 }
 
+/// What a snapshot may hold, cell by cell.
+#[derive(Clone, Debug, Default)]
+pub struct Frozen {
+    per_block: usize,
+    cells: Vec<Vec<Candidate>>,
+}
+
+impl Frozen {
+    /// Blocks of the largest volume of the world.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.cells.len().checked_div(self.per_block).unwrap_or(0)
+    }
+
+    fn cells_of(&self, lba: usize) -> &[Vec<Candidate>] {
+        &self.cells[lba * self.per_block..(lba + 1) * self.per_block]
+    }
+
+    /// Whether a block is another one in another snapshot; none where it cannot be told.
+    #[must_use]
+    pub fn block_differs(&self, other: &Self, lba: usize) -> Option<bool> {
+        let mut is_same = true;
+        for (a, b) in self.cells_of(lba).iter().zip(other.cells_of(lba)) {
+            // Zeros may be of any origin, and stored or not.
+            let both = a
+                .iter()
+                .any(|c| b.iter().any(|d| c.id == d.id || (c.zero && d.zero)));
+            if !both {
+                return Some(true);
+            }
+            is_same &= matches!((&a[..], &b[..]), ([a], [b]) if a.id == b.id && !a.zero);
+        }
+        is_same.then_some(false)
+    }
+
+    /// Whether a block is surely not all zeros.
+    #[must_use]
+    pub fn holds_data(&self, lba: usize) -> bool {
+        self.cells_of(lba)
+            .iter()
+            .any(|cell| cell.iter().all(|c| !c.zero))
+    }
+}
+
+impl Oracle {
+    /// What a snapshot that was asked for at `asked`, and is answered now, may hold: what a read could return.
+    #[must_use]
+    pub fn freeze(&self, asked: u64) -> Frozen {
+        let cells = self.cells.iter().map(|cell| {
+            let alive = cell.iter().filter(|c| c.dead_by() >= asked);
+            alive.cloned().collect()
+        });
+        Frozen {
+            per_block: self.grid.per_block(),
+            cells: cells.collect(),
+        }
+    }
+
+    /// The volume has gone back to a snapshot by now, or may have: nobody else uses it.
+    pub fn rolled_back(&mut self, to: &Frozen, is_sure: bool, now: u64) {
+        self.pending.clear();
+        self.volatile.clear();
+        for (cell, kept) in self.cells.iter_mut().zip(&to.cells) {
+            let back = kept.iter().map(|c| Candidate {
+                effective: now,
+                expires: NEVER,
+                durable: true,
+                answered: true,
+                deaths: Vec::new(),
+                ..c.clone()
+            });
+            let back: Vec<Candidate> = back.collect();
+            if is_sure {
+                cell.clear();
+            } else {
+                cell.retain(|c| back.iter().all(|b| b.id != c.id));
+            }
+            cell.extend(back);
+        }
+    }
+}
+
 /// A crash at `now`: effects are taken back, and the deaths they caused, unless `kept` says that
 /// they stay.
 fn take_back(cell: &mut [Candidate], now: u64, kept: impl Fn(&Candidate) -> bool) {

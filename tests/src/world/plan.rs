@@ -75,6 +75,8 @@ pub struct Weights {
     pub stall: u64,
     /// A stretch in which a disk is much slower.
     pub slow_disk: u64,
+    /// Snapshots are taken, deleted, compared, gone back to.
+    pub snapshots: u64,
 }
 
 /// A world to be.
@@ -239,6 +241,11 @@ impl Plan {
         }
         if r.chance(150) {
             self.depth = 64;
+        }
+        let snapshots = weight(r, 500, 40);
+        // What is lost with accepted damage, or does not fit, is another matter.
+        if !self.damages() && !self.overfull {
+            self.weights.snapshots = snapshots;
         }
     }
 

@@ -107,6 +107,12 @@ pub(crate) enum Purpose {
     /// A volume of three is to have this many bytes.
     Grow(usize, u64),
     Compare,
+    /// About snapshots.
+    Snapshot(super::snapshots::Asked),
+    /// The store is to settle, after a restart.
+    Rest,
+    /// It is to give back what was deleted, at the end; how often that was asked.
+    Settle(u32),
 }
 
 /// A world.
@@ -213,6 +219,8 @@ impl World {
                     sizes: BTreeSet::from([size_bytes]),
                     oracle,
                     loss_asked: false,
+                    born: 0,
+                    kept: super::snapshots::Kept::default(),
                 });
             }
         }

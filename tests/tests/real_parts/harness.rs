@@ -284,6 +284,15 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// One that is not there any more, or not yet.
+    pub fn gone(data: &Path) -> Self {
+        Self {
+            child: None,
+            data: data.to_path_buf(),
+            ready_line: String::new(),
+        }
+    }
+
     /// Everything it and its predecessors on this folder have logged.
     pub fn log(&self) -> String {
         fs::read_to_string(log_of(&self.data)).unwrap_or_default()

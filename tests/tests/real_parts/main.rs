@@ -32,6 +32,7 @@ mod pattern;
 mod postgres;
 mod power_cut;
 mod readme;
+mod snapshots;
 mod sparse;
 mod stop;
 mod stores;

@@ -8,6 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+/// What the document says once.
+const DATA: &str = "export ESKER_DATA=/var/lib/esker";
+
 /// Runs a block of the document with its paths and its port replaced.
 fn shell(folder: &Folder, metrics: &str, block: &str) {
     let bin = program("esker").parent().unwrap().display().to_string();
@@ -39,15 +42,16 @@ fn the_commands_of_the_document_work_as_they_stand() {
     )
     .unwrap();
     let blocks = blocks("docs/operating.md");
-    assert_eq!(blocks.len(), 3, "tell this test about a new one");
+    assert_eq!(blocks.len(), 4, "tell this test about a new one");
     let metrics = free_address();
     shell(&folder, &metrics, &blocks[0]);
     assert!(!folder.join("d").exists(), "a check touches nothing");
     let start = Start::new(&folder.join("d")).metrics(&metrics);
     let daemon = start.with(&["--store-size", "1GiB"]).ready();
     shell(&folder, &metrics, &blocks[1]);
+    shell(&folder, &metrics, &format!("{DATA}\n{}", blocks[2]));
     daemon.stop();
-    shell(&folder, &metrics, &blocks[2]);
+    shell(&folder, &metrics, &blocks[3]);
 }
 
 fn files_of(folder: &Path) -> Vec<(String, String)> {
@@ -201,7 +205,7 @@ fn json_is_what_scripts_rely_on() {
     assert_eq!(list, serde_json::json!([volume]));
     assert_eq!(
         fields(&volume),
-        "encrypted labels name replicas sessions size_bytes snapshots state store tcp_uri \
+        "encrypted labels name replicas sessions size_bytes snapshot_bytes snapshots state store tcp_uri \
          unique_bytes uri used_bytes uuid"
     );
     assert_eq!(volume["size_bytes"], 64 << 20);

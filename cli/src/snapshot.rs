@@ -1,0 +1,259 @@
+//! `esker snapshot`.
+
+use crate::args::{Format, Place, SnapshotVerb};
+use crate::error::{CliError, Client};
+use crate::graph::{self, Graph};
+use crate::model::{required, DeletedSnapshot, DiffExtent, RolledBack, Snapshot, Version, Volume};
+use crate::output::Output;
+use crate::table::{fields, Align, Table};
+use crate::when;
+use esker_api::{size, v1};
+
+/// Does what the verb says.
+///
+/// # Errors
+/// When the daemon refuses.
+pub async fn run(
+    verb: SnapshotVerb,
+    client: &mut Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    match verb {
+        SnapshotVerb::Create { place, labels } => {
+            let (volume, name) = place.both()?;
+            let request = v1::CreateSnapshotRequest {
+                volume,
+                name,
+                labels: labels.into_iter().collect(),
+            };
+            let answer = client.create_snapshot(request).await?.into_inner();
+            let snapshot = Snapshot::from(required(answer.snapshot, "snapshot")?);
+            output.show(&snapshot, one)
+        }
+        SnapshotVerb::List { volume, graph } => match (output.format(), graph) {
+            (Format::Dot | Format::Svg, _) | (Format::Table, true) => {
+                show_graph(volume, client, output).await
+            }
+            (Format::Json, true) => {
+                let all = graph_of(volume, client).await?.versions();
+                output.show(all.as_slice(), |_| String::new())
+            }
+            (Format::Table | Format::Json, false) => {
+                let all = snapshots(volume, client).await?;
+                output.show(all.as_slice(), many)
+            }
+        },
+        SnapshotVerb::Delete { place } => {
+            let (volume, name) = place.both()?;
+            let request = v1::DeleteSnapshotRequest {
+                volume: volume.clone(),
+                name: name.clone(),
+            };
+            client.delete_snapshot(request).await?;
+            let gone = DeletedSnapshot {
+                volume,
+                name,
+                deleted: true,
+            };
+            output.show(&gone, |gone| {
+                format!("deleted {}@{}", gone.volume, gone.name)
+            })
+        }
+        SnapshotVerb::Rollback {
+            place,
+            keep,
+            discard,
+            force,
+            ..
+        } => {
+            let (volume, name) = place.both()?;
+            let request = v1::RollbackSnapshotRequest {
+                volume,
+                name: name.clone(),
+                keep: keep.unwrap_or_default(),
+                discard,
+                force,
+            };
+            let answer = client.rollback_snapshot(request).await?.into_inner();
+            let done = RolledBack {
+                volume: Volume::from(required(answer.volume, "volume")?),
+                snapshot: name,
+                kept: answer.kept.map(Snapshot::from),
+            };
+            output.show(&done, rolled_back)
+        }
+        SnapshotVerb::Diff { from, to } => diff(from, to, client, output).await,
+    }
+}
+
+/// All snapshots, page by page.
+async fn snapshots(volume: Option<String>, client: &mut Client) -> Result<Vec<Snapshot>, CliError> {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let request = v1::ListSnapshotsRequest {
+            volume: volume.clone(),
+            after: after.take(),
+        };
+        let page = client.list_snapshots(request).await?.into_inner();
+        all.extend(page.snapshots.into_iter().map(Snapshot::from));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// The versions of all volumes, or those of the trees that a volume has a part in: clones are of others.
+async fn graph_of(volume: Option<String>, client: &mut Client) -> Result<Graph, CliError> {
+    if let Some(name) = &volume {
+        let request = v1::ShowVolumeRequest { name: name.clone() };
+        client.show_volume(request).await?;
+    }
+    let request = v1::ListVolumesRequest {};
+    let volumes = client.list_volumes(request).await?.into_inner().volumes;
+    let mut all: Vec<Version> = Vec::new();
+    for volume in volumes.into_iter().map(|v| v.name) {
+        let mut after = 0;
+        loop {
+            let request = v1::ListVersionsRequest {
+                volume: volume.clone(),
+                after,
+            };
+            let page = client.list_versions(request).await?.into_inner().versions;
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            all.extend(page.into_iter().map(Version::from));
+        }
+    }
+    let graph = Graph::new(all);
+    Ok(match volume {
+        Some(volume) => graph.with(&volume),
+        None => graph,
+    })
+}
+
+async fn show_graph(
+    volume: Option<String>,
+    client: &mut Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let graph = graph_of(volume, client).await?;
+    let text = match output.format() {
+        Format::Dot => graph::dot(&graph),
+        Format::Svg => graph::svg(&graph),
+        Format::Table | Format::Json => graph::text(&graph),
+    };
+    output.raw(text.as_bytes())
+}
+
+/// Shows what differs, page by page, in bounded memory.
+async fn diff(
+    from: Place,
+    to: Option<Place>,
+    client: &mut Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let (volume, from) = from.both()?;
+    let to = match to {
+        Some(to) if to.volume != volume => {
+            return Err(CliError::Usage(format!(
+                "{} is no version of {volume}: only versions of one volume can be compared",
+                to.volume
+            )))
+        }
+        Some(to) => to.snapshot,
+        None => None,
+    };
+    let mut list = output.list("OFFSET        LENGTH        TYPE", |extent: &DiffExtent| {
+        format!(
+            "{:<12}  {:<12}  {}",
+            extent.offset, extent.length, extent.kind
+        )
+    })?;
+    let mut offset = 0;
+    let mut open: Option<DiffExtent> = None;
+    loop {
+        let request = v1::DiffSnapshotsRequest {
+            volume: volume.clone(),
+            from: from.clone(),
+            to: to.clone(),
+            offset,
+        };
+        let page = client.diff_snapshots(request).await?.into_inner();
+        for extent in page.extents.into_iter().map(DiffExtent::from) {
+            match &mut open {
+                Some(open) if open.goes_on(&extent) => open.length += extent.length,
+                _ => {
+                    if let Some(whole) = open.replace(extent) {
+                        list.item(&whole)?;
+                    }
+                }
+            }
+        }
+        if page.through_bytes >= page.size_bytes {
+            break;
+        }
+        if page.through_bytes <= offset {
+            return Err(CliError::Answer("progress"));
+        }
+        offset = page.through_bytes;
+    }
+    if let Some(last) = open {
+        list.item(&last)?;
+    }
+    list.end()
+}
+
+/// A number of bytes that sums may not tell.
+fn bytes(bytes: Option<u64>) -> String {
+    bytes.map_or("?".into(), size::format)
+}
+
+fn one(snapshot: &Snapshot) -> String {
+    let labels: Vec<_> = snapshot
+        .labels
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    let mut pairs = vec![
+        ("snapshot", format!("{}@{}", snapshot.volume, snapshot.name)),
+        ("created", when::text(snapshot.created_unix)),
+        ("size", size::format(snapshot.size_bytes)),
+    ];
+    if !labels.is_empty() {
+        pairs.push(("labels", labels.join(" ")));
+    }
+    fields(&pairs)
+}
+
+fn many(snapshots: &[Snapshot]) -> String {
+    let mut table = Table::new([
+        ("SNAPSHOT", Align::Left),
+        ("CREATED", Align::Left),
+        ("SIZE", Align::Right),
+        ("REFERENCED", Align::Right),
+        ("UNIQUE", Align::Right),
+        ("SESSIONS", Align::Right),
+    ]);
+    for snapshot in snapshots {
+        table.row([
+            format!("{}@{}", snapshot.volume, snapshot.name),
+            when::text(snapshot.created_unix),
+            size::format(snapshot.size_bytes),
+            bytes(snapshot.referenced_bytes),
+            bytes(snapshot.unique_bytes),
+            snapshot.sessions.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+fn rolled_back(done: &RolledBack) -> String {
+    let name = &done.volume.name;
+    let left = match &done.kept {
+        Some(kept) => format!("what it held before is {name}@{}", kept.name),
+        None => "what it held before is gone".into(),
+    };
+    format!("{name} is as {name}@{} was; {left}", done.snapshot)
+}
