@@ -321,6 +321,7 @@ impl Node {
     /// Answers everything of a volume that does not serve any more with an error.
     pub(crate) fn fail_volume(&mut self, id: GroupId) {
         self.refuse_asks(id, STOPPED_SERVING);
+        self.free_names(id);
         self.count_uncommitted(id);
         if let Some(volume) = self.volumes.get_mut(&id) {
             volume.waiting.clear();

@@ -172,6 +172,18 @@ impl Node {
         }
     }
 
+    /// As [`Self::free_name`], for all clones that a volume has in its log and will not apply.
+    pub(crate) fn free_names(&mut self, id: GroupId) {
+        let proposals = self.volumes.get(&id).map(|v| &v.proposals);
+        let asks = proposals.into_iter().flat_map(|all| all.values());
+        let asks = asks.filter_map(|(_, proposal)| match proposal {
+            Proposal::Snapshot(_, ask) => Some(ask.clone()),
+            Proposal::Op(_) | Proposal::Resize(_) => None,
+        });
+        let asks: Vec<SnapshotAsk> = asks.collect();
+        asks.iter().for_each(|ask| self.free_name(ask));
+    }
+
     /// Refuses operators whose change of snapshots is not in the log and will not be.
     pub(crate) fn refuse_asks(&mut self, id: GroupId, why: &'static str) {
         let asks = self.volumes.get_mut(&id).map(Volume::take_asks);
