@@ -148,7 +148,7 @@ fn snapshots_are_taken_listed_and_deleted_and_sums_are_exact() {
         "{table}"
     );
     assert!(
-        lines[1].starts_with("v@monday  20") && lines[1].contains("192 KiB"),
+        lines[1].starts_with("v@monday   20") && lines[1].contains("192 KiB"),
         "{table}"
     );
 
@@ -812,12 +812,12 @@ fn changes_survive_a_restart_and_metrics_tell_of_them() {
 fn deleting_a_snapshot_makes_room_in_a_full_store() {
     let folder = Folder::new();
     let start = Start::new(&folder.join("d"));
-    let daemon = start.with(&["--store-size", "512MiB"]).ready();
-    daemon.create("v", "256MiB");
+    let daemon = start.with(&["--store-size", "1GiB"]).ready();
+    daemon.create("v", "512MiB");
     let mut client = daemon.client("v");
     let data = vec![1; MIB as usize];
     let fill = |client: &mut Client| {
-        for n in 0..256 {
+        for n in 0..512 {
             if client.write(n * MIB, &data, 0).unwrap().is_err() {
                 return true;
             }
