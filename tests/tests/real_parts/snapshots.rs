@@ -813,11 +813,11 @@ fn deleting_a_snapshot_makes_room_in_a_full_store() {
     let folder = Folder::new();
     let start = Start::new(&folder.join("d"));
     let daemon = start.with(&["--store-size", "1GiB"]).ready();
-    daemon.create("v", "512MiB");
+    daemon.create("v", "256MiB");
     let mut client = daemon.client("v");
     let data = vec![1; MIB as usize];
     let fill = |client: &mut Client| {
-        for n in 0..512 {
+        for n in 0..256 {
             if client.write(n * MIB, &data, 0).unwrap().is_err() {
                 return true;
             }
