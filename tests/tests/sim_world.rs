@@ -214,3 +214,10 @@ fn a_replica_that_holds_the_cut_point_goes_on_from_there() {
     });
     assert_eq!(outcome.violation, None);
 }
+
+/// Clients that stay attached to a snapshot while its volume is written, goes back and is merged, and its node
+/// crashes: what they read is what it may hold, and the same every time.
+#[test]
+fn snapshots_are_what_they_were_whenever_they_are_read() {
+    those_that_did("reads of snapshots", 1, 0, 3);
+}

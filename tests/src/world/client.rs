@@ -58,6 +58,8 @@ pub(crate) struct Client {
     pub conn: Option<u64>,
     pub decoder: Decoder,
     pub size_bytes: u64,
+    /// The snapshot of its volume that it reads, and which volume that is; none when it uses the volume.
+    pub snapshot: Option<(String, u64)>,
     /// The volume it has asked for.
     pub name: String,
     /// Sizes the volume may have had when it connected: the answer may be older than a resize.
@@ -88,6 +90,7 @@ impl Client {
             conn: None,
             decoder: Decoder::new(structured),
             size_bytes: 0,
+            snapshot: None,
             name: String::new(),
             sizes_before: BTreeSet::new(),
             asked: BTreeMap::new(),

@@ -13,6 +13,7 @@ mod life;
 mod operator;
 mod oracle;
 mod plan;
+mod readers;
 mod snapshots;
 mod stamps;
 mod stats;

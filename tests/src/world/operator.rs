@@ -157,9 +157,12 @@ impl World {
             }
             // Who is still being greeted may be overtaken: the node refuses whom it must.
             let extras = self.plan.options.extras;
+            let goes_back = matches!(s.wanted, Some(Change::Rollback { .. }));
             let attached = |c: &super::client::Client| {
                 let greeted = extras && c.mood == Mood::Greeting;
-                c.slot == slot && c.conn.is_some() && !greeted
+                // Snapshots stay what they are.
+                let stays = goes_back && c.snapshot.is_some();
+                c.slot == slot && c.conn.is_some() && !greeted && !stays
             };
             if s.wanted.is_none() || self.clients.iter().any(attached) {
                 continue;

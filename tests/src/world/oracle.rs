@@ -316,9 +316,40 @@ impl Oracle {
 pub struct Frozen {
     per_block: usize,
     cells: Vec<Vec<Candidate>>,
+    /// What was read first, by cell.
+    seen: BTreeMap<usize, Vec<u8>>,
 }
 
 impl Frozen {
+    /// A read of the snapshot ended: holds its bytes, which begin at the first of `cells`, against what may be
+    /// and against what was read before.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn read(&mut self, grid: &Grid, cells: Range<usize>, data: &[u8]) -> Result<(), String> {
+        let base = grid.start(cells.start);
+        for at in cells {
+            let (start, end) = (grid.start(at), grid.start(at + 1));
+            let offset = |byte: u64| usize::try_from(byte - base).unwrap_or(usize::MAX);
+            let bytes = &data[offset(start)..offset(end)];
+            let is = |c: &Candidate| match c.zero {
+                true => is_zero(bytes),
+                false => is_from(c.id, start, bytes),
+            };
+            let may = self.cells.get(at).is_some_and(|cell| cell.iter().any(is));
+            if !may {
+                return Err(format!("cell {at} holds what it never may"));
+            }
+            let first = self.seen.entry(at).or_insert_with(|| bytes.to_vec());
+            if first != bytes {
+                return Err(format!(
+                    "cell {at} is not what it was when it was read first"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Blocks of the largest volume of the world.
     #[must_use]
     pub fn blocks(&self) -> usize {
@@ -366,6 +397,7 @@ impl Oracle {
         Frozen {
             per_block: self.grid.per_block(),
             cells: cells.collect(),
+            seen: BTreeMap::new(),
         }
     }
 

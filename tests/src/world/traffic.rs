@@ -105,6 +105,7 @@ impl World {
                 closed: false,
             },
         );
+        self.choose_export(client);
         let c = &mut self.clients[client];
         c.conn = Some(id);
         c.mood = Mood::Greeting;
@@ -129,10 +130,7 @@ impl World {
         }
         let scripted = c.script.as_mut().map(VecDeque::pop_front);
         let leave = match scripted {
-            None => {
-                let slot = &self.slots[c.slot];
-                slot.wanted.is_some() || self.is_calm() || self.rng.chance(3)
-            }
+            None => self.is_in_the_way(client) || self.is_calm() || self.rng.chance(3),
             Some(None) => self.clients[client].asked.is_empty(),
             Some(Some(_)) => false,
         };
@@ -146,7 +144,12 @@ impl World {
             Some(Some(wish)) => wish,
             Some(None) => return,
             None if self.quiet_damage || self.now < self.hush_until => return,
-            None => self.clients[client].wish(&self.plan, &mut self.rng),
+            None => {
+                let wish = self.clients[client].wish(&self.plan, &mut self.rng);
+                let is_reader = self.clients[client].snapshot.is_some();
+                let reads = is_reader && self.rng.chance(900);
+                self.clients[client].tame(wish, reads)
+            }
         };
         self.ask(client, wish);
     }
@@ -163,10 +166,16 @@ impl World {
         let cells = grid.cells(from, to);
         let mut payload = Vec::new();
         let mut write = None;
+        let is_reader = c.snapshot.is_some();
         let Some(volume) = self.slots[c.slot].volume.as_mut() else {
             return;
         };
         match wish.command {
+            // Refused: what it would change is no matter for the volume.
+            Command::Write if is_reader => {
+                payload = vec![0x5a; usize::try_from(wish.length).unwrap_or(0)];
+            }
+            _ if is_reader => {}
             Command::Write | Command::WriteZeroes | Command::Trim => {
                 let id = self.next_write;
                 self.next_write += 1;
@@ -357,10 +366,10 @@ impl World {
         c.conn = None;
         let done = c.mood == Mood::Leaving && c.script.is_some() && c.asked.is_empty();
         c.mood = if done { Mood::Gone } else { Mood::Away };
-        let slot = c.slot;
+        let (slot, is_reader) = (c.slot, c.snapshot.is_some());
         for asked in std::mem::take(&mut c.asked).into_values() {
             if let Some(volume) = self.slots[slot].volume.as_mut() {
-                if asked.wish.command == Command::Read {
+                if asked.wish.command == Command::Read && !is_reader {
                     volume.oracle.read_dropped(asked.at);
                 }
             }
@@ -425,12 +434,19 @@ impl World {
                 let Some(volume) = &self.slots[c.slot].volume else {
                     return self.client_leaves(client);
                 };
-                let bytes = wire::hello(&volume.name, structured);
+                let export = match &c.snapshot {
+                    None => volume.name.clone(),
+                    Some((snapshot, _)) => format!("{}@{snapshot}", volume.name),
+                };
+                let bytes = wire::hello(&export, structured);
                 self.clients[client].name.clone_from(&volume.name);
                 self.send_bytes(client, bytes);
             }
             Said::Size(size) => {
                 self.clients[client].size_bytes = size;
+                if self.clients[client].snapshot.is_some() {
+                    return; // as large as the volume was then
+                }
                 let slot = self.clients[client].slot;
                 if let Some(growth) = self.growth.get(slot) {
                     if !growth.asked.contains(&size) {
@@ -507,6 +523,9 @@ impl World {
         let c = &mut self.clients[client];
         if c.script.is_some() {
             c.results.push((asked.wish, error));
+        }
+        if c.snapshot.is_some() {
+            return self.reader_answered(client, &asked, error);
         }
         let slot = c.slot;
         let durable = self.clients[client].is_durable(&asked, self.plan.nodes > 1);
