@@ -11,6 +11,9 @@ const DEVICE_BYTES: usize = 1 << 30;
 pub const VOLUME_BYTES: u64 = 256 << 20;
 pub const READ: u16 = 0;
 pub const WRITE: u16 = 1;
+pub const FLUSH: u16 = 3;
+pub const TRIM: u16 = 4;
+pub const STATUS: u16 = 7;
 pub const MIB: usize = 1 << 20;
 
 /// A node over a device that completes operations when it is told to, in order.
@@ -114,6 +117,17 @@ impl World {
         }
     }
 
+    /// Reads of the device end, and nothing else does.
+    pub fn disk_reads(&mut self) {
+        let (reads, rest): (Vec<_>, Vec<_>) = self
+            .queue
+            .drain(..)
+            .partition(|(_, op)| matches!(op, DiskOp::Read { .. }));
+        let count = reads.len();
+        self.queue = reads.into_iter().chain(rest).collect();
+        self.disk(count);
+    }
+
     /// Until nothing is left to do but what waits for clients.
     pub fn rest(&mut self) {
         for _ in 0..2000 {
@@ -165,6 +179,88 @@ impl World {
         conn
     }
 
+    /// The volume's snapshot `name` is taken.
+    pub fn snapshot(&mut self, name: &str) -> Result<AdminReply, AdminError> {
+        self.ask(AdminRequest::SnapshotCreate {
+            volume: "v".into(),
+            name: name.into(),
+            labels: BTreeMap::new(),
+        })
+    }
+
+    pub fn delete_snapshot(&mut self, name: &str) -> Result<AdminReply, AdminError> {
+        self.ask(AdminRequest::SnapshotDelete {
+            volume: "v".into(),
+            name: name.into(),
+        })
+    }
+
+    /// A client that has asked for structured replies, selected contexts of an export and attached to
+    /// it; the kinds and the data of what it was told.
+    pub fn go(&mut self, number: u64, export: &str, contexts: &[&str]) -> Vec<(u32, Vec<u8>)> {
+        let conn = self.connect(number);
+        self.give(conn, option(8, &[]));
+        if !contexts.is_empty() {
+            self.give(conn, option(10, &queries(export, contexts)));
+        }
+        let go = [text(export), vec![0, 0]].concat();
+        self.give(conn, option(7, &go));
+        self.rest_a_little();
+        self.told(conn)
+    }
+
+    /// What a client in its handshake was told.
+    pub fn told(&mut self, conn: ConnId) -> Vec<(u32, Vec<u8>)> {
+        let replies = self.replies.remove(&conn).unwrap_or_default();
+        let magic = 0x0003_e889_0455_65a9u64.to_be_bytes();
+        let mut rest = replies
+            .strip_prefix(b"NBDMAGICIHAVEOPT\0\x03")
+            .unwrap_or(&replies);
+        let mut told = Vec::new();
+        while let Some(after) = rest.strip_prefix(&magic) {
+            let kind = u32::from_be_bytes(after[4..8].try_into().unwrap());
+            let length = u32::from_be_bytes(after[8..12].try_into().unwrap()) as usize;
+            told.push((kind, after[12..12 + length].to_vec()));
+            rest = &after[12 + length..];
+        }
+        assert!(rest.is_empty(), "{rest:?}");
+        told
+    }
+
+    /// Chunks of one reply, as kinds and data; a simple reply is its error number.
+    pub fn chunks(&mut self, conn: ConnId) -> Vec<(u16, Vec<u8>)> {
+        let replies = self.replies.remove(&conn).unwrap_or_default();
+        let mut rest = replies.as_slice();
+        let mut chunks = Vec::new();
+        while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix(&0x6744_6698u32.to_be_bytes()) {
+                chunks.push((0, after[..4].to_vec()));
+                rest = &after[12..];
+                continue;
+            }
+            let after = rest.strip_prefix(&0x668e_33efu32.to_be_bytes()).unwrap();
+            let kind = u16::from_be_bytes(after[2..4].try_into().unwrap());
+            let length = u32::from_be_bytes(after[12..16].try_into().unwrap()) as usize;
+            chunks.push((kind, after[16..16 + length].to_vec()));
+            rest = &after[16 + length..];
+        }
+        chunks
+    }
+
+    /// A request and its answer.
+    pub fn answered(&mut self, conn: ConnId, request: Vec<u8>) -> Vec<(u16, Vec<u8>)> {
+        self.give(conn, request);
+        self.rest_a_little();
+        self.chunks(conn)
+    }
+
+    /// Extents by context, asked on and on through `length` bytes.
+    pub fn status(&mut self, conn: ConnId, length: usize) -> Vec<Vec<(usize, u32)>> {
+        self.give(conn, request(STATUS, 0, length, 0));
+        self.rest_a_little();
+        extents(&self.chunks(conn))
+    }
+
     /// Time passes.
     pub fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds * 2 {
@@ -208,6 +304,31 @@ impl World {
             self.turn();
         }
     }
+}
+
+/// Extents of an answer, by context.
+pub fn extents(chunks: &[(u16, Vec<u8>)]) -> Vec<Vec<(usize, u32)>> {
+    let number = |raw: &[u8]| u32::from_be_bytes(raw.try_into().unwrap());
+    let of = |(kind, data): &(u16, Vec<u8>)| {
+        assert_eq!(*kind, 5, "{data:?}");
+        let pairs = data[4..].chunks(8);
+        pairs
+            .map(|p| (number(&p[..4]) as usize, number(&p[4..])))
+            .collect()
+    };
+    chunks.iter().map(of).collect()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+    [&length, text.as_bytes()].concat()
+}
+
+/// Payload of an option about metadata contexts.
+pub fn queries(export: &str, queries: &[&str]) -> Vec<u8> {
+    let count = u32::try_from(queries.len()).unwrap().to_be_bytes().to_vec();
+    let queries: Vec<u8> = queries.iter().flat_map(|q| text(q)).collect();
+    [text(export), count, queries].concat()
 }
 
 /// An option of the handshake.

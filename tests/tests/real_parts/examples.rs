@@ -2,7 +2,9 @@
 //! the guest of `kernel.rs`.
 
 use crate::disk::NEEDS;
-use crate::harness::{has, program, repository, run, run_for, skip, verify, Daemon, Folder, Start};
+use crate::harness::{
+    has, program, python, repository, run, run_for, skip, verify, Daemon, Folder, Start,
+};
 use std::fs;
 use std::path::Path;
 
@@ -57,7 +59,9 @@ fn every_example_is_run() {
         .collect();
     places.sort();
     let (here, guest, root) = ("", "in the guest", "as root");
-    let run = [here, here, here, root, root, guest, guest, guest];
+    let run = [
+        here, here, here, here, here, root, root, guest, guest, guest,
+    ];
     assert_eq!(places, run, "tell the tests about a new block");
     for entry in fs::read_dir(repository().join("examples/fio")).unwrap() {
         let name = entry.unwrap().file_name();
@@ -77,6 +81,44 @@ fn images_go_in_and_out() {
     let out = shell(&folder, "", &block("", "qemu-img convert"));
     assert!(out.contains("Images are identical"), "{out}");
     assert!(!out.contains("verification failed"), "{out}");
+    daemon.stop();
+    verify(&folder.join("esker-data/store-0.esker"));
+}
+
+#[test]
+fn a_backup_copies_what_changed() {
+    let Some(python) = python() else { return };
+    if !has(&["qemu-io", "qemu-img", "nbdinfo"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let daemon = served(&folder, "2GiB");
+    // The Python that has libnbd, whatever else is installed.
+    let before = format!("mkdir bin && ln -s '{python}' bin/python3 && PATH=\"$PWD/bin:$PATH\"");
+    let out = shell(&folder, &before, &block("", "--since monday"));
+    let copied: Vec<&str> = out.lines().filter(|l| l.contains("bytes copied")).collect();
+    assert_eq!(
+        copied,
+        [
+            "71303168 bytes copied of 1073741824",
+            "1048576 bytes copied of 1073741824"
+        ],
+        "{out}"
+    );
+    assert!(out.contains("Images are identical"), "{out}");
+    let out = shell(&folder, "", &block("", "--map=qemu"));
+    let words: Vec<Vec<&str>> = out
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let dirty = ["8388608", "1048576", "1", "dirty"];
+    assert!(words.iter().any(|line| line == &dirty), "{out}");
+    let json = &out[out.find('[').unwrap()..];
+    let extents: Vec<serde_json::Value> = serde_json::from_str(json).unwrap();
+    let changed: Vec<_> = extents.iter().filter(|e| e["data"] == false).collect();
+    assert_eq!(changed.len(), 1, "{json}");
+    assert_eq!(changed[0]["start"], 8 << 20);
+    assert_eq!(changed[0]["length"], 1 << 20);
     daemon.stop();
     verify(&folder.join("esker-data/store-0.esker"));
 }

@@ -20,6 +20,7 @@ mod client;
 mod damaged;
 mod disk;
 mod examples;
+mod exports;
 mod filesystem;
 mod full;
 mod harness;

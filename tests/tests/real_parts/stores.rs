@@ -93,3 +93,61 @@ fn a_lone_first_write_is_answered() {
     daemon.tcp_client("a").write(0, &data, 0).unwrap().unwrap();
     daemon.stop();
 }
+
+/// Which loop took a connection up does not show: not in a list, nor in what is told before an attachment.
+#[test]
+fn snapshots_of_all_stores_are_served_through_one_socket() {
+    if !has(&["nbdinfo"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let stores = ["a", "b"].map(|name| folder.join(name));
+    let mut words = vec!["--store-size", "1GiB"];
+    for store in &stores {
+        words.extend(["--store", store.to_str().unwrap()]);
+    }
+    let daemon = Start::new(&folder.join("d")).with(&words).ready();
+    let mut used = Vec::new();
+    for (i, name) in ["v0", "v1", "v2", "v3"].into_iter().enumerate() {
+        daemon.create(name, "64MiB");
+        let show = daemon.json(&["volume", "show", name]);
+        used.push(show["store"].as_u64().unwrap());
+        let mut client = daemon.client(name);
+        let block = fill(i as u64, 1, 1);
+        client.write(4096, &block, 0).unwrap().unwrap();
+        let snapshot = format!("{name}@s");
+        daemon.esker(&["snapshot", "create", &snapshot]).ok();
+        client.write(8192, &block, 0).unwrap().unwrap();
+        // Fills this store a little, so that the next volume goes to the other one.
+        let much: Vec<u8> = block.repeat(1024);
+        client.write(32 << 20, &much, 0).unwrap().unwrap();
+        client.flush().unwrap().unwrap();
+    }
+    used.sort_unstable();
+    used.dedup();
+    assert_eq!(used, [0, 1]);
+    let list = run("nbdinfo", &["--list", "--json", &daemon.uri("")]).ok();
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let exports = list["exports"].as_array().unwrap().iter();
+    let names: Vec<_> = exports.filter_map(|e| e["export-name"].as_str()).collect();
+    let expected = ["v0", "v0@s", "v1", "v1@s", "v2", "v2@s", "v3", "v3@s"];
+    assert_eq!(names, expected);
+    for (i, name) in ["v0", "v1", "v2", "v3"].into_iter().enumerate() {
+        let mut cut = daemon.client(&format!("{name}@s"));
+        let read = cut.read(4096, 8192).unwrap().unwrap();
+        assert_eq!(read[..4096], fill(i as u64, 1, 1));
+        assert!(read[4096..].iter().all(|byte| *byte == 0));
+        let map = ["--map=qemu:dirty-bitmap:since=s", &daemon.uri(name)];
+        let map = run("nbdinfo", &map).ok();
+        let dirty: Vec<Vec<&str>> = map
+            .lines()
+            .filter(|line| line.contains("dirty"))
+            .map(|line| line.split_whitespace().take(2).collect())
+            .collect();
+        assert_eq!(dirty, [["8192", "4096"], ["33554432", "4194304"]], "{map}");
+    }
+    daemon.stop();
+    for store in &stores {
+        verify(store);
+    }
+}
