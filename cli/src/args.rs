@@ -216,6 +216,11 @@ pub enum VolumeVerb {
         #[arg(long, short)]
         yes: bool,
     },
+    /// Read and check everything that is stored of a volume, its snapshots and what it was cloned from
+    Scrub {
+        /// Volume
+        name: String,
+    },
     /// Accept that a suspended volume lost a record of its log, and serve what is left
     AcceptLoss {
         /// Volume

@@ -28,6 +28,9 @@ pub enum CliError {
     /// The words contradict each other, or what they name: exit code 2.
     #[error("{0}")]
     Usage(String),
+    /// A scrub found damage.
+    #[error("{0}")]
+    Damaged(String),
     /// Some of several things failed.
     #[error("{0}")]
     Partly(String),

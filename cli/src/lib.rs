@@ -10,6 +10,7 @@ pub mod model;
 pub mod offline;
 pub mod output;
 pub mod progress;
+pub mod scrub;
 pub mod snapshot;
 pub mod space;
 pub mod status;

@@ -4,7 +4,7 @@
 use crate::args::Part;
 use crate::error::CliError;
 use crate::output::Output;
-use crate::progress::CheckBar;
+use crate::progress::ByteBar;
 use crate::table::fields;
 use esker_base::{DiskError, DiskErrorKind};
 use esker_engine::inspect::What;
@@ -59,8 +59,11 @@ struct Inspected<'a> {
 /// When the store cannot be opened, or has problems: they are shown first.
 pub fn verify(path: &Path, output: &mut Output) -> Result<(), CliError> {
     let mut store = StoreReader::open(path)?;
-    let bar = CheckBar::new();
-    let report = esker_engine::verify::verify(&mut store, &mut |done| bar.show(done));
+    let bar = ByteBar::new("checking");
+    let report = esker_engine::verify::verify(&mut store, &mut |progress| {
+        let bytes = |blocks: u64| blocks.saturating_mul(4096);
+        bar.show(bytes(progress.blocks_done), bytes(progress.blocks_total));
+    });
     drop(bar);
     let report = report.map_err(|e| open_error(path, &e))?;
     let verified = Verified::new(path, report);

@@ -18,6 +18,7 @@ pub async fn run(
 ) -> Result<(), CliError> {
     let volume = match verb {
         VolumeVerb::List => return list(client, output).await,
+        VolumeVerb::Scrub { name } => return crate::scrub::run(name, client, output).await,
         VolumeVerb::Delete {
             name,
             with_snapshots,

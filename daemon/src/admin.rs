@@ -363,6 +363,23 @@ impl Admin for AdminService {
         Ok(Response::new(report::diff(page.map_err(refusal)?)))
     }
 
+    async fn scrub_volume(
+        &self,
+        request: Request<v1::ScrubVolumeRequest>,
+    ) -> Answer<v1::ScrubVolumeResponse> {
+        let v1::ScrubVolumeRequest { name, place } = request.into_inner();
+        if place.is_none() {
+            tracing::info!(name, "scrub volume");
+            // What was written until now is to be checked, too.
+            self.stores.settle().await;
+        }
+        let place = place.as_ref().map(report::scrub_place);
+        let page = self.stores.scrub(name.clone(), place).await;
+        let page = page.map_err(refusal)?;
+        crate::scrub::tell_damage(&page);
+        Ok(Response::new(report::scrub(page)))
+    }
+
     async fn accept_loss(
         &self,
         request: Request<v1::AcceptLossRequest>,

@@ -2,6 +2,7 @@
 
 use crate::config::ListenOn;
 use crate::live::{LogFormat, SlowRequest};
+use crate::scrub::ScrubRate;
 use clap::Parser;
 use std::path::PathBuf;
 
@@ -24,6 +25,10 @@ pub struct Args {
     /// Memory per store for its map cache [default: chosen by the store]
     #[arg(long, value_name = "SIZE", value_parser = esker_api::size::parse)]
     pub cache_size: Option<u64>,
+    /// Bytes of each store that are read and checked a second in the background, or `none` [default:
+    /// 16MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub scrub_rate: Option<ScrubRate>,
     /// TCP address for NBD, repeatable, or none [default: 127.0.0.1:10809]
     #[arg(long, value_name = "HOST:PORT|none")]
     pub nbd: Vec<ListenOn>,

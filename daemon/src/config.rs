@@ -5,6 +5,7 @@
 //! stores = ["/dev/nvme0n1"]          # --store; default: one file, DIR/store-0.esker
 //! store_size = "16GiB"               # --store-size, of store files that have to be created
 //! cache_size = "64MiB"               # --cache-size, memory per store for its map cache
+//! scrub_rate = "16MiB"               # --scrub-rate, bytes of each store read and checked a second, or "none"
 //! nbd = "127.0.0.1:10809"            # --nbd, several as ["…", "…"], or "none"
 //! metrics = "127.0.0.1:9809"         # --metrics, or "none"
 //! log = "info"                       # as RUST_LOG, which goes before it
@@ -17,6 +18,7 @@
 
 use crate::args::Args;
 use crate::live::{Live, LogFormat, SlowRequest};
+use crate::scrub::ScrubRate;
 use esker_api::size;
 use esker_base::BLOCK_SIZE_U64;
 use esker_node::admin::one_line;
@@ -158,6 +160,8 @@ pub struct Config {
     pub store_size_bytes: Option<u64>,
     /// Memory per store for its map cache, when it was said.
     pub cache_bytes: Option<u64>,
+    /// How fast stores are scrubbed in the background.
+    pub scrub_rate: ScrubRate,
     /// TCP addresses for NBD; none when not to listen.
     pub nbd: Vec<ListenOn>,
     /// Address for metrics.
@@ -215,6 +219,7 @@ impl Config {
             stores_are_named,
             store_size_bytes: args.store_size.or(file.store_size_bytes),
             cache_bytes: args.cache_size.or(file.cache_bytes),
+            scrub_rate: args.scrub_rate.or(file.scrub_rate).unwrap_or_default(),
             nbd: addresses(match args.nbd.is_empty() {
                 true => file.nbd.unwrap_or_else(|| vec![ListenOn::local(10809)]),
                 false => args.nbd.clone(),
@@ -252,6 +257,7 @@ impl Config {
                 self.store_size_bytes != other.store_size_bytes,
             ),
             ("cache_size", self.cache_bytes != other.cache_bytes),
+            ("scrub_rate", self.scrub_rate != other.scrub_rate),
             ("nbd", self.nbd != other.nbd),
             ("metrics", self.metrics != other.metrics),
         ];
@@ -368,6 +374,7 @@ struct RawSettings {
     stores: Option<Vec<PathBuf>>,
     store_size: Option<Spanned<String>>,
     cache_size: Option<Spanned<String>>,
+    scrub_rate: Option<Spanned<String>>,
     nbd: Option<Spanned<toml::Value>>,
     metrics: Option<Spanned<String>>,
     log: Option<Spanned<String>>,
@@ -383,6 +390,7 @@ struct FileSettings {
     stores: Vec<PathBuf>,
     store_size_bytes: Option<u64>,
     cache_bytes: Option<u64>,
+    scrub_rate: Option<ScrubRate>,
     nbd: Option<Vec<ListenOn>>,
     metrics: Option<ListenOn>,
     log: Option<String>,
@@ -414,6 +422,7 @@ impl FileSettings {
                 .collect(),
             store_size_bytes: source.value("store_size", raw.store_size, size::parse)?,
             cache_bytes: source.value("cache_size", raw.cache_size, size::parse)?,
+            scrub_rate: source.value("scrub_rate", raw.scrub_rate, ScrubRate::from_str)?,
             nbd: source.addresses("nbd", raw.nbd)?,
             metrics: source.value("metrics", raw.metrics, ListenOn::from_str)?,
             log: source.value("log", raw.log, log_filter)?,

@@ -23,6 +23,7 @@ pub mod predecessor;
 pub mod reload;
 pub mod report;
 pub mod run;
+pub mod scrub;
 pub mod store;
 pub mod stores;
 pub mod uri;

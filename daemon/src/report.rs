@@ -6,9 +6,12 @@ use crate::stores::StoreStatus;
 use crate::uri::Endpoints;
 use esker_api::v1;
 use esker_base::num::to_u32_saturating;
+use esker_base::GroupId;
+use esker_engine::event::ScrubTarget;
+use esker_engine::format::versions::VersionId;
 use esker_node::admin::{
-    DiffPage, SnapshotReport, SpaceReport, StatusReport, VersionKind, VersionReport, VolumeReport,
-    VolumeState,
+    DiffPage, ScrubPage, ScrubPlace, SnapshotReport, SpaceReport, StatusReport, VersionKind,
+    VersionReport, VolumeReport, VolumeState,
 };
 
 /// The version of this software.
@@ -82,6 +85,42 @@ pub fn diff(page: DiffPage) -> v1::DiffSnapshotsResponse {
         through_bytes: page.through_bytes,
         size_bytes: page.size_bytes,
     }
+}
+
+/// The message of a part of a scrub.
+#[must_use]
+pub fn scrub(page: ScrubPage) -> v1::ScrubVolumeResponse {
+    let damaged = page.damaged.into_iter().map(|damage| v1::ScrubDamage {
+        volume: damage.volume,
+        snapshot: damage.snapshot,
+        offset: damage.offset,
+        length: damage.length,
+        in_map: damage.in_map,
+    });
+    v1::ScrubVolumeResponse {
+        next: page.next.map(|place| {
+            let (head, id) = match place.target {
+                ScrubTarget::Version(id) => (false, id.0),
+                ScrubTarget::Head(group) => (true, group.0),
+            };
+            let block = place.block;
+            v1::ScrubPlace { head, id, block }
+        }),
+        checked_bytes: page.checked_bytes,
+        total_bytes: page.total_bytes,
+        damaged: damaged.collect(),
+    }
+}
+
+/// The place that a message names.
+#[must_use]
+pub fn scrub_place(place: &v1::ScrubPlace) -> ScrubPlace {
+    let target = match place.head {
+        true => ScrubTarget::Head(GroupId(place.id)),
+        false => ScrubTarget::Version(VersionId(place.id)),
+    };
+    let block = place.block;
+    ScrubPlace { target, block }
 }
 
 fn state(state: VolumeState) -> v1::VolumeState {

@@ -14,6 +14,7 @@ use crate::metrics;
 use crate::opening;
 use crate::predecessor::Predecessor;
 use crate::reload;
+use crate::scrub;
 use crate::store::{Ended, StoreHandle, StoreStates};
 use crate::stores::Stores;
 use crate::uri::Endpoints;
@@ -112,6 +113,12 @@ where
                 let dropped = logs.map(Logs::dropped);
                 servers.spawn(metrics::serve(listener, stores, identity, dropped));
             }
+            let stores = Arc::clone(&supervisor.stores);
+            let scrub = scrub::run(stores, config.data.clone(), config.scrub_rate);
+            servers.spawn(async move {
+                scrub.await;
+                Ok(())
+            });
             say(&ready_line(&identity, config.stores.len(), volumes, &endpoints));
             notify(&[NotifyState::Ready]);
             let stores = Arc::clone(&supervisor.stores);

@@ -3,8 +3,8 @@
 
 use crate::store::{RequestError, StoreHandle};
 use esker_node::admin::{
-    one_line, AdminError, AdminReply, AdminRequest, DiffPage, RolledBack, SnapshotPage,
-    SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport, VolumeReport,
+    one_line, AdminError, AdminReply, AdminRequest, DiffPage, RolledBack, ScrubPage, ScrubPlace,
+    SnapshotPage, SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport, VolumeReport,
 };
 use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
@@ -269,6 +269,19 @@ impl Stores {
         };
         match self.ask(&of, request).await? {
             (_, AdminReply::Diff(page)) => Ok(page),
+            (store, other) => Err(mismatch(store, &other)),
+        }
+    }
+
+    /// A part of a scrub of a volume.
+    ///
+    /// # Errors
+    /// When no store has it, or its store refuses.
+    pub async fn scrub(&self, volume: String, place: Option<ScrubPlace>) -> Result<ScrubPage> {
+        let of = volume.clone();
+        let volume = Some(volume);
+        match self.ask(&of, AdminRequest::Scrub { volume, place }).await? {
+            (_, AdminReply::Scrub(page)) => Ok(page),
             (store, other) => Err(mismatch(store, &other)),
         }
     }

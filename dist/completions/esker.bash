@@ -124,6 +124,9 @@ _esker() {
             esker__subcmd__help__subcmd__volume,resize)
                 cmd="esker__subcmd__help__subcmd__volume__subcmd__resize"
                 ;;
+            esker__subcmd__help__subcmd__volume,scrub)
+                cmd="esker__subcmd__help__subcmd__volume__subcmd__scrub"
+                ;;
             esker__subcmd__help__subcmd__volume,show)
                 cmd="esker__subcmd__help__subcmd__volume__subcmd__show"
                 ;;
@@ -220,6 +223,9 @@ _esker() {
             esker__subcmd__volume,resize)
                 cmd="esker__subcmd__volume__subcmd__resize"
                 ;;
+            esker__subcmd__volume,scrub)
+                cmd="esker__subcmd__volume__subcmd__scrub"
+                ;;
             esker__subcmd__volume,show)
                 cmd="esker__subcmd__volume__subcmd__show"
                 ;;
@@ -243,6 +249,9 @@ _esker() {
                 ;;
             esker__subcmd__volume__subcmd__help,resize)
                 cmd="esker__subcmd__volume__subcmd__help__subcmd__resize"
+                ;;
+            esker__subcmd__volume__subcmd__help,scrub)
+                cmd="esker__subcmd__volume__subcmd__help__subcmd__scrub"
                 ;;
             esker__subcmd__volume__subcmd__help,show)
                 cmd="esker__subcmd__volume__subcmd__help__subcmd__show"
@@ -628,7 +637,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__volume)
-            opts="create list show resize rename delete accept-loss"
+            opts="create list show resize rename delete scrub accept-loss"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -712,6 +721,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__volume__subcmd__resize)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__volume__subcmd__scrub)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1428,7 +1451,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume)
-            opts="-o -h -V --data --admin --output --help --version create list show resize rename delete accept-loss help"
+            opts="-o -h -V --data --admin --output --help --version create list show resize rename delete scrub accept-loss help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1560,7 +1583,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume__subcmd__help)
-            opts="create list show resize rename delete accept-loss help"
+            opts="create list show resize rename delete scrub accept-loss help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1671,6 +1694,20 @@ _esker() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        esker__subcmd__volume__subcmd__help__subcmd__scrub)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         esker__subcmd__volume__subcmd__help__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -1756,6 +1793,36 @@ _esker() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__volume__subcmd__scrub)
+            opts="-o -h -V --data --admin --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

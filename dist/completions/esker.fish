@@ -42,22 +42,23 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "inspect" -d 'Dump a par
 complete -c esker -n "__fish_esker_needs_command" -f -a "man" -d 'Write man pages'
 complete -c esker -n "__fish_esker_needs_command" -f -a "completions" -d 'Write completions for a shell to stdout'
 complete -c esker -n "__fish_esker_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "create" -d 'Create a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "list" -d 'List all volumes'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "show" -d 'Show a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "resize" -d 'Grow a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "rename" -d 'Rename a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "delete" -d 'Delete a volume and all its data'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete accept-loss help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "create" -d 'Create a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "list" -d 'List all volumes'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "show" -d 'Show a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "resize" -d 'Grow a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "rename" -d 'Rename a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "delete" -d 'Delete a volume and all its data'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l size -d 'Size, like 10GiB' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Number of copies' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
@@ -113,6 +114,14 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s y -l yes -d 'Do not ask; only asked at a terminal'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
@@ -129,6 +138,7 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "resize" -d 'Grow a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "rename" -d 'Rename a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "delete" -d 'Delete a volume and all its data'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -l data -d 'The daemon\'s folder' -r -F
@@ -324,6 +334,7 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "resize" -d 'Grow a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "rename" -d 'Rename a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "delete" -d 'Delete a volume and all its data'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "create" -d 'Keep a volume as it is now'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "list" -d 'List snapshots, oldest first'

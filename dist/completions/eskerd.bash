@@ -23,7 +23,7 @@ _eskerd() {
 
     case "${cmd}" in
         eskerd)
-            opts="-h -V --data --config --store --store-size --cache-size --nbd --metrics --log-format --slow-request --check-config --dist --help --version"
+            opts="-h -V --data --config --store --store-size --cache-size --scrub-rate --nbd --metrics --log-format --slow-request --check-config --dist --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -46,6 +46,10 @@ _eskerd() {
                     return 0
                     ;;
                 --cache-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --scrub-rate)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

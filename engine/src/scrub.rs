@@ -172,6 +172,9 @@ impl Engine {
             ScrubTarget::Head(id) => {
                 let group = self.groups.get(&id).filter(|g| !g.deleting);
                 let group = group.ok_or(ReadError::UnknownGroup)?;
+                if group.base.is_some() {
+                    return Err(ReadError::NotMerged); // a clone that has no tree of its own yet
+                }
                 let floor = match self.forest.head(id) {
                     Some(head) => Forest::floor(self.forest.whole_parent_cut(head.id), &head.grown),
                     None => Floor::default(),

@@ -117,6 +117,13 @@ pub enum AdminRequest {
         /// Where to begin, in bytes: a multiple of 4096.
         offset: u64,
     },
+    /// Read and check what is stored; a part, from where the part before it ended.
+    Scrub {
+        /// Of this volume and what it goes back to; of the store without.
+        volume: Option<String>,
+        /// Where to begin; at the beginning without.
+        place: Option<ScrubPlace>,
+    },
     /// Make sums exact: what was acknowledged is merged, what was deleted is taken apart.
     Settle,
     /// Accept that the log of a suspended volume lost a record, and serve what is left.
@@ -193,6 +200,8 @@ pub enum AdminReply {
     Versions(Vec<VersionReport>),
     /// To a comparison.
     Diff(DiffPage),
+    /// To a part of a scrub.
+    Scrub(ScrubPage),
     /// To space.
     Space(SpaceReport),
     /// To status.
@@ -324,6 +333,43 @@ pub struct DiffPage {
     pub through_bytes: u64,
     /// Size of the larger of the two, where the comparison ends.
     pub size_bytes: u64,
+}
+
+/// How far a scrub is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubPlace {
+    /// The version being looked at.
+    pub target: esker_engine::event::ScrubTarget,
+    /// Its first block that is not checked.
+    pub block: u64,
+}
+
+/// Something that is damaged on the device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ScrubDamage {
+    /// The volume that it was written to; empty when that was deleted and clones of it live on.
+    pub volume: String,
+    /// The oldest snapshot that has it, empty if that was deleted; none when only the volume has it.
+    pub snapshot: Option<String>,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes concerned.
+    pub length: u64,
+    /// The map over them is damaged, so none of them can be read.
+    pub in_map: bool,
+}
+
+/// A part of a scrub.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubPage {
+    /// Where the next part begins; none when all is checked.
+    pub next: Option<ScrubPlace>,
+    /// Bytes read from the device and checked.
+    pub checked_bytes: u64,
+    /// About how many there are in all.
+    pub total_bytes: u64,
+    /// What is damaged, at most a few hundred.
+    pub damaged: Vec<ScrubDamage>,
 }
 
 /// Whether a volume serves I/O.

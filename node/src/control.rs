@@ -134,6 +134,7 @@ impl Node {
                 offset,
             } => self.snapshot_diff(token, &volume, &from, to.as_deref(), offset),
             AdminRequest::Settle => self.settle_sums(token),
+            AdminRequest::Scrub { volume, place } => self.scrub(token, volume.as_deref(), place),
             AdminRequest::VolumeAcceptLoss { name } => self.volume_accept_loss(token, &name),
             AdminRequest::Space { volume } => self.space(volume).map(Some),
             AdminRequest::Metrics => Ok(Some(AdminReply::Metrics(Box::new(self.sample())))),

@@ -483,7 +483,7 @@ impl Node {
                 self.changes_done(token, result);
             }
             E::DiffDone { token, result } => self.diff_done(token, result, effects),
-            E::ScrubDone { .. } => {} // nobody asks yet
+            E::ScrubDone { token, result } => self.scrub_done(token, result, effects),
             E::PayloadDone { token, payload } => self.payload_done(token, payload),
             E::CatalogDone { token, result } => self.catalog_done(token, result, effects),
             E::LogTruncated { group, index, .. } => {

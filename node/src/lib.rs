@@ -15,6 +15,7 @@ mod io;
 pub mod meters;
 mod node;
 mod pieces;
+mod scrub;
 mod snapshots;
 mod stall;
 mod status;

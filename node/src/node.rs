@@ -150,6 +150,7 @@ pub struct Node {
     pub(crate) next_admin: u64,
     /// Comparisons on their way, by the engine's token.
     pub(crate) diffs: BTreeMap<u64, DiffAsk>,
+    pub(crate) scrubs: BTreeMap<u64, crate::scrub::ScrubAsk>,
     /// Questions for exact sums that wait for writes to be applied.
     pub(crate) settles: Vec<Settle>,
     /// Requests about volumes that are starting.
@@ -224,6 +225,7 @@ impl Node {
             admin: BTreeMap::new(),
             next_admin: 1,
             diffs: BTreeMap::new(),
+            scrubs: BTreeMap::new(),
             settles: Vec::new(),
             deferred: Vec::new(),
             waits_for_rest: false,

@@ -12,8 +12,8 @@ use esker_daemon::stores::Stores;
 use esker_daemon::uri::Endpoints;
 use esker_engine::meters::EngineSample;
 use esker_node::admin::{
-    AdminError, AdminReply, AdminRequest, SnapshotPage, SpaceReport, StatusReport, VolumeReport,
-    VolumeState,
+    AdminError, AdminReply, AdminRequest, ScrubPage, SnapshotPage, SpaceReport, StatusReport,
+    VolumeReport, VolumeState,
 };
 use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
@@ -97,6 +97,7 @@ impl FakeStore {
             | AdminRequest::VersionList { .. } => {
                 Err(AdminError::Refused("there are no snapshots here".into()))
             }
+            AdminRequest::Scrub { .. } => Ok(AdminReply::Scrub(ScrubPage::default())),
             AdminRequest::SnapshotList { .. } => Ok(AdminReply::Snapshots(SnapshotPage::default())),
             AdminRequest::VolumeResize { name, size_bytes } => {
                 let volume = volumes.get_mut(&name).ok_or_else(|| not_found(&name))?;
