@@ -3,6 +3,7 @@
 use crate::harness::{
     extents, option, queries, request, World, FLUSH, MIB, READ, STATUS, TRIM, VOLUME_BYTES, WRITE,
 };
+use esker_base::num::to_usize;
 use esker_base::{limits, ConnId};
 use esker_node::admin::AdminRequest;
 use esker_node::Event;
@@ -74,8 +75,8 @@ fn a_snapshot_is_read_at_its_cut_and_refuses_every_change() {
         let read = world.answered(cut, request(READ, 8 * MIB + 100, MIB - 100, 0));
         assert!(data(&read).iter().all(|byte| *byte == 1));
         let holes = (8 * MIB, 3);
-        let rest = (VOLUME_BYTES as usize - 9 * MIB, 3);
-        let all = world.status(cut, VOLUME_BYTES as usize);
+        let rest = (to_usize(VOLUME_BYTES) - 9 * MIB, 3);
+        let all = world.status(cut, to_usize(VOLUME_BYTES));
         assert_eq!(all, [vec![holes, (MIB, 0), rest]]);
         for command in [WRITE, TRIM, 6] {
             let refused = world.answered(cut, request(command, 0, 4096, 1));
@@ -144,7 +145,7 @@ fn what_changed_is_told_of_volumes_and_of_snapshots() {
         assert!(attached(&world.go(3, "v", &[SINCE_S])));
         // Answered as soon as it is on the device, and not in the map yet: it counts.
         world.give(head, request(WRITE, 64 * MIB, 4096, 3));
-        let size = VOLUME_BYTES as usize;
+        let size = to_usize(VOLUME_BYTES);
         let changed = [
             (8 * MIB + MIB / 2, 0),
             (MIB, 1),
