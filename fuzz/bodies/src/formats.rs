@@ -8,7 +8,7 @@ use esker_engine::format::node::{NodePage, FANOUT, LEVEL_MAX};
 use esker_engine::format::operation::Operation;
 use esker_engine::format::record::{RecordHeader, HEADER_PAGES_MAX};
 use esker_engine::format::space::{decode_deaths, PieceEntry, SegmentEntry};
-use esker_engine::format::superblock::Superblock;
+use esker_engine::format::superblock::{self, Superblock};
 use esker_engine::format::table::{self, PageBuilder, CONTENT_MAX};
 use esker_engine::format::PAGE;
 
@@ -30,8 +30,12 @@ pub(crate) fn seal(bytes: &mut [u8], at: usize) {
 pub(crate) fn superblock(data: &[u8]) {
     let check = |bytes: &[u8]| {
         if let Ok((superblock, copy)) = Superblock::decode(bytes) {
+            // An older version is read, and written as the present one: what differs is that.
+            let mut present = bytes.to_vec();
+            present[8..12].copy_from_slice(&superblock::VERSION.to_le_bytes());
+            seal(&mut present, 12);
             let again = superblock.encode(copy);
-            assert_eq!(again, bytes, "a superblock has one encoding");
+            assert!(again == present, "a superblock has one encoding");
             for chunks in superblock.checkpoint_copies() {
                 let pages: u64 = chunks.iter().map(|c| u64::from(c.pages)).sum();
                 assert!(pages * 4096 >= superblock.checkpoint_bytes);
