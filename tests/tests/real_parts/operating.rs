@@ -42,16 +42,18 @@ fn the_commands_of_the_document_work_as_they_stand() {
     )
     .unwrap();
     let blocks = blocks("docs/operating.md");
-    assert_eq!(blocks.len(), 4, "tell this test about a new one");
+    assert_eq!(blocks.len(), 5, "tell this test about a new one");
     let metrics = free_address();
     shell(&folder, &metrics, &blocks[0]);
     assert!(!folder.join("d").exists(), "a check touches nothing");
     let start = Start::new(&folder.join("d")).metrics(&metrics);
     let daemon = start.with(&["--store-size", "1GiB"]).ready();
     shell(&folder, &metrics, &blocks[1]);
-    shell(&folder, &metrics, &format!("{DATA}\n{}", blocks[2]));
+    for block in &blocks[2..4] {
+        shell(&folder, &metrics, &format!("{DATA}\n{block}"));
+    }
     daemon.stop();
-    shell(&folder, &metrics, &blocks[3]);
+    shell(&folder, &metrics, &blocks[4]);
 }
 
 fn files_of(folder: &Path) -> Vec<(String, String)> {
