@@ -3,13 +3,11 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-use esker_base::checksum::crc32;
 use esker_base::{BlockRange, GroupId};
-use esker_engine::format::operation::{BlockInfo, Operation};
+use esker_engine::format::operation::Operation;
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_engine::EngineConfig;
-use esker_tests::check::ops::{entry_of, page_of};
-use esker_tests::check::single::{apply, one_group, stamp};
+use esker_tests::check::single::{self, apply, one_group, stamp, write_run};
 use esker_tests::check::world::World;
 use esker_tests::sim::SimRng;
 
@@ -28,27 +26,14 @@ fn world(config: EngineConfig) -> (World, GroupId) {
     one_group(config, BLOCKS)
 }
 
-fn append(world: &mut World, id: GroupId, operation: Operation, pages: Vec<bytes::Bytes>) {
-    let model = &world.groups[&id];
-    let (term, first) = (model.term, model.last() + 1);
-    let entry = entry_of(term, Some(operation), pages);
-    world.append(id, None, first, &[entry]).unwrap();
+fn append(world: &mut World, id: GroupId, operation: Operation) {
+    single::append(world, id, operation, Vec::new());
     apply(world, id);
 }
 
 fn write(world: &mut World, id: GroupId, lba: u64, count: u32) {
-    let stamp = stamp(world, id, count);
-    let blocks = u64::from(count);
-    let pages: Vec<_> = (0..blocks).map(|i| page_of(id, stamp.0 + i)).collect();
-    let blocks = pages.iter().map(|p| BlockInfo::plain(crc32(p))).collect();
-    let key_id = 0;
-    let operation = Operation::Write {
-        lba,
-        stamp,
-        key_id,
-        blocks,
-    };
-    append(world, id, operation, pages);
+    write_run(world, id, lba, count);
+    apply(world, id);
 }
 
 fn checkpoints(world: &World) -> u64 {
@@ -67,7 +52,7 @@ fn entries_without_payload_begin_checkpoints_too() {
     for _ in 0..350 {
         let stamp = stamp(&mut world, id, 1);
         let range = BlockRange::new(3, 1);
-        append(&mut world, id, Operation::Discard { range, stamp }, vec![]);
+        append(&mut world, id, Operation::Discard { range, stamp });
     }
     assert!(checkpoints(&world) >= before + 3);
     world.disk.power_cut();

@@ -2,51 +2,22 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-use esker_base::checksum::crc32;
 use esker_base::{GroupId, Stamp};
 use esker_engine::event::{Damage, ScrubTarget};
 use esker_engine::format::node::NodePage;
-use esker_engine::format::operation::{BlockInfo, Operation};
 use esker_engine::format::SEGMENTS_OFFSET;
-use esker_engine::{EngineConfig, Event};
-use esker_tests::check::ops::{entry_of, page_of};
-use esker_tests::check::single::{apply, one_group, stamp};
+use esker_engine::EngineConfig;
+use esker_tests::check::ops::page_of;
+use esker_tests::check::single::{apply, checkpoint, one_group, snapshot, write_run};
 use esker_tests::check::world::World;
 
 const BLOCKS: u64 = 1000;
 
-fn append(world: &mut World, id: GroupId, operation: Operation, pages: Vec<bytes::Bytes>) {
-    let model = &world.groups[&id];
-    let (term, first) = (model.term, model.last() + 1);
-    let entry = entry_of(term, Some(operation), pages);
-    world.append(id, None, first, &[entry]).unwrap();
+/// Writes blocks that are applied, and gives the stamp of the first.
+fn write(world: &mut World, id: GroupId, lba: u64) -> Stamp {
+    let stamp = write_run(world, id, lba, 20);
     apply(world, id);
-}
-
-/// Gives the stamp of the first block.
-fn write(world: &mut World, id: GroupId, lba: u64, count: u32) -> Stamp {
-    let stamp = stamp(world, id, count);
-    let pages: Vec<_> = (0..u64::from(count))
-        .map(|i| page_of(id, stamp.0 + i))
-        .collect();
-    let operation = Operation::Write {
-        lba,
-        stamp,
-        key_id: 0,
-        blocks: pages.iter().map(|p| BlockInfo::plain(crc32(p))).collect(),
-    };
-    append(world, id, operation, pages);
     stamp
-}
-
-fn snapshot(world: &mut World, id: GroupId, name: &str) {
-    let operation = Operation::Snapshot {
-        stamp: stamp(world, id, 1),
-        created_us: 1,
-        name: name.into(),
-        labels: std::collections::BTreeMap::new(),
-    };
-    append(world, id, operation, Vec::new());
 }
 
 /// Blocks 0..300 in a snapshot, 100..200 of them overwritten since, all of it merged.
@@ -62,21 +33,16 @@ fn world() -> (World, GroupId, Stamp) {
     let (mut world, id) = one_group(config, BLOCKS);
     let mut first = None;
     for lba in (0..300).step_by(20) {
-        let stamp = write(&mut world, id, lba, 20);
+        let stamp = write(&mut world, id, lba);
         first.get_or_insert(stamp);
     }
-    snapshot(&mut world, id, "s");
+    snapshot(&mut world, id);
+    apply(&mut world, id);
     for lba in (100..200).step_by(20) {
-        write(&mut world, id, lba, 20);
+        write(&mut world, id, lba);
     }
     checkpoint(&mut world);
     (world, id, first.unwrap())
-}
-
-fn checkpoint(world: &mut World) {
-    let token = world.token();
-    world.step(Event::Checkpoint { token }).unwrap();
-    world.run(true).unwrap();
 }
 
 /// The page of the device that holds the block written with a stamp.
@@ -113,7 +79,8 @@ fn a_damaged_block_is_named_though_it_is_in_no_cache_and_nobody_read_it() {
     };
     let version = found.damaged.first().unwrap().0;
     let named = world.engine.scrub_target_name(version);
-    assert_eq!(named, Some((id, Some("s"))));
+    let snapshot = world.engine.snapshots(id)[0].meta.name.clone();
+    assert_eq!(named, Some((id, Some(snapshot.as_str()))));
     assert_eq!(found.damaged, [(version, block(7)), (version, block(150))]);
     assert_eq!(found.blocks, 400, "the rest is looked at all the same");
     assert_eq!(world.engine.damaged_blocks(), 2);

@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-use esker_base::checksum::crc32;
 use esker_base::{BlockRange, Epoch, GroupId, Stamp};
-use esker_engine::format::operation::{BlockInfo, Operation};
+use esker_engine::format::operation::Operation;
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_engine::{EngineConfig, Event, Probe};
 use esker_tests::check::damage::count_damaged;
-use esker_tests::check::ops::{entry_of, page_of};
-use esker_tests::check::single::{apply, one_group, stamp};
+use esker_tests::check::ops::page_of;
+use esker_tests::check::single::{self, apply, one_group, stamp, write_run};
 use esker_tests::check::world::World;
 use esker_tests::sim::SimRng;
 
@@ -34,35 +33,17 @@ fn write(world: &mut World, id: GroupId, lba: u64, count: u32) -> bool {
     if !world.engine.has_room_for(u64::from(count) * 4096) {
         return false;
     }
-    let stamp = stamp(world, id, count);
-    let pages: Vec<_> = (0..u64::from(count))
-        .map(|i| page_of(id, stamp.0 + i))
-        .collect();
-    let blocks = pages.iter().map(|p| BlockInfo::plain(crc32(p))).collect();
-    let key_id = 0;
-    let operation = Operation::Write {
-        lba,
-        stamp,
-        key_id,
-        blocks,
-    };
-    append(world, id, operation, pages);
-    true
-}
-
-fn append(world: &mut World, id: GroupId, operation: Operation, pages: Vec<bytes::Bytes>) {
-    let model = &world.groups[&id];
-    let (term, first) = (model.term, model.last() + 1);
-    let entry = entry_of(term, Some(operation), pages);
-    world.append(id, None, first, &[entry]).unwrap();
+    write_run(world, id, lba, count);
     apply(world, id);
+    true
 }
 
 fn discard_all(world: &mut World, id: GroupId) {
     assert!(world.engine.has_room_for_metadata());
     let stamp = stamp(world, id, 1);
     let range = BlockRange::new(0, BLOCKS);
-    append(world, id, Operation::Discard { range, stamp }, Vec::new());
+    single::append(world, id, Operation::Discard { range, stamp }, Vec::new());
+    apply(world, id);
 }
 
 fn reopen(world: &mut World, id: GroupId) {
@@ -202,20 +183,7 @@ fn append_until_full(segments: u64, count: u32) {
         if !room(&world) {
             break;
         }
-        let stamp = stamp(&mut world, id, count);
-        let pages: Vec<_> = (0..u64::from(count))
-            .map(|i| page_of(id, stamp.0 + i))
-            .collect();
-        let operation = Operation::Write {
-            lba,
-            stamp,
-            key_id: 0,
-            blocks: pages.iter().map(|p| BlockInfo::plain(crc32(p))).collect(),
-        };
-        let model = &world.groups[&id];
-        let (term, first) = (model.term, model.last() + 1);
-        let entry = entry_of(term, Some(operation), pages);
-        world.append(id, None, first, &[entry]).unwrap();
+        write_run(&mut world, id, lba, count);
         world.run(true).unwrap();
         let model = &world.groups[&id];
         let progress = world.engine.progress();

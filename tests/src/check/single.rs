@@ -77,16 +77,25 @@ pub fn append(world: &mut World, id: GroupId, operation: Operation, pages: Vec<B
 /// # Panics
 /// As [`one_group`].
 pub fn write(world: &mut World, id: GroupId, lba: u64) {
-    let stamp = stamp(world, id, 1);
-    let page = page_of(id, stamp.0);
-    let blocks = vec![BlockInfo::plain(crc32(&page))];
+    write_run(world, id, lba, 1);
+}
+
+/// Writes neighbouring blocks with one entry, and gives the stamp of the first.
+///
+/// # Panics
+/// As [`one_group`].
+pub fn write_run(world: &mut World, id: GroupId, lba: u64, count: u32) -> Stamp {
+    let stamp = stamp(world, id, count);
+    let stamps = (0..u64::from(count)).map(|i| stamp.0 + i);
+    let pages: Vec<_> = stamps.map(|stamp| page_of(id, stamp)).collect();
     let operation = Operation::Write {
         lba,
         stamp,
         key_id: 0,
-        blocks,
+        blocks: pages.iter().map(|p| BlockInfo::plain(crc32(p))).collect(),
     };
-    append(world, id, operation, vec![page]);
+    append(world, id, operation, pages);
+    stamp
 }
 
 /// Takes a snapshot.
