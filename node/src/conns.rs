@@ -317,8 +317,12 @@ impl Node {
     pub(crate) fn pace(&mut self, effects: &mut Vec<Effect>) {
         let room = self.room();
         for id in std::mem::take(&mut self.touched) {
+            // What an answer that was still on its way adds after the close is for nobody.
+            if self.conns.get(&id).is_none_or(|c| c.closing) {
+                continue;
+            }
             self.send_output(id, effects);
-            let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) else {
+            let Some(conn) = self.conns.get_mut(&id) else {
                 continue;
             };
             conn.make_room(room);
