@@ -197,7 +197,8 @@ pub async fn run(stores: Arc<Stores>, data: PathBuf, rate: ScrubRate) {
             if !progress.begin_if_due(now_unix()) {
                 continue;
             }
-            tracing::info!("scrub of {store} goes on at {} bytes a second", rate);
+            // A store that refuses is asked again every minute: not worth a line each time.
+            tracing::debug!(rate, "scrub of {store} goes on");
             let mut saved = Instant::now();
             while progress.running {
                 let Some(page) = part(store, progress.place()).await else {

@@ -120,6 +120,26 @@ fn holds(seed: u64) {
     assert_eq!(outcome.violation, None, "seed {seed}");
 }
 
+/// A stop closed a connection, and an answer that was still on its way was sent on it.
+#[test]
+fn nothing_is_sent_on_a_connection_after_its_close() {
+    let outcome = run_caught(Options::new(2_001_690));
+    assert_eq!(outcome.violation, None);
+}
+
+/// The checkpoint that merges the trims of a full store ended after a hundred writes had been refused,
+/// which was taken for a store that stays full.
+#[test]
+fn an_emptied_store_has_time_until_it_takes_writes() {
+    let full = |seed| Options {
+        full_stores: true,
+        ..Options::new(seed)
+    };
+    for options in [Options::new(701_870), full(800_399), full(800_620)] {
+        assert_eq!(run_caught(options).violation, None);
+    }
+}
+
 /// What a seed does changes with whatever the nodes do. So these are looked for: the first worlds from
 /// `first` on in which something was done, `wanted` of them, and all on the way hold.
 fn those_that_did(work: &str, nodes: usize, first: u64, wanted: usize) {
