@@ -6,20 +6,22 @@ use crate::error::StoreError;
 use crate::event::{Append, Effect, Outcome};
 use crate::format::checkpoint::{EpochEntry, Membership};
 use crate::format::node::LeafKind;
-use crate::format::operation::{Authenticator, Operation};
+use crate::format::operation::Operation;
 use crate::format::record::{EntryKind, ItemBody};
 use crate::format::vaddr::VAddr;
 use crate::format::versions::SnapshotMeta;
 use crate::format::PAGE_U64;
 use crate::group::{kill, liveness, Group, LogEntry};
 use crate::log::writer::{Notify, PendingItem};
-use crate::map::delta::Extent;
+use crate::map::delta::{Auths, Extent};
 use crate::map::interval::Piece;
 use crate::snapshot::forest::Forest;
 use crate::snapshot::operations;
 use crate::space::Segments;
 use esker_base::{BlockRange, Epoch, GroupId, RaftIndex, Seq, Stamp};
-use std::sync::Arc;
+
+/// Applied entries at which the log of a group of one is cut.
+const APPLIED_KEPT_MAX: u64 = 256;
 
 impl Engine {
     /// Puts entries and hard state of a group into the log.
@@ -231,8 +233,28 @@ impl Engine {
         }
         let after = self.groups.get(&id).map_or(before, Group::load);
         self.load.replace(before, after);
+        self.drop_applied(id, effects);
         self.check(result, effects);
         !waits
+    }
+
+    /// Nobody asks a group of one for what it has applied. Dropped as it comes: the entries of a long log
+    /// at once would hold everybody up.
+    fn drop_applied(&mut self, id: GroupId, effects: &mut Vec<Effect>) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let much = group.applied.0 >= group.truncated.0 .0 + APPLIED_KEPT_MAX;
+        if !much || group.suspended || !group.is_single() {
+            return;
+        }
+        if let Some((index, term)) = group.truncate(group.applied) {
+            effects.push(Effect::LogTruncated {
+                group: id,
+                index,
+                term,
+            });
+        }
     }
 
     /// Applies one entry, which counts as applied already.
@@ -274,14 +296,12 @@ fn apply_entry(
         Operation::Write {
             lba, stamp, blocks, ..
         } => {
-            let auths: Arc<[Authenticator]> = blocks.iter().map(|b| b.auth).collect();
             let extent = Extent {
                 count: blocks.len() as u64,
                 kind: LeafKind::Data,
                 stamp: *stamp,
                 vaddr: entry.vaddr,
-                auths,
-                auth_from: 0,
+                auths: Auths::of(blocks.iter().map(|b| b.auth)),
             };
             insert(group, entry.index, *lba, extent, segs)?;
         }
@@ -360,14 +380,12 @@ fn apply_entry(
 }
 
 fn hollow(range: BlockRange, stamp: Stamp, kind: LeafKind) -> Extent {
-    let auths: Arc<[Authenticator]> = Arc::from([]);
     Extent {
         count: range.count,
         kind,
         stamp,
         vaddr: VAddr::NONE,
-        auths,
-        auth_from: 0,
+        auths: Auths::None,
     }
 }
 

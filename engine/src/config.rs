@@ -21,17 +21,23 @@ pub struct EngineConfig {
     pub node: NodeId,
     /// Memory for map nodes, in bytes.
     pub cache_bytes: usize,
-    /// A checkpoint begins after this many bytes of log, so that recovery never reads more than
-    /// about twice as much.
+    /// A checkpoint begins after this many bytes of log at the earliest, and writes wait when as much
+    /// has been written before it ends.
     pub checkpoint_bytes: u64,
+    /// How many times as long it waits, in bytes and in entries, where that spares map nodes. Recovery
+    /// reads at most this and one more time [`EngineConfig::checkpoint_bytes`], and the segments around.
+    pub checkpoint_stretch: u64,
     /// A checkpoint begins after this many records.
     pub checkpoint_records: u64,
-    /// A checkpoint begins after this many entries: trims bring many and few bytes.
+    /// A checkpoint begins after this many entries at the earliest: trims bring many and few bytes.
     pub checkpoint_entries: u64,
     /// A checkpoint begins when the delta index has this many extents.
     pub delta_extents_max: usize,
     /// Records being written at a time.
     pub batches_in_flight_max: usize,
+    /// Entries, or pages of payload, that a record brings at least when it begins beside another: each
+    /// record has a header of a page or more and costs the device a request.
+    pub batch_least: usize,
     /// Unsynced bytes after which a sync is begun although nobody waits for it. What a sync covers is
     /// applied in one step: much more makes others wait for milliseconds.
     pub unsynced_bytes_max: u64,
@@ -65,10 +71,12 @@ impl Default for EngineConfig {
             node: NodeId(0),
             cache_bytes: 64 << 20,
             checkpoint_bytes: 128 << 20,
+            checkpoint_stretch: 4,
             checkpoint_records: 64 << 10,
             checkpoint_entries: 64 << 10,
             delta_extents_max: 128 << 10,
             batches_in_flight_max: 2,
+            batch_least: 12,
             unsynced_bytes_max: 2 << 20,
             unsynced_time_max: Duration::from_millis(50),
             idle_time: Duration::from_millis(20),

@@ -87,3 +87,39 @@ fn what_an_opening_found_counts_until_it_is_merged() {
         apply(&mut world, id);
     }
 }
+
+/// KiB of log at which a checkpoint begins that comes after 1 MiB at the earliest and after 4 MiB at
+/// the latest, when each block that is written lies in another leaf than the one before.
+fn log_at_checkpoint(leaves: u64) -> u64 {
+    let config = EngineConfig {
+        checkpoint_bytes: 1 << 20,
+        checkpoint_stretch: 4,
+        ..EngineConfig::default()
+    };
+    let (mut world, id) = world(config);
+    let size_bytes = leaves * 128 * 4096;
+    append(&mut world, id, Operation::Resize { size_bytes }, vec![]);
+    let before = checkpoints(&world);
+    let (mut log, mut written) = (0, 0);
+    while checkpoints(&world) == before {
+        log = world.engine.sample().log_bytes_since_checkpoint;
+        write(&mut world, id, written % leaves * 128 + written / leaves, 1);
+        written += 1;
+    }
+    log >> 10
+}
+
+#[test]
+fn a_checkpoint_waits_longer_where_that_spares_map_nodes() {
+    // Few leaves: their nodes are soon a small part of what was written.
+    assert!((1000..=1024).contains(&log_at_checkpoint(8)));
+    // 33 nodes: one for 16 pages of log.
+    let log = log_at_checkpoint(32);
+    assert!((33 * 64 - 24..=33 * 64).contains(&log), "{log} KiB");
+    // 102 nodes (there are two above the leaves): as late as may be.
+    let log = log_at_checkpoint(100);
+    assert!((4072..=4096).contains(&log), "{log} KiB");
+    // A new leaf for each write: once 256 nodes are 1 MiB, waiting would make others wait.
+    let log = log_at_checkpoint(1000);
+    assert!((2 << 10..3 << 10).contains(&log), "{log} KiB");
+}

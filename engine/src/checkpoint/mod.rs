@@ -16,7 +16,6 @@ use crate::event::Effect;
 use crate::format::checkpoint::{Counters, DiscardEntry, GroupEntry};
 use crate::format::superblock::{LogStart, Superblock};
 use crate::format::vaddr::VAddr;
-use crate::format::PAGE_U64;
 use crate::group::Load;
 use crate::merging::GroupMerge;
 use crate::snapshot::Reclaim;
@@ -97,11 +96,7 @@ impl Engine {
         }
         let refused = self.refused.take();
         let short = || (refused || self.room_is_short()) && self.checkpoint_helps();
-        let due = self.checkpoint_wanted
-            || self.log_is_long()
-            // What an opening found in the log is in memory only, and the next one finds it again.
-            || self.load.blocks * PAGE_U64 >= self.checkpoint_bytes()
-            || short();
+        let due = self.checkpoint_wanted || self.checkpoint_is_due() || short();
         if due {
             self.checkpoint_wanted = false;
             self.checkpoint_begin(false);

@@ -4,8 +4,53 @@ use super::interval::{IntervalMap, Piece};
 use crate::format::node::{LeafEntry, LeafKind};
 use crate::format::operation::Authenticator;
 use crate::format::vaddr::VAddr;
+use esker_base::num::to_usize;
 use esker_base::{RaftIndex, Stamp};
 use std::sync::Arc;
+
+/// Authenticators of the blocks of a run. Most runs are one block, and need no memory beside it.
+#[derive(Clone, Debug)]
+pub enum Auths {
+    /// There are none: discarded or zeroed.
+    None,
+    /// That of the only block.
+    One(Authenticator),
+    /// Those of an entry's blocks.
+    Many {
+        /// All of them.
+        all: Arc<[Authenticator]>,
+        /// Which belongs to the run's first block.
+        from: usize,
+    },
+}
+
+impl Auths {
+    /// Those of an entry's blocks.
+    pub fn of(mut blocks: impl ExactSizeIterator<Item = Authenticator>) -> Self {
+        match (blocks.len(), blocks.next()) {
+            (_, None) => Self::None,
+            (1, Some(only)) => Self::One(only),
+            (_, Some(first)) => Self::Many {
+                all: std::iter::once(first).chain(blocks).collect(),
+                from: 0,
+            },
+        }
+    }
+
+    fn at(&self, i: u64) -> Authenticator {
+        match self {
+            Self::None => Authenticator::default(),
+            Self::One(only) => *only,
+            Self::Many { all, from } => all[from + to_usize(i)],
+        }
+    }
+
+    fn skip(&mut self, count: u64) {
+        if let Self::Many { from, .. } = self {
+            *from += to_usize(count);
+        }
+    }
+}
 
 /// A run of blocks written, discarded or zeroed by one entry.
 #[derive(Clone, Debug)]
@@ -18,10 +63,8 @@ pub struct Extent {
     pub stamp: Stamp,
     /// Slot of the first block; consecutive.
     pub vaddr: VAddr,
-    /// Authenticators of the entry's blocks; empty unless data.
-    pub auths: Arc<[Authenticator]>,
-    /// Which of them belongs to the first block.
-    pub auth_from: usize,
+    /// Authenticators of its blocks; none unless data.
+    pub auths: Auths,
 }
 
 impl Piece for Extent {
@@ -34,7 +77,7 @@ impl Piece for Extent {
         if self.kind == LeafKind::Data {
             part.stamp = Stamp(self.stamp.0 + from);
             part.vaddr = self.vaddr.plus(from);
-            part.auth_from += esker_base::num::to_usize(from);
+            part.auths.skip(from);
         }
         part
     }
@@ -54,7 +97,7 @@ impl Extent {
             kind: self.kind,
             vaddr: self.vaddr.plus(i),
             stamp: Stamp(self.stamp.0 + i),
-            auth: self.auths[self.auth_from + esker_base::num::to_usize(i)],
+            auth: self.auths.at(i),
         }
     }
 }

@@ -102,7 +102,7 @@ impl OlderKey {
 mod tests {
     use crate::format::node::LeafKind;
     use crate::format::VAddr;
-    use crate::map::delta::Extent;
+    use crate::map::delta::{Auths, Extent};
     use crate::map::layer::Layer;
     use esker_base::{BlockRange, Stamp};
 
@@ -137,8 +137,9 @@ mod tests {
                     kind: LeafKind::Data,
                     stamp: Stamp(stamp),
                     vaddr: VAddr::new(n, 0),
-                    auths: vec![[0; 16]; usize::try_from(count).expect("small")].into(),
-                    auth_from: 0,
+                    auths: Auths::of(
+                        vec![[0; 16]; usize::try_from(count).expect("small")].into_iter(),
+                    ),
                 };
                 alive += count;
                 layer.insert(lba, extent, head_cut, |old, dies| {

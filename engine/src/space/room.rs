@@ -35,6 +35,10 @@ const RESERVE_SEGMENTS_MIN: u64 = 2;
 const SHORT_SEGMENTS: u64 = 3;
 /// A checkpoint is due after this part of the store, if that comes before the configured bytes.
 const CHECKPOINT_SHARE: u64 = 16;
+/// A checkpoint that writes one map node for this many blocks or more need not wait for a longer log. Nor
+/// need one whose nodes are as many bytes as may be written before it ends: those who write would
+/// wait for them.
+const NODES_SHARE: u64 = 16;
 /// Garbage collection works when less than this share of the store is free above the floor.
 const COLLECT_PERCENT: u64 = 8;
 /// And at least so many segments.
@@ -160,20 +164,51 @@ impl Engine {
         self.nodes_needed() * 3 >= room || room < self.floor() + SHORT_SEGMENTS * self.slots()
     }
 
-    /// As much has been written since the last checkpoint began as makes the next one due: the time
-    /// an opening takes and the memory it needs go with it.
+    /// As much has been written since the last checkpoint began as the next one can be due for: the
+    /// time an opening takes and the memory it needs go with it.
     pub(crate) fn log_is_long(&self) -> bool {
-        self.log.bytes_since_checkpoint >= self.checkpoint_bytes()
-            || self.log.records_since_checkpoint >= self.config.checkpoint_records
+        self.log_is_full()
+            || self.log.bytes_since_checkpoint >= self.checkpoint_bytes()
             || self.log.count_since_checkpoint >= self.config.checkpoint_entries
+    }
+
+    /// Neither records nor extents may become more before a checkpoint.
+    fn log_is_full(&self) -> bool {
+        self.log.records_since_checkpoint >= self.config.checkpoint_records
             || self.load.extents >= to_u64(self.config.delta_extents_max)
     }
 
-    /// Bytes of records after which a checkpoint is due: what recovery reads, and what a small store
-    /// cannot use meanwhile.
+    /// A checkpoint is due: a long log, unless waiting for a longer one spares map nodes.
+    pub(crate) fn checkpoint_is_due(&self) -> bool {
+        // What an opening found in the log is in memory only, and the next one finds it again.
+        let unmerged = self.load.blocks * PAGE_U64;
+        let bytes = self.log.bytes_since_checkpoint.max(unmerged);
+        let (entries, stretch) = (
+            self.log.count_since_checkpoint,
+            self.config.checkpoint_stretch,
+        );
+        let (least, most) = (
+            self.checkpoint_bytes(),
+            self.checkpoint_bytes_times(stretch),
+        );
+        let is_long = bytes >= least || entries >= self.config.checkpoint_entries;
+        let is_longest =
+            bytes >= most || entries >= self.config.checkpoint_entries.saturating_mul(stretch);
+        let nodes = self.load.nodes;
+        let worth = nodes * NODES_SHARE > entries.max(bytes / PAGE_U64) && nodes * PAGE_U64 < least;
+        self.log_is_full() || is_longest || is_long && !worth
+    }
+
+    /// Bytes of records after which a checkpoint can be due: what recovery reads, and what a small
+    /// store cannot use meanwhile.
     pub(crate) fn checkpoint_bytes(&self) -> u64 {
+        self.checkpoint_bytes_times(1)
+    }
+
+    fn checkpoint_bytes_times(&self, stretch: u64) -> u64 {
         let store = self.sb.segment_count * self.slots() * PAGE_U64;
-        self.config.checkpoint_bytes.min(store / CHECKPOINT_SHARE)
+        let bytes = self.config.checkpoint_bytes.saturating_mul(stretch);
+        bytes.min(store / CHECKPOINT_SHARE)
     }
 
     /// Slots kept back from clients, so that garbage collection finds segments that are worth it.

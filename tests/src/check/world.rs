@@ -211,6 +211,8 @@ impl World {
             checkpoint_records: rng.pick(&[5, 50, 1000]),
             delta_extents_max: rng.pick(&[8, 100, 10_000]),
             batches_in_flight_max: rng.pick(&[1, 2, 4]),
+            batch_least: [0, 0, 0, 12][shape / 16 % 4],
+            checkpoint_stretch: [1, 1, 1, 4][shape / 64 % 4],
             unsynced_bytes_max: rng.pick(&[8 << 10, 1 << 20]),
             unsynced_time_max: Duration::from_millis(rng.range(1, 50)),
             idle_time: Duration::from_millis(rng.range(1, 20)),
