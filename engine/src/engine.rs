@@ -498,7 +498,7 @@ impl Engine {
             let (mut batch, mut pages) = self.batch_of(usize::MAX);
             let is_small = batch.count.max(batch.payload_pages as usize) < self.config.batch_least;
             if is_small && !self.log.in_flight.is_empty() {
-                return; // until the one that is being written ends, or more comes
+                break; // until the one that is being written ends, or more comes
             }
             if pages > self.sb.slots() {
                 let text = format!("a record of {pages} pages does not fit a segment");
