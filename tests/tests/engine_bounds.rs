@@ -98,7 +98,7 @@ fn log_at_checkpoint(leaves: u64) -> u64 {
     };
     let (mut world, id) = world(config);
     let size_bytes = leaves * 128 * 4096;
-    append(&mut world, id, Operation::Resize { size_bytes }, vec![]);
+    append(&mut world, id, Operation::Resize { size_bytes });
     let before = checkpoints(&world);
     let (mut log, mut written) = (0, 0);
     while checkpoints(&world) == before {

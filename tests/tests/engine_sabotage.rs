@@ -4,7 +4,7 @@ use esker_engine::Sabotage;
 use esker_tests::check::settle::{run_seed, Options};
 
 /// Seeds until which a sabotage must have been noticed.
-const SEEDS_MAX: u64 = 200;
+const SEEDS_MAX: u64 = 600;
 
 fn noticed(sabotage: Sabotage) {
     let options = Options {

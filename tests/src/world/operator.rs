@@ -44,6 +44,9 @@ impl Growth {
 
 impl World {
     pub(crate) fn ask_operator(&mut self, host: usize, request: AdminRequest, purpose: Purpose) {
+        if self.hosts[host].node.is_none() {
+            return; // it went down at what was asked just before
+        }
         let token = self.next_token;
         self.next_token += 1;
         self.admin.insert(token, (host, purpose));
