@@ -182,6 +182,29 @@ pub enum VolumeVerb {
         /// Label; may be repeated
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
         labels: Vec<(String, String)>,
+        /// When it gets snapshots by itself and how many are kept, like `hourly keep 24, daily keep 7`, or `none`
+        /// [default: as the daemon is configured]
+        #[arg(long, value_name = "RULES|none")]
+        snapshot_schedule: Option<String>,
+    },
+    /// Change the snapshot schedule and labels of a volume
+    Set {
+        /// Volume
+        name: String,
+        /// When it gets snapshots by itself and how many are kept, like `every 15m keep 8, daily keep 7`, or
+        /// `none`. Periods: every TIME (s, m, h, d, w), hourly, daily, weekly, monthly, yearly, and `last`
+        #[arg(
+            long,
+            value_name = "RULES|none",
+            required_unless_present_any = ["labels", "unlabel"]
+        )]
+        snapshot_schedule: Option<String>,
+        /// Label that it gets; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+        /// Label that it loses; may be repeated
+        #[arg(long, value_name = "KEY")]
+        unlabel: Vec<String>,
     },
     /// List all volumes
     List,
@@ -287,6 +310,20 @@ pub enum SnapshotVerb {
         /// Snapshot
         #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
         place: Place,
+    },
+    /// Delete the automatic snapshots that the volume's schedule does not need any more
+    ///
+    /// The daemon does this by itself. Snapshots that were asked for are never deleted.
+    Prune {
+        /// Volume
+        #[arg(value_name = "VOLUME")]
+        volume: String,
+        /// Delete nothing, tell what would be
+        #[arg(long)]
+        dry_run: bool,
+        /// As if this were its schedule
+        #[arg(long, value_name = "RULES", requires = "dry_run")]
+        snapshot_schedule: Option<String>,
     },
     /// Let a volume go on from a snapshot; what it holds now is kept as a snapshot
     Rollback {

@@ -38,6 +38,8 @@ pub struct Volume {
     pub sessions: u32,
     /// Which store of the node holds it.
     pub store: u32,
+    /// Its snapshot schedule; null without one.
+    pub snapshot_schedule: Option<String>,
 }
 
 impl From<v1::Volume> for Volume {
@@ -58,6 +60,7 @@ impl From<v1::Volume> for Volume {
             labels: volume.labels,
             sessions: volume.sessions,
             store: volume.store,
+            snapshot_schedule: text(volume.snapshot_schedule),
         }
     }
 }
@@ -95,6 +98,8 @@ pub struct Snapshot {
     pub sessions: u32,
     /// Which store of the node holds it.
     pub store: u32,
+    /// The periods of its volume's schedule that it was taken for; null for one that was asked for.
+    pub automatic: Option<String>,
 }
 
 impl From<v1::Snapshot> for Snapshot {
@@ -110,6 +115,7 @@ impl From<v1::Snapshot> for Snapshot {
             labels: snapshot.labels,
             sessions: snapshot.sessions,
             store: snapshot.store,
+            automatic: text(snapshot.automatic),
         }
     }
 }
@@ -176,6 +182,30 @@ pub struct DeletedSnapshot {
     pub name: String,
     /// Always true.
     pub deleted: bool,
+}
+
+/// What became of the automatic snapshots of a volume, newest first.
+#[derive(Clone, Debug, Serialize)]
+pub struct Pruned {
+    /// The volume.
+    pub volume: String,
+    /// Nothing was deleted.
+    pub dry_run: bool,
+    /// Kept.
+    pub kept: Vec<KeptSnapshot>,
+    /// Deleted, or to be deleted.
+    pub deleted: Vec<String>,
+    /// Not needed, and attached by sessions: deleted once those have gone.
+    pub postponed: Vec<String>,
+}
+
+/// An automatic snapshot that is kept.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeptSnapshot {
+    /// Its name.
+    pub name: String,
+    /// The rules that need it.
+    pub rules: String,
 }
 
 /// A volume that went back to a snapshot.

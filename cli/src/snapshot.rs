@@ -3,7 +3,10 @@
 use crate::args::{Format, Place, SnapshotVerb};
 use crate::error::{CliError, Client};
 use crate::graph::{self, Graph};
-use crate::model::{required, DeletedSnapshot, DiffExtent, RolledBack, Snapshot, Version, Volume};
+use crate::model::{
+    required, DeletedSnapshot, DiffExtent, KeptSnapshot, Pruned, RolledBack, Snapshot, Version,
+    Volume,
+};
 use crate::output::Output;
 use crate::table::{fields, Align, Table};
 use crate::when;
@@ -59,6 +62,11 @@ pub async fn run(
                 format!("deleted {}@{}", gone.volume, gone.name)
             })
         }
+        SnapshotVerb::Prune {
+            volume,
+            dry_run,
+            snapshot_schedule,
+        } => prune(volume, dry_run, snapshot_schedule, client, output).await,
         SnapshotVerb::Rollback {
             place,
             keep,
@@ -84,6 +92,58 @@ pub async fn run(
         }
         SnapshotVerb::Diff { from, to } => diff(from, to, client, output).await,
     }
+}
+
+async fn prune(
+    volume: String,
+    dry_run: bool,
+    snapshot_schedule: Option<String>,
+    client: &mut Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let request = v1::PruneSnapshotsRequest {
+        volume: volume.clone(),
+        dry_run,
+        snapshot_schedule,
+    };
+    let answer = client.prune_snapshots(request).await?.into_inner();
+    let kept = answer.kept.into_iter().map(|kept| KeptSnapshot {
+        name: kept.name,
+        rules: kept.rules,
+    });
+    let pruned = Pruned {
+        volume,
+        dry_run,
+        kept: kept.collect(),
+        deleted: answer.deleted,
+        postponed: answer.postponed,
+    };
+    output.show(&pruned, |pruned| {
+        let mut table = Table::new([
+            ("SNAPSHOT", Align::Left),
+            ("WHAT", Align::Left),
+            ("RULES", Align::Left),
+        ]);
+        let mut row = |name: &str, what: &str, rules: &str| {
+            let name = format!("{}@{name}", pruned.volume);
+            table.row([name, what.into(), rules.into()]);
+        };
+        pruned
+            .kept
+            .iter()
+            .for_each(|k| row(&k.name, "kept", &k.rules));
+        let deleted = if dry_run { "to be deleted" } else { "deleted" };
+        pruned
+            .deleted
+            .iter()
+            .for_each(|name| row(name, deleted, ""));
+        let attached = "attached, to be deleted later";
+        pruned
+            .postponed
+            .iter()
+            .for_each(|name| row(name, attached, ""));
+        table.render()
+    })
 }
 
 /// All snapshots, page by page.
@@ -221,6 +281,12 @@ fn one(snapshot: &Snapshot) -> String {
         ("created", when::text(snapshot.created_unix)),
         ("size", size::format(snapshot.size_bytes)),
     ];
+    pairs.extend(
+        snapshot
+            .automatic
+            .clone()
+            .map(|periods| ("automatic", periods)),
+    );
     if !labels.is_empty() {
         pairs.push(("labels", labels.join(" ")));
     }

@@ -30,6 +30,7 @@ pub async fn run(
             replicas,
             encrypt,
             labels,
+            snapshot_schedule,
         } => {
             let labels = labels.into_iter().collect();
             let (size_bytes, encrypted) = (size, encrypt);
@@ -39,8 +40,23 @@ pub async fn run(
                 replicas,
                 encrypted,
                 labels,
+                snapshot_schedule,
             };
             client.create_volume(request).await?.into_inner().volume
+        }
+        VolumeVerb::Set {
+            name,
+            snapshot_schedule,
+            labels,
+            unlabel,
+        } => {
+            let request = v1::SetVolumeRequest {
+                name,
+                snapshot_schedule,
+                labels: labels.into_iter().collect(),
+                unlabel,
+            };
+            client.set_volume(request).await?.into_inner().volume
         }
         VolumeVerb::Show { name } => {
             client
@@ -184,6 +200,8 @@ fn one(volume: &Volume) -> String {
         ("uri", volume.uri.clone()),
     ];
     pairs.extend(volume.tcp_uri.clone().map(|uri| ("tcp uri", uri)));
+    let schedule = volume.snapshot_schedule.clone();
+    pairs.extend(schedule.map(|rules| ("snapshot schedule", rules)));
     if !labels.is_empty() {
         pairs.push(("labels", labels.join(" ")));
     }

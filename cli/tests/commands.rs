@@ -115,6 +115,7 @@ fn volume_json_is_what_scripts_rely_on() {
         "state": "ready",
         "sessions": 0,
         "store": 0,
+        "snapshot_schedule": null,
     });
     assert_eq!(daemon.json(&create), expected);
     assert_eq!(daemon.json(&["volume", "show", "vm-1"]), expected);

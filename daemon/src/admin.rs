@@ -3,6 +3,8 @@
 use crate::error::DaemonError;
 use crate::identity::Identity;
 use crate::report;
+use crate::retention;
+use crate::retention::policy::{Policy, Schedule};
 use crate::store::RequestError;
 use crate::stores::Stores;
 use crate::uri::Endpoints;
@@ -10,6 +12,7 @@ use esker_api::v1::admin_server::{Admin, AdminServer};
 use esker_api::{v1, MESSAGE_BYTES_MAX};
 use esker_base::num::to_u32_saturating;
 use esker_node::admin::{AdminError, VolumeReport};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -105,6 +108,7 @@ pub struct AdminService {
     stores: Arc<Stores>,
     identity: Identity,
     endpoints: Endpoints,
+    schedule: Option<Policy>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -117,7 +121,24 @@ impl AdminService {
             stores,
             identity,
             endpoints,
+            schedule: None,
         }
+    }
+
+    /// With this snapshot schedule for volumes that are created without one.
+    #[must_use]
+    pub fn with_schedule(mut self, schedule: Option<Policy>) -> Self {
+        self.schedule = schedule;
+        self
+    }
+
+    /// The label of a volume that is created: of the schedule that was asked for, or of the default.
+    fn schedule_label(&self, asked: Option<String>) -> Result<Option<String>, Status> {
+        let schedule = match asked {
+            Some(text) => schedule(&text)?,
+            None => self.schedule.clone(),
+        };
+        Ok(schedule.map(|policy| policy.to_string()))
     }
 
     fn volume(&self, report: VolumeReport) -> Option<v1::Volume> {
@@ -136,6 +157,20 @@ fn refusal(error: RequestError) -> Status {
         RequestError::Silent(_) => Code::Unavailable,
     };
     Status::new(code, error.to_string())
+}
+
+/// A schedule that a request names; none for `none`.
+fn schedule(text: &str) -> Result<Option<Policy>, Status> {
+    let parsed: Result<Schedule, String> = text.parse();
+    parsed
+        .map(|schedule| schedule.0)
+        .map_err(Status::invalid_argument)
+}
+
+/// Labels that somebody asks for.
+fn labels_of(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
+    retention::check_keys(labels.keys()).map_err(|error| refusal(error.into()))?;
+    Ok(labels)
 }
 
 /// Refuses what this version cannot keep, rather than making a volume that lacks it.
@@ -168,9 +203,12 @@ impl Admin for AdminService {
             size_bytes = request.size_bytes,
             "create volume"
         );
+        let mut labels = labels_of(request.labels)?;
+        let schedule = self.schedule_label(request.snapshot_schedule)?;
+        labels.extend(schedule.map(|text| (retention::SCHEDULE_LABEL.into(), text)));
         let created = self
             .stores
-            .create(request.name, request.size_bytes, request.labels)
+            .create(request.name, request.size_bytes, labels)
             .await;
         let volume = self.volume(created.map_err(refusal)?);
         Ok(Response::new(v1::CreateVolumeResponse { volume }))
@@ -214,6 +252,51 @@ impl Admin for AdminService {
         Ok(Response::new(v1::ResizeVolumeResponse { volume }))
     }
 
+    async fn set_volume(
+        &self,
+        request: Request<v1::SetVolumeRequest>,
+    ) -> Answer<v1::SetVolumeResponse> {
+        let v1::SetVolumeRequest {
+            name,
+            snapshot_schedule,
+            labels,
+            unlabel,
+        } = request.into_inner();
+        tracing::info!(name, snapshot_schedule, "set volume");
+        retention::check_keys(unlabel.iter()).map_err(|error| refusal(error.into()))?;
+        let labels = labels_of(labels)?;
+        let mut changes: BTreeMap<String, Option<String>> = BTreeMap::new();
+        changes.extend(unlabel.into_iter().map(|key| (key, None)));
+        changes.extend(labels.into_iter().map(|(key, value)| (key, Some(value))));
+        if let Some(text) = snapshot_schedule {
+            let schedule = schedule(&text)?.map(|policy| policy.to_string());
+            changes.insert(retention::SCHEDULE_LABEL.into(), schedule);
+        }
+        let set = self.stores.relabel(name, changes).await;
+        let volume = self.volume(set.map_err(refusal)?);
+        Ok(Response::new(v1::SetVolumeResponse { volume }))
+    }
+
+    async fn prune_snapshots(
+        &self,
+        request: Request<v1::PruneSnapshotsRequest>,
+    ) -> Answer<v1::PruneSnapshotsResponse> {
+        let v1::PruneSnapshotsRequest {
+            volume,
+            dry_run,
+            snapshot_schedule,
+        } = request.into_inner();
+        tracing::info!(volume, dry_run, "prune snapshots");
+        if snapshot_schedule.is_some() && !dry_run {
+            return Err(Status::invalid_argument(
+                "another schedule than the volume's is only for a dry run; set it first",
+            ));
+        }
+        let asked = snapshot_schedule.map(|text| schedule(&text)).transpose()?;
+        let plan = retention::prune_volume(&self.stores, &volume, dry_run, asked.flatten()).await;
+        Ok(Response::new(report::pruned(plan.map_err(refusal)?)))
+    }
+
     async fn rename_volume(
         &self,
         request: Request<v1::RenameVolumeRequest>,
@@ -253,7 +336,7 @@ impl Admin for AdminService {
             labels,
         } = request.into_inner();
         tracing::info!(volume, name, "create snapshot");
-        let labels = labels.into_iter().collect();
+        let labels = labels_of(labels)?;
         let created = self.stores.snapshot_create(volume, name, labels).await;
         let snapshot = Some(report::snapshot(created.map_err(refusal)?));
         Ok(Response::new(v1::CreateSnapshotResponse { snapshot }))
@@ -302,7 +385,7 @@ impl Admin for AdminService {
             labels,
         } = request.into_inner();
         tracing::info!(volume, snapshot, name, "clone volume");
-        let labels = labels.into_iter().collect();
+        let labels = labels_of(labels)?;
         let made = self.stores.clone_volume(volume, snapshot, name, labels);
         let volume = self.volume(made.await.map_err(refusal)?);
         Ok(Response::new(v1::CloneVolumeResponse { volume }))

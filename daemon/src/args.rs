@@ -2,6 +2,7 @@
 
 use crate::config::ListenOn;
 use crate::live::{LogFormat, SlowRequest};
+use crate::retention::policy::Schedule;
 use crate::scrub::ScrubRate;
 use clap::Parser;
 use std::path::PathBuf;
@@ -29,6 +30,10 @@ pub struct Args {
     /// 16MiB]
     #[arg(long, value_name = "SIZE")]
     pub scrub_rate: Option<ScrubRate>,
+    /// When volumes that are created without a schedule get snapshots, and how many are kept, like `hourly
+    /// keep 24, daily keep 7` [default: none]
+    #[arg(long, value_name = "RULES|none")]
+    pub snapshot_schedule: Option<Schedule>,
     /// TCP address for NBD, repeatable, or none [default: 127.0.0.1:10809]
     #[arg(long, value_name = "HOST:PORT|none")]
     pub nbd: Vec<ListenOn>,

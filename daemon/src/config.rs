@@ -6,6 +6,7 @@
 //! store_size = "16GiB"               # --store-size, of store files that have to be created
 //! cache_size = "64MiB"               # --cache-size, memory per store for its map cache
 //! scrub_rate = "16MiB"               # --scrub-rate, bytes of each store read and checked a second, or "none"
+//! snapshot_schedule = "none"         # --snapshot-schedule, of volumes created without one
 //! nbd = "127.0.0.1:10809"            # --nbd, several as ["…", "…"], or "none"
 //! metrics = "127.0.0.1:9809"         # --metrics, or "none"
 //! log = "info"                       # as RUST_LOG, which goes before it
@@ -18,6 +19,7 @@
 
 use crate::args::Args;
 use crate::live::{Live, LogFormat, SlowRequest};
+use crate::retention::policy::Schedule;
 use crate::scrub::ScrubRate;
 use esker_api::size;
 use esker_base::BLOCK_SIZE_U64;
@@ -162,6 +164,8 @@ pub struct Config {
     pub cache_bytes: Option<u64>,
     /// How fast stores are scrubbed in the background.
     pub scrub_rate: ScrubRate,
+    /// The snapshot schedule of volumes that are created without one.
+    pub snapshot_schedule: Schedule,
     /// TCP addresses for NBD; none when not to listen.
     pub nbd: Vec<ListenOn>,
     /// Address for metrics.
@@ -220,6 +224,11 @@ impl Config {
             store_size_bytes: args.store_size.or(file.store_size_bytes),
             cache_bytes: args.cache_size.or(file.cache_bytes),
             scrub_rate: args.scrub_rate.or(file.scrub_rate).unwrap_or_default(),
+            snapshot_schedule: args
+                .snapshot_schedule
+                .clone()
+                .or(file.snapshot_schedule)
+                .unwrap_or_default(),
             nbd: addresses(match args.nbd.is_empty() {
                 true => file.nbd.unwrap_or_else(|| vec![ListenOn::local(10809)]),
                 false => args.nbd.clone(),
@@ -258,6 +267,10 @@ impl Config {
             ),
             ("cache_size", self.cache_bytes != other.cache_bytes),
             ("scrub_rate", self.scrub_rate != other.scrub_rate),
+            (
+                "snapshot_schedule",
+                self.snapshot_schedule != other.snapshot_schedule,
+            ),
             ("nbd", self.nbd != other.nbd),
             ("metrics", self.metrics != other.metrics),
         ];
@@ -375,6 +388,7 @@ struct RawSettings {
     store_size: Option<Spanned<String>>,
     cache_size: Option<Spanned<String>>,
     scrub_rate: Option<Spanned<String>>,
+    snapshot_schedule: Option<Spanned<String>>,
     nbd: Option<Spanned<toml::Value>>,
     metrics: Option<Spanned<String>>,
     log: Option<Spanned<String>>,
@@ -391,6 +405,7 @@ struct FileSettings {
     store_size_bytes: Option<u64>,
     cache_bytes: Option<u64>,
     scrub_rate: Option<ScrubRate>,
+    snapshot_schedule: Option<Schedule>,
     nbd: Option<Vec<ListenOn>>,
     metrics: Option<ListenOn>,
     log: Option<String>,
@@ -423,6 +438,11 @@ impl FileSettings {
             store_size_bytes: source.value("store_size", raw.store_size, size::parse)?,
             cache_bytes: source.value("cache_size", raw.cache_size, size::parse)?,
             scrub_rate: source.value("scrub_rate", raw.scrub_rate, ScrubRate::from_str)?,
+            snapshot_schedule: source.value(
+                "snapshot_schedule",
+                raw.snapshot_schedule,
+                Schedule::from_str,
+            )?,
             nbd: source.addresses("nbd", raw.nbd)?,
             metrics: source.value("metrics", raw.metrics, ListenOn::from_str)?,
             log: source.value("log", raw.log, log_filter)?,

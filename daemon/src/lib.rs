@@ -22,6 +22,7 @@ pub mod opening;
 pub mod predecessor;
 pub mod reload;
 pub mod report;
+pub mod retention;
 pub mod run;
 pub mod scrub;
 pub mod store;

@@ -1,6 +1,7 @@
 //! From the stores' reports to the messages of the admin API.
 
 use crate::identity::Identity;
+use crate::retention::{self, plan::Plan};
 use crate::store::Ended;
 use crate::stores::StoreStatus;
 use crate::uri::Endpoints;
@@ -31,7 +32,12 @@ pub fn volume(report: VolumeReport, endpoints: &Endpoints) -> v1::Volume {
         replicas: report.replicas,
         encrypted: report.encrypted,
         snapshots: report.snapshots,
-        labels: report.labels,
+        snapshot_schedule: report
+            .labels
+            .get(retention::SCHEDULE_LABEL)
+            .cloned()
+            .unwrap_or_default(),
+        labels: retention::own_labels(report.labels),
         state: state(report.state).into(),
         sessions: report.sessions,
         store: to_u32_saturating(report.store),
@@ -50,9 +56,28 @@ pub fn snapshot(report: SnapshotReport) -> v1::Snapshot {
         size_bytes: report.size_bytes,
         unique_bytes: report.unique_bytes,
         referenced_bytes: report.referenced_bytes,
-        labels: report.labels,
+        automatic: report
+            .labels
+            .get(retention::AUTOMATIC_LABEL)
+            .cloned()
+            .unwrap_or_default(),
+        labels: retention::own_labels(report.labels),
         sessions: report.sessions,
         store: to_u32_saturating(report.store),
+    }
+}
+
+/// What became of automatic snapshots.
+#[must_use]
+pub fn pruned(plan: Plan) -> v1::PruneSnapshotsResponse {
+    let kept = plan.keep.into_iter().map(|kept| v1::KeptSnapshot {
+        name: kept.name,
+        rules: kept.rules,
+    });
+    v1::PruneSnapshotsResponse {
+        kept: kept.collect(),
+        deleted: plan.delete,
+        postponed: plan.postpone,
     }
 }
 

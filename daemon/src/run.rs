@@ -14,6 +14,7 @@ use crate::metrics;
 use crate::opening;
 use crate::predecessor::Predecessor;
 use crate::reload;
+use crate::retention;
 use crate::scrub;
 use crate::store::{Ended, StoreHandle, StoreStates};
 use crate::stores::Stores;
@@ -106,13 +107,19 @@ where
             known.mark(&config.stores)?; // before the admin API: a new store has no volume until then
             let admin = admin.publish(&admin_path)?;
             let stores = Arc::clone(&supervisor.stores);
-            let service = AdminService::new(stores, identity, endpoints.clone());
+            let service = AdminService::new(stores, identity, endpoints.clone())
+                .with_schedule(config.snapshot_schedule.0.clone());
             servers.spawn(admin.serve(service));
             if let Some(listener) = metrics {
                 let stores = Arc::clone(&supervisor.stores);
                 let dropped = logs.map(Logs::dropped);
                 servers.spawn(metrics::serve(listener, stores, identity, dropped));
             }
+            let automatic = retention::run(Arc::clone(&supervisor.stores));
+            servers.spawn(async move {
+                automatic.await;
+                Ok(())
+            });
             let stores = Arc::clone(&supervisor.stores);
             let scrub = scrub::run(stores, config.data.clone(), config.scrub_rate);
             servers.spawn(async move {

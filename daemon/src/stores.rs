@@ -1,6 +1,7 @@
 //! All stores of the node as one: volume names are unique across them, a request for a volume finds
 //! the store that holds it, and reports are put together.
 
+use crate::retention::Counters;
 use crate::store::{RequestError, StoreHandle};
 use esker_node::admin::{
     one_line, AdminError, AdminReply, AdminRequest, DiffPage, RolledBack, ScrubPage, ScrubPlace,
@@ -9,7 +10,7 @@ use esker_node::admin::{
 use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 /// How long a question waits for exact sums. A store under full load is not exact for long anyway.
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -20,6 +21,10 @@ pub struct Stores {
     /// Held while a name is looked up and then taken, so that two requests cannot take the same one
     /// in two stores.
     naming: Mutex<()>,
+    /// A volume is new, or its labels are: schedules are looked at again.
+    pub changed: Notify,
+    /// What schedules have done.
+    pub automatic: Counters,
 }
 
 type Result<T> = std::result::Result<T, RequestError>;
@@ -39,6 +44,8 @@ impl Stores {
         Self {
             stores,
             naming: Mutex::new(()),
+            changed: Notify::new(),
+            automatic: Counters::default(),
         }
     }
 
@@ -66,7 +73,9 @@ impl Stores {
             size_bytes,
             labels,
         };
-        volume_of(store, store.request(request).await?)
+        let created = volume_of(store, store.request(request).await?);
+        self.changed.notify_one();
+        created
     }
 
     /// All volumes, by name.
@@ -296,6 +305,22 @@ impl Stores {
         volume_of(store, store.request(request).await?)
     }
 
+    /// Changes labels of a volume; none takes one away.
+    ///
+    /// # Errors
+    /// When no store has it, or its store refuses.
+    pub async fn relabel(
+        &self,
+        name: String,
+        labels: BTreeMap<String, Option<String>>,
+    ) -> Result<VolumeReport> {
+        let store = self.find(&name).await?;
+        let request = AdminRequest::VolumeRelabel { name, labels };
+        let changed = volume_of(store, store.request(request).await?);
+        self.changed.notify_one();
+        changed
+    }
+
     /// Renames a volume.
     ///
     /// # Errors
@@ -412,7 +437,7 @@ impl Stores {
 
     /// The store that holds a volume. A store that does not answer matters only when no other has
     /// the volume.
-    async fn find(&self, name: &str) -> Result<&StoreHandle> {
+    pub(crate) async fn find(&self, name: &str) -> Result<&StoreHandle> {
         let mut refusal = None;
         for store in &self.stores {
             match store

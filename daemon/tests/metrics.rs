@@ -22,6 +22,10 @@ fn scraped(stores: Vec<ScrapedStore>) -> Scraped {
     Scraped {
         identity: IDENTITY,
         process: ProcessFigures::now(),
+        automatic: esker_daemon::retention::Counts {
+            taken: 5,
+            ..Default::default()
+        },
         log_lines_dropped: 0,
         stores,
     }

@@ -103,6 +103,9 @@ _esker() {
             esker__subcmd__help__subcmd__snapshot,list)
                 cmd="esker__subcmd__help__subcmd__snapshot__subcmd__list"
                 ;;
+            esker__subcmd__help__subcmd__snapshot,prune)
+                cmd="esker__subcmd__help__subcmd__snapshot__subcmd__prune"
+                ;;
             esker__subcmd__help__subcmd__snapshot,rollback)
                 cmd="esker__subcmd__help__subcmd__snapshot__subcmd__rollback"
                 ;;
@@ -126,6 +129,9 @@ _esker() {
                 ;;
             esker__subcmd__help__subcmd__volume,scrub)
                 cmd="esker__subcmd__help__subcmd__volume__subcmd__scrub"
+                ;;
+            esker__subcmd__help__subcmd__volume,set)
+                cmd="esker__subcmd__help__subcmd__volume__subcmd__set"
                 ;;
             esker__subcmd__help__subcmd__volume,show)
                 cmd="esker__subcmd__help__subcmd__volume__subcmd__show"
@@ -181,6 +187,9 @@ _esker() {
             esker__subcmd__snapshot,list)
                 cmd="esker__subcmd__snapshot__subcmd__list"
                 ;;
+            esker__subcmd__snapshot,prune)
+                cmd="esker__subcmd__snapshot__subcmd__prune"
+                ;;
             esker__subcmd__snapshot,rollback)
                 cmd="esker__subcmd__snapshot__subcmd__rollback"
                 ;;
@@ -198,6 +207,9 @@ _esker() {
                 ;;
             esker__subcmd__snapshot__subcmd__help,list)
                 cmd="esker__subcmd__snapshot__subcmd__help__subcmd__list"
+                ;;
+            esker__subcmd__snapshot__subcmd__help,prune)
+                cmd="esker__subcmd__snapshot__subcmd__help__subcmd__prune"
                 ;;
             esker__subcmd__snapshot__subcmd__help,rollback)
                 cmd="esker__subcmd__snapshot__subcmd__help__subcmd__rollback"
@@ -226,6 +238,9 @@ _esker() {
             esker__subcmd__volume,scrub)
                 cmd="esker__subcmd__volume__subcmd__scrub"
                 ;;
+            esker__subcmd__volume,set)
+                cmd="esker__subcmd__volume__subcmd__set"
+                ;;
             esker__subcmd__volume,show)
                 cmd="esker__subcmd__volume__subcmd__show"
                 ;;
@@ -252,6 +267,9 @@ _esker() {
                 ;;
             esker__subcmd__volume__subcmd__help,scrub)
                 cmd="esker__subcmd__volume__subcmd__help__subcmd__scrub"
+                ;;
+            esker__subcmd__volume__subcmd__help,set)
+                cmd="esker__subcmd__volume__subcmd__help__subcmd__set"
                 ;;
             esker__subcmd__volume__subcmd__help,show)
                 cmd="esker__subcmd__volume__subcmd__help__subcmd__show"
@@ -511,7 +529,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__snapshot)
-            opts="create list delete rollback diff"
+            opts="create list delete prune rollback diff"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -567,6 +585,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__snapshot__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__snapshot__subcmd__prune)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -637,7 +669,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__volume)
-            opts="create list show resize rename delete scrub accept-loss"
+            opts="create set list show resize rename delete scrub accept-loss"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -735,6 +767,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__volume__subcmd__scrub)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__volume__subcmd__set)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1075,7 +1121,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__snapshot)
-            opts="-o -h -V --data --admin --output --help --version create list delete rollback diff help"
+            opts="-o -h -V --data --admin --output --help --version create list delete prune rollback diff help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1199,7 +1245,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__snapshot__subcmd__help)
-            opts="create list delete rollback diff help"
+            opts="create list delete prune rollback diff help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1282,6 +1328,20 @@ _esker() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        esker__subcmd__snapshot__subcmd__help__subcmd__prune)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         esker__subcmd__snapshot__subcmd__help__subcmd__rollback)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -1303,6 +1363,40 @@ _esker() {
                 return 0
             fi
             case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__snapshot__subcmd__prune)
+            opts="-o -h -V --dry-run --snapshot-schedule --data --admin --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --snapshot-schedule)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1451,7 +1545,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume)
-            opts="-o -h -V --data --admin --output --help --version create list show resize rename delete scrub accept-loss help"
+            opts="-o -h -V --data --admin --output --help --version create set list show resize rename delete scrub accept-loss help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1511,7 +1605,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume__subcmd__create)
-            opts="-o -h -V --size --replicas --encrypt --label --data --admin --output --help --version"
+            opts="-o -h -V --size --replicas --encrypt --label --snapshot-schedule --data --admin --output --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1526,6 +1620,10 @@ _esker() {
                     return 0
                     ;;
                 --label)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --snapshot-schedule)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1583,7 +1681,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume__subcmd__help)
-            opts="create list show resize rename delete scrub accept-loss help"
+            opts="create set list show resize rename delete scrub accept-loss help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1695,6 +1793,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume__subcmd__help__subcmd__scrub)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__volume__subcmd__help__subcmd__set)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1823,6 +1935,48 @@ _esker() {
                 return 0
             fi
             case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__volume__subcmd__set)
+            opts="-o -h -V --snapshot-schedule --label --unlabel --data --admin --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --snapshot-schedule)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --label)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --unlabel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -42,26 +42,28 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "inspect" -d 'Dump a par
 complete -c esker -n "__fish_esker_needs_command" -f -a "man" -d 'Write man pages'
 complete -c esker -n "__fish_esker_needs_command" -f -a "completions" -d 'Write completions for a shell to stdout'
 complete -c esker -n "__fish_esker_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "create" -d 'Create a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "list" -d 'List all volumes'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "show" -d 'Show a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "resize" -d 'Grow a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "rename" -d 'Rename a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "delete" -d 'Delete a volume and all its data'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create list show resize rename delete scrub accept-loss help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "create" -d 'Create a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "set" -d 'Change the snapshot schedule and labels of a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "list" -d 'List all volumes'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "show" -d 'Show a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "resize" -d 'Grow a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "rename" -d 'Rename a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "delete" -d 'Delete a volume and all its data'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l size -d 'Size, like 10GiB' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Number of copies' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l snapshot-schedule -d 'When it gets snapshots by itself and how many are kept, like `hourly keep 24, daily keep 7`, or `none` [default: as the daemon is configured]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
@@ -71,6 +73,17 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l encrypt -d 'Encrypt its blocks'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l snapshot-schedule -d 'When it gets snapshots by itself and how many are kept, like `every 15m keep 8, daily keep 7`, or `none`. Periods: every TIME (s, m, h, d, w), hourly, daily, weekly, monthly, yearly, and `last`' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l label -d 'Label that it gets; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l unlabel -d 'Label that it loses; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
@@ -133,6 +146,7 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "create" -d 'Create a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "set" -d 'Change the snapshot schedule and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "list" -d 'List all volumes'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "resize" -d 'Grow a volume'
@@ -141,20 +155,21 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "create" -d 'Keep a volume as it is now'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "list" -d 'List snapshots, oldest first'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete rollback diff help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "create" -d 'Keep a volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "list" -d 'List snapshots, oldest first'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "prune" -d 'Delete the automatic snapshots that the volume\'s schedule does not need any more'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
@@ -181,6 +196,16 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l snapshot-schedule -d 'As if this were its schedule' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l dry-run -d 'Delete nothing, tell what would be'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l keep -d 'Name of the snapshot of what the volume holds now [default: before-rollback-TIME]' -r
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
@@ -204,6 +229,7 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "create" -d 'Keep a volume as it is now'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "list" -d 'List snapshots, oldest first'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "prune" -d 'Delete the automatic snapshots that the volume\'s schedule does not need any more'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -329,6 +355,7 @@ complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change the snapshot schedule and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "show" -d 'Show a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "resize" -d 'Grow a volume'
@@ -339,6 +366,7 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "create" -d 'Keep a volume as it is now'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "list" -d 'List snapshots, oldest first'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "prune" -d 'Delete the automatic snapshots that the volume\'s schedule does not need any more'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "superblock" -d 'All copies of the superblock'

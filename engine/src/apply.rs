@@ -18,7 +18,8 @@ use crate::map::interval::Piece;
 use crate::snapshot::forest::Forest;
 use crate::snapshot::operations;
 use crate::space::Segments;
-use esker_base::{BlockRange, Epoch, GroupId, RaftIndex, Seq, Stamp};
+use esker_base::{limits, BlockRange, Epoch, GroupId, RaftIndex, Seq, Stamp};
+use std::collections::BTreeMap;
 
 /// Applied entries at which the log of a group of one is cut.
 const APPLIED_KEPT_MAX: u64 = 256;
@@ -343,6 +344,9 @@ fn apply_entry(
             group.meta.size_bytes = group.meta.size_bytes.max(*size_bytes);
             return Ok(Outcome::Resized(group.meta.size_bytes));
         }
+        Operation::Relabel { labels } => {
+            return Ok(Outcome::Relabelled(relabel(&mut group.meta.labels, labels)));
+        }
         Operation::Snapshot {
             stamp,
             created_us,
@@ -377,6 +381,25 @@ fn apply_entry(
         Operation::Clone { .. } => {}
     }
     Ok(Outcome::Done)
+}
+
+/// False when there would be too many.
+fn relabel(
+    labels: &mut BTreeMap<String, String>,
+    changes: &BTreeMap<String, Option<String>>,
+) -> bool {
+    let mut changed = labels.clone();
+    for (key, value) in changes {
+        match value {
+            Some(value) => _ = changed.insert(key.clone(), value.clone()),
+            None => _ = changed.remove(key),
+        }
+    }
+    let fits = changed.len() <= limits::VOLUME_LABELS_MAX;
+    if fits {
+        *labels = changed;
+    }
+    fits
 }
 
 fn hollow(range: BlockRange, stamp: Stamp, kind: LeafKind) -> Extent {

@@ -302,6 +302,14 @@ fn operations() {
         labels: BTreeMap::new(),
     };
     check("operation", &take.encode(request), &snapshot);
+    let relabel = [
+        ("relabel.labels", le(1u32.to_le_bytes())),
+        ("relabel.stays", le(1u8.to_le_bytes())),
+        ("relabel.key_length", le(3u32.to_le_bytes())),
+    ];
+    let labels = BTreeMap::from([("key".into(), Some("value".into()))]);
+    let operation = Operation::Relabel { labels };
+    check("operation", &operation.encode(request), &relabel);
     let delete = [("delete.cut", le(stamp.0.to_le_bytes()))];
     let operation = Operation::DeleteSnapshot { cut: stamp };
     check("operation", &operation.encode(request), &delete);
@@ -340,6 +348,7 @@ fn operations() {
         &epoch[..],
         &resize[..],
         &snapshot[..],
+        &relabel[..],
         &delete[..],
         &rollback[..],
         &clone[..],

@@ -33,6 +33,13 @@ pub enum AdminRequest {
         /// New size in bytes.
         size_bytes: u64,
     },
+    /// Change labels of a volume; the others stay.
+    VolumeRelabel {
+        /// Its name.
+        name: String,
+        /// New values by key; none takes the label away.
+        labels: BTreeMap<String, Option<String>>,
+    },
     /// Rename a volume. Refused while sessions are attached under the old name.
     VolumeRename {
         /// Its name.
@@ -184,7 +191,7 @@ pub struct ReplicaSpec {
 /// The answer to an [`AdminRequest`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum AdminReply {
-    /// To create, show, resize, rename, clone, accept-loss.
+    /// To create, show, resize, relabel, rename, clone, accept-loss.
     Volume(VolumeReport),
     /// To list.
     Volumes(Vec<VolumeReport>),

@@ -91,6 +91,9 @@ impl Node {
             AdminRequest::VolumeResize { name, size_bytes } => {
                 self.volume_resize(token, &name, size_bytes)
             }
+            AdminRequest::VolumeRelabel { name, labels } => {
+                self.volume_relabel(token, &name, labels)
+            }
             AdminRequest::VolumeRename { name, new_name } => {
                 self.volume_rename(token, &name, new_name, effects)
             }
@@ -277,7 +280,7 @@ impl Node {
         let id = self.find(name)?;
         self.writable()?;
         check_size(size_bytes)?;
-        let Some(volume) = self.volumes.get_mut(&id) else {
+        let Some(volume) = self.volumes.get(&id) else {
             return Ok(None);
         };
         if size_bytes < volume.size_bytes {
@@ -287,27 +290,67 @@ impl Node {
                 volume.size_bytes
             )));
         }
+        self.propose_change(
+            id,
+            &Operation::Resize { size_bytes },
+            Proposal::Resize(token),
+        )
+    }
+
+    fn volume_relabel(
+        &mut self,
+        token: AdminToken,
+        name: &str,
+        labels: BTreeMap<String, Option<String>>,
+    ) -> Outcome {
+        let id = self.find(name)?;
+        self.writable()?;
+        let mut changed = self.volumes.get(&id).map(|v| v.labels.clone());
+        let after = changed.get_or_insert_default();
+        for (key, value) in &labels {
+            after.remove(key);
+            after.extend(value.clone().map(|value| (key.clone(), value)));
+        }
+        check_label_set("volume", after)?;
+        let operation = Operation::Relabel { labels };
+        self.propose_change(id, &operation, Proposal::Relabel(token))
+    }
+
+    /// Puts a change of a volume into its log, for an operator who waits.
+    fn propose_change(
+        &mut self,
+        id: GroupId,
+        operation: &Operation,
+        proposal: Proposal,
+    ) -> Outcome {
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return Ok(None);
+        };
         let serving = volume.is_serving();
         let Some(group) = volume.group.as_mut().filter(|_| serving) else {
             return Err(AdminError::Refused(format!(
-                "volume {name} does not serve now"
+                "volume {} does not serve now",
+                volume.name
             )));
         };
-        let data = Operation::Resize { size_bytes }.encode(RequestId::default());
+        let data = operation.encode(RequestId::default());
         match group.propose(Bytes::from(data), Vec::new()) {
             Ok(placed) => {
                 volume
                     .proposals
-                    .insert(placed.index, (placed.term, Proposal::Resize(token)));
+                    .insert(placed.index, (placed.term, proposal));
                 volume.urgent = true;
                 self.dirty.insert(id);
                 Ok(None)
             }
-            Err(error) => Err(AdminError::Refused(format!("volume {name}: {error}"))),
+            Err(error) => Err(AdminError::Refused(format!(
+                "volume {}: {error}",
+                volume.name
+            ))),
         }
     }
 
-    /// A new size is in force, or was lost with a leadership.
+    /// A new size is in force, or new labels, or was lost with a leadership.
     pub(crate) fn resize_done(
         &mut self,
         id: GroupId,
@@ -673,10 +716,15 @@ pub(crate) fn check_label_set(
             .iter()
             .any(|(k, v)| k.is_empty() || long(k) || long(v))
     {
-        return Err(AdminError::Invalid(format!(
-            "a {noun} has at most {} labels of at most {most} bytes",
-            limits::VOLUME_LABELS_MAX
-        )));
+        return Err(too_many_labels(noun));
     }
     Ok(())
+}
+
+pub(crate) fn too_many_labels(noun: &str) -> AdminError {
+    AdminError::Invalid(format!(
+        "a {noun} has at most {} labels of at most {} bytes",
+        limits::VOLUME_LABELS_MAX,
+        limits::LABEL_BYTES_MAX
+    ))
 }

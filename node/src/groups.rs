@@ -1,6 +1,7 @@
 //! Carrying between the Raft groups and the store: what a group wants appended goes into the store's
 //! log, what the store has made durable goes back to the group, what is committed goes into the map.
 
+use crate::control::too_many_labels;
 use crate::event::{Effect, PeerFrame};
 use crate::node::{Node, Phase, ReadFor};
 use crate::volume::{EpochState, Proposal, Volume};
@@ -403,7 +404,7 @@ impl Node {
         for proposal in overwritten {
             match proposal {
                 Proposal::Op(op) => self.entry_done(op, false),
-                Proposal::Resize(token) => {
+                Proposal::Resize(token) | Proposal::Relabel(token) => {
                     self.refused.push((token, LEADERSHIP_CHANGED));
                 }
                 Proposal::Snapshot(token, ask) => {
@@ -545,6 +546,11 @@ impl Node {
                 volume.size_bytes = *size_bytes;
                 self.exports_changed(effects);
             }
+            Outcome::Relabelled(_) => {
+                if let Some(view) = self.engine.group(id) {
+                    volume.labels = view.meta.labels;
+                }
+            }
             Outcome::SnapshotTaken(_) | Outcome::SnapshotDeleted(_) | Outcome::RolledBack(_) => {
                 self.snapshots_changed = true;
             }
@@ -569,6 +575,10 @@ impl Node {
             match proposal {
                 Proposal::Op(op) => self.entry_done(op, committed),
                 Proposal::Resize(token) => self.resize_done(id, token, committed, effects),
+                Proposal::Relabel(token) if *outcome == Outcome::Relabelled(false) && committed => {
+                    Self::answer(token, Err(too_many_labels("volume")), effects);
+                }
+                Proposal::Relabel(token) => self.resize_done(id, token, committed, effects),
                 Proposal::Snapshot(token, ask) => {
                     let outcome = committed.then_some(outcome);
                     self.snapshot_done(id, token, &ask, outcome, effects);

@@ -465,7 +465,7 @@ impl Node {
             .range(from..=through)
             .filter_map(|(_, (_, proposal))| match proposal {
                 Proposal::Op(op) => Some(*op),
-                Proposal::Resize(_) | Proposal::Snapshot(..) => None,
+                Proposal::Resize(_) | Proposal::Relabel(_) | Proposal::Snapshot(..) => None,
             })
             .collect();
         for op in written {

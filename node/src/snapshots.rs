@@ -178,7 +178,7 @@ impl Node {
         let asks = proposals.into_iter().flat_map(|all| all.values());
         let asks = asks.filter_map(|(_, proposal)| match proposal {
             Proposal::Snapshot(_, ask) => Some(ask.clone()),
-            Proposal::Op(_) | Proposal::Resize(_) => None,
+            Proposal::Op(_) | Proposal::Resize(_) | Proposal::Relabel(_) => None,
         });
         let asks: Vec<SnapshotAsk> = asks.collect();
         asks.iter().for_each(|ask| self.free_name(ask));

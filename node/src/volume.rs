@@ -121,6 +121,8 @@ pub(crate) enum Proposal {
     Op(OpId),
     /// A new size, for an operator.
     Resize(AdminToken),
+    /// New labels, for an operator.
+    Relabel(AdminToken),
     /// A change of snapshots, for an operator.
     Snapshot(AdminToken, SnapshotAsk),
 }
@@ -130,7 +132,7 @@ impl Proposal {
     pub fn operator(&self) -> Option<AdminToken> {
         match self {
             Self::Op(_) => None,
-            Self::Resize(token) | Self::Snapshot(token, _) => Some(*token),
+            Self::Resize(token) | Self::Relabel(token) | Self::Snapshot(token, _) => Some(*token),
         }
     }
 }

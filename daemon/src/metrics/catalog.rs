@@ -106,6 +106,22 @@ fn node() -> Vec<Family> {
             Source::Node(|s, out| one(out, Value::Number(s.log_lines_dropped))),
             "Lines of the log that were dropped because whoever reads it did not keep up.",
         ),
+        counter(
+            "esker_automatic_snapshots",
+            Source::Node(|scraped, series| {
+                let counts = &scraped.automatic;
+                for (result, count) in [
+                    ("taken", counts.taken),
+                    ("deleted", counts.deleted),
+                    ("postponed", counts.postponed),
+                    ("failed", counts.failed),
+                ] {
+                    series.add(vec![("result", result.into())], Value::Number(count));
+                }
+            }),
+            "What snapshot schedules have done, by `result`: snapshots taken and deleted, deletions postponed because sessions \
+             read the snapshot, and failures.",
+        ),
     ]
 }
 

@@ -9,6 +9,7 @@ pub mod table;
 
 use crate::error::DaemonError;
 use crate::identity::Identity;
+use crate::retention::Counts;
 use crate::store::StoreHandle;
 use crate::stores::Stores;
 use axum::extract::State;
@@ -60,6 +61,8 @@ pub struct Scraped {
     pub process: ProcessFigures,
     /// Lines that the log has dropped.
     pub log_lines_dropped: u64,
+    /// What snapshot schedules have done.
+    pub automatic: Counts,
     /// The stores.
     pub stores: Vec<ScrapedStore>,
 }
@@ -146,11 +149,13 @@ pub async fn text(
     log_lines_dropped: u64,
 ) -> io::Result<String> {
     let samples = stores.metrics().await;
+    let automatic = stores.automatic.counts();
     let stores = stores.all().iter().zip(samples);
     render(Scraped {
         identity: *identity,
         process: ProcessFigures::now(),
         log_lines_dropped,
+        automatic,
         stores: stores
             .map(|(store, sample)| ScrapedStore::new(store, sample))
             .collect(),

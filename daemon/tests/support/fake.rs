@@ -109,6 +109,14 @@ impl FakeStore {
                 volume.size_bytes = size_bytes;
                 Ok(AdminReply::Volume(volume.clone()))
             }
+            AdminRequest::VolumeRelabel { name, labels } => {
+                let volume = volumes.get_mut(&name).ok_or_else(|| not_found(&name))?;
+                for (key, value) in labels {
+                    volume.labels.remove(&key);
+                    volume.labels.extend(value.map(|value| (key, value)));
+                }
+                Ok(AdminReply::Volume(volume.clone()))
+            }
             AdminRequest::VolumeRename { name, new_name } => {
                 let mut volume = volumes.remove(&name).ok_or_else(|| not_found(&name))?;
                 volume.name.clone_from(&new_name);

@@ -163,6 +163,11 @@ pub enum Operation {
         /// Labels of the new volume.
         labels: BTreeMap<String, String>,
     },
+    /// Labels of the volume change; the others stay.
+    Relabel {
+        /// New values by key; none takes the label away.
+        labels: BTreeMap<String, Option<String>>,
+    },
 }
 
 const TAG_WRITE: u8 = 1;
@@ -176,6 +181,7 @@ const TAG_DELETE_SNAPSHOT: u8 = 8;
 const TAG_ROLLBACK: u8 = 9;
 const TAG_CLONE: u8 = 10;
 // 11 to 15 are kept for re-encryption.
+const TAG_RELABEL: u8 = 16;
 
 impl Operation {
     /// Number of payload slots the operation brings.
@@ -198,7 +204,8 @@ impl Operation {
             | Self::Snapshot { .. }
             | Self::Rollback { .. }
             | Self::DeleteSnapshot { .. }
-            | Self::Clone { .. } => None,
+            | Self::Clone { .. }
+            | Self::Relabel { .. } => None,
         }
     }
 
@@ -227,6 +234,7 @@ impl Operation {
             Self::DeleteSnapshot { .. } => TAG_DELETE_SNAPSHOT,
             Self::Rollback { .. } => TAG_ROLLBACK,
             Self::Clone { .. } => TAG_CLONE,
+            Self::Relabel { .. } => TAG_RELABEL,
         };
         w.u8(tag);
         w.u8(VERSION);
@@ -305,6 +313,14 @@ impl Operation {
                 w.u64(to.0);
                 w.bytes32(keep.as_deref().unwrap_or_default().as_bytes());
             }
+            Self::Relabel { labels } => {
+                w.u32(u32::try_from(labels.len()).unwrap_or(u32::MAX));
+                for (key, value) in labels {
+                    w.u8(u8::from(value.is_some()));
+                    w.bytes32(key.as_bytes());
+                    w.bytes32(value.as_deref().unwrap_or_default().as_bytes());
+                }
+            }
         }
         w.bytes
     }
@@ -351,6 +367,7 @@ impl Operation {
             },
             TAG_SNAPSHOT => decode_snapshot(&mut r)?,
             TAG_CLONE => decode_clone(&mut r)?,
+            TAG_RELABEL => decode_relabel(&mut r)?,
             TAG_ROLLBACK => {
                 let (stamp, created_us, to) = (Stamp(r.u64()?), r.u64()?, Stamp(r.u64()?));
                 let name = text(&mut r)?;
@@ -435,6 +452,25 @@ fn decode_clone(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
         name,
         labels,
     })
+}
+
+fn decode_relabel(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
+    let count = r.count32(9)?;
+    if count > 2 * limits::VOLUME_LABELS_MAX {
+        return Err(r.error("has too many labels"));
+    }
+    let mut labels = BTreeMap::new();
+    for _ in 0..count {
+        let stays = r.u8()?;
+        let (key, value) = (text(r)?, text(r)?);
+        let value = match (stays, value.is_empty()) {
+            (1, _) => Some(value),
+            (0, true) => None,
+            _ => return Err(r.error("label is malformed")),
+        };
+        labels.insert(key, value);
+    }
+    Ok(Operation::Relabel { labels })
 }
 
 fn encode_name(w: &mut Writer, name: &str, labels: &BTreeMap<String, String>) {
@@ -571,6 +607,13 @@ mod tests {
                 created_us: 16,
                 name: "other".into(),
                 labels: BTreeMap::from([("by".into(), "hand".into())]),
+            },
+            Operation::Relabel {
+                labels: BTreeMap::from([
+                    ("a".into(), Some("b".into())),
+                    ("c".into(), Some(String::new())),
+                    ("d".into(), None),
+                ]),
             },
         ] {
             let bytes = op.encode(request);

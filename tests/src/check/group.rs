@@ -68,6 +68,8 @@ pub struct Applied {
     pub max_stamp: u64,
     /// Size in bytes.
     pub size_bytes: u64,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
     /// Snapshots, by stamp.
     pub snapshots: BTreeMap<u64, SnapshotModel>,
     /// Deleted versions, whether something begins at them or not.
@@ -124,6 +126,14 @@ impl Applied {
             Operation::Resize { size_bytes } => {
                 self.size_bytes = self.size_bytes.max(*size_bytes);
                 return Outcome::Resized(self.size_bytes);
+            }
+            Operation::Relabel { labels } => {
+                for (key, value) in labels {
+                    self.labels.remove(key);
+                    self.labels
+                        .extend(value.clone().map(|value| (key.clone(), value)));
+                }
+                return Outcome::Relabelled(true);
             }
             Operation::Snapshot { stamp, name, .. } => {
                 self.max_stamp = stamp.0;
@@ -209,7 +219,8 @@ pub fn write_blocks(blocks: &mut Blocks, operation: &Operation, pages: &[Bytes])
         | Operation::Snapshot { .. }
         | Operation::Rollback { .. }
         | Operation::DeleteSnapshot { .. }
-        | Operation::Clone { .. } => {}
+        | Operation::Clone { .. }
+        | Operation::Relabel { .. } => {}
     }
 }
 
@@ -501,6 +512,9 @@ impl GroupModel {
         (self.hard, self.hard_durable) = (hard, hard);
         self.applied = self.initial.clone();
         self.apply_through(applied);
+        if found.meta.labels != self.applied.labels {
+            return fail(format!("has labels {:?}", found.meta.labels));
+        }
         if found.meta.size_bytes != self.applied.size_bytes {
             return fail(format!("has size {}", found.meta.size_bytes));
         }

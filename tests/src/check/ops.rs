@@ -451,6 +451,15 @@ impl World {
             _ => {
                 let size_bytes = rng.pick(&VOLUME_BLOCKS).min(1 << 22) * BLOCK_SIZE_U64;
                 let size_bytes = size_bytes.max(model.applied.size_bytes);
+                if size_bytes == model.applied.size_bytes {
+                    let key = format!("k{}", stamp.0 % 5);
+                    let value = (!stamp.0.is_multiple_of(3)).then(|| stamp.0.to_string());
+                    let labels = [(key, value)].into();
+                    return Some((
+                        entry_of(model.term, Some(Operation::Relabel { labels }), Vec::new()),
+                        0,
+                    ));
+                }
                 (Operation::Resize { size_bytes }, Vec::new())
             }
         };

@@ -50,7 +50,8 @@ impl StampWatch {
                 Operation::OpenEpoch { .. }
                 | Operation::Resize { .. }
                 | Operation::DeleteSnapshot { .. }
-                | Operation::Clone { .. } => continue,
+                | Operation::Clone { .. }
+                | Operation::Relabel { .. } => continue,
             };
             for stamp in first..first + count {
                 let before = *self.seen.entry((item.group, stamp)).or_insert(named);

@@ -33,6 +33,7 @@ mod pattern;
 mod postgres;
 mod power_cut;
 mod readme;
+mod schedules;
 mod scrub;
 mod snapshots;
 mod sparse;

@@ -42,18 +42,18 @@ fn the_commands_of_the_document_work_as_they_stand() {
     )
     .unwrap();
     let blocks = blocks("docs/operating.md");
-    assert_eq!(blocks.len(), 5, "tell this test about a new one");
+    assert_eq!(blocks.len(), 6, "tell this test about a new one");
     let metrics = free_address();
     shell(&folder, &metrics, &blocks[0]);
     assert!(!folder.join("d").exists(), "a check touches nothing");
     let start = Start::new(&folder.join("d")).metrics(&metrics);
     let daemon = start.with(&["--store-size", "1GiB"]).ready();
     shell(&folder, &metrics, &blocks[1]);
-    for block in &blocks[2..4] {
+    for block in &blocks[2..5] {
         shell(&folder, &metrics, &format!("{DATA}\n{block}"));
     }
     daemon.stop();
-    shell(&folder, &metrics, &blocks[4]);
+    shell(&folder, &metrics, &blocks[5]);
 }
 
 fn files_of(folder: &Path) -> Vec<(String, String)> {
@@ -207,8 +207,8 @@ fn json_is_what_scripts_rely_on() {
     assert_eq!(list, serde_json::json!([volume]));
     assert_eq!(
         fields(&volume),
-        "encrypted labels name replicas sessions size_bytes snapshot_bytes snapshots state store tcp_uri \
-         unique_bytes uri used_bytes uuid"
+        "encrypted labels name replicas sessions size_bytes snapshot_bytes snapshot_schedule snapshots state store \
+         tcp_uri unique_bytes uri used_bytes uuid"
     );
     assert_eq!(volume["size_bytes"], 64 << 20);
     assert_eq!(

@@ -69,7 +69,8 @@ fn settled(daemon: &Daemon, volume: &str) {
     panic!("a session of {volume} does not end");
 }
 
-const FIELDS: &str = "created_unix labels name referenced_bytes sessions size_bytes stamp store \
+const FIELDS: &str =
+    "automatic created_unix labels name referenced_bytes sessions size_bytes stamp store \
                       unique_bytes volume";
 
 #[test]
