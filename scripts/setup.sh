@@ -52,7 +52,7 @@ fi
 
 # The tests that use these say so when they are not there.
 if [ "${1:-all}" = all ]; then
-    for part in setup_guest.sh setup_postgres.sh; do
+    for part in setup_guest.sh setup_postgres.sh setup_key_servers.sh; do
         "$(dirname "$0")/$part" >/dev/null ||
             echo "setup: $part failed: the tests that need it will be skipped" >&2
     done

@@ -6,6 +6,7 @@
 mod admin;
 mod config;
 mod formats;
+mod keys;
 mod nbd_client;
 mod nbd_session;
 mod peer;
@@ -29,6 +30,10 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("peer_messages", peer::messages),
     ("admin", admin::run),
     ("config", config::run),
+    ("wrapped_key", keys::wrapped_key),
+    ("key_slots", keys::key_slots),
+    ("keyring", keys::keyring),
+    ("ttlv", keys::ttlv),
 ];
 
 /// Runs the body of a target.

@@ -1,6 +1,7 @@
 //! Inputs to begin with: what real clients, nodes and operators send, and bytes of the golden store.
 //! `cargo run -p esker-fuzz --bin write-seeds` writes them to `fuzz/corpus-seed`.
 
+use crate::keys;
 use crate::nbd_session::STREAM;
 use crate::store::{golden, occupied};
 use esker_api::v1;
@@ -22,6 +23,10 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "peer_frame" => vec![frame(0), frame(2)],
         "admin" => admin().into_iter().chain(noise(12)).collect(),
         "config" => config(),
+        "wrapped_key" => keys::wrapped_seeds(),
+        "key_slots" => keys::slot_seeds(),
+        "keyring" => keys::keyring_seeds(),
+        "ttlv" => keys::ttlv_seeds(),
         "store_image" | "peer_messages" => noise(24),
         _ => Vec::new(),
     }

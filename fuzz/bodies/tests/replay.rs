@@ -65,4 +65,8 @@ targets!(
     peer_messages,
     admin,
     config,
+    wrapped_key,
+    key_slots,
+    keyring,
+    ttlv,
 );
