@@ -19,7 +19,8 @@ use zeroize::Zeroizing;
 
 /// What the names of its KEKs begin with.
 pub const KIND: &str = "kmip";
-/// KEKs of one group that are looked at.
+/// KEKs of one group that are looked at; servers list the newest first, so older ones are left out, which
+/// only looking for the newest notices.
 const KEKS_MAX: usize = 256;
 
 /// Numbers of KMIP: tags, operations, and values of enumerations (KMIP 1.2, section 9.1.3).

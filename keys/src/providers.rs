@@ -24,7 +24,7 @@ impl Providers {
 
     /// The one that wraps.
     #[must_use]
-    pub fn newest(&self) -> &dyn Provider {
+    pub fn wrapping(&self) -> &dyn Provider {
         self.all[0].as_ref() // never empty
     }
 
@@ -61,7 +61,7 @@ impl Providers {
             volume: wrapped.volume(),
             key: wrapped.key(),
         };
-        self.newest().wrap(name, &dek).await
+        self.wrapping().wrap(name, &dek).await
     }
 
     /// Each provider, the one that wraps first.

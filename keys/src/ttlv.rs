@@ -331,6 +331,25 @@ mod tests {
         }
     }
 
+    /// An item has one encoding: what stands behind a value is zero, and yes is one.
+    #[test]
+    fn other_encodings_of_the_same_are_refused() {
+        for bytes in [
+            "420020 02 00000004 00000008 00000001",
+            "420020 07 00000003 4142430000000100",
+            "420020 06 00000008 0000000000000002",
+            "420020 02 00000008 0000000000000008",
+            "420020 09 00000004 47DA67F8 00000000",
+            "420020 04 00000004 00000001 00000000",
+            "420020 07 00000001 FF00000000000000",
+            "420020 0B 00000004 00000008 00000000",
+            "420020 01 00000004 00000000 00000000",
+            "420020 02 00000004 00000008 0000000000",
+        ] {
+            assert!(Item::decode(&hex(bytes)).is_err(), "{bytes}");
+        }
+    }
+
     #[test]
     fn limits_hold() {
         let mut deep = Item::integer(1, 1);

@@ -4,6 +4,10 @@
 //! A KEK is named `vault:MOUNT/KEY:vN`. Volume, number of the DEK and name of the KEK are authenticated
 //! with the DEK (`associated_data`), so the Transit key must be of an AEAD type; `aes256-gcm96` is what
 //! this provider makes. Rotation of the Transit key makes the next version.
+//!
+//! What a policy must allow: read of `MOUNT/keys/KEY`, update of `MOUNT/encrypt/KEY` and
+//! `MOUNT/decrypt/KEY`; create and update of `MOUNT/keys/KEY` if the key is to be made from here, and
+//! update of `MOUNT/keys/KEY/rotate` if it is to be rotated.
 
 use crate::error::KeyError;
 use crate::http::{Answer, Ask, Server};
