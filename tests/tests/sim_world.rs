@@ -127,6 +127,17 @@ fn nothing_is_sent_on_a_connection_after_its_close() {
     assert_eq!(outcome.violation, None);
 }
 
+/// A replica that seemed to be behind every log caught up while the others were being compared, and was compared
+/// by a checkpoint from before.
+#[test]
+fn a_replica_that_catches_up_late_is_compared_as_it_is_then() {
+    let options = Options {
+        nodes: Some(3),
+        ..Options::new(5_208_631)
+    };
+    assert_eq!(run_caught(options).violation, None);
+}
+
 /// The checkpoint that merges the trims of a full store ended after a hundred writes had been refused,
 /// which was taken for a store that stays full.
 #[test]

@@ -324,7 +324,7 @@ impl World {
 
     /// Replicas of a volume that can be equal: one that is behind what any other still has in its
     /// log waits for a catch-up by state, which does not exist yet.
-    fn comparable(&mut self, slot: usize) -> Vec<usize> {
+    fn comparable(&self, slot: usize) -> Vec<usize> {
         let logs: Vec<(u64, u64)> = self
             .hosts
             .iter()
@@ -338,6 +338,11 @@ impl World {
             .collect();
         let cut = logs.iter().map(|l| l.0).max().unwrap_or(0);
         (0..logs.len()).filter(|n| logs[*n].1 >= cut).collect()
+    }
+
+    fn all_comparable(&self) -> Vec<Vec<usize>> {
+        let slots = 0..self.slots.len();
+        slots.map(|slot| self.comparable(slot)).collect()
     }
 
     /// Waits until all replicas have applied the same.
@@ -360,6 +365,7 @@ impl World {
             }
         }
         self.enter(Stage::Compare);
+        self.comparing = self.all_comparable();
         for host in 0..self.hosts.len() {
             self.ask_operator(host, AdminRequest::Checkpoint, Purpose::Compare);
         }
@@ -377,8 +383,12 @@ impl World {
         {
             return;
         }
-        for slot in 0..self.slots.len() {
-            let of = self.comparable(slot);
+        let now = self.all_comparable();
+        if now != self.comparing {
+            // One that seemed too far behind has caught up since: its checkpoint came before that.
+            return self.enter(Stage::Converge);
+        }
+        for (slot, of) in now.into_iter().enumerate() {
             for _ in of.len()..self.hosts.len() {
                 self.stats.did("replicas behind every log");
             }

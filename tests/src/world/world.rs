@@ -142,6 +142,8 @@ pub struct World {
     pub(crate) violation: Option<String>,
     pub(crate) stage: super::finish::Stage,
     pub(crate) stage_since: u64,
+    /// Replicas that are being compared, by slot.
+    pub(crate) comparing: Vec<Vec<usize>>,
     /// Clients make no requests until then.
     pub(crate) hush_until: u64,
     /// A fault at the end of the hush.
@@ -196,6 +198,7 @@ impl World {
             violation: None,
             stage: super::finish::Stage::Storm,
             stage_since: 0,
+            comparing: Vec::new(),
             hush_until: 0,
             quiet_damage: false,
             records: vec![Vec::new(); plan.nodes],
