@@ -84,7 +84,10 @@ fn send_all(fd: RawFd, zero_copy: bool) -> std::io::Result<Outcome> {
     let before = cpu_time();
     let (mut bytes, mut copied) = (0, 0);
     for _ in 0..PIECES {
-        let (start, length) = (piece.as_ptr(), PIECE_BYTES as u32);
+        let (start, length) = (
+            piece.as_ptr(),
+            esker_base::num::to_u32_saturating(piece.len()),
+        );
         let entry = match zero_copy {
             true => opcode::SendZc::new(types::Fd(fd), start, length)
                 .zc_flags(1 << 3) // IORING_SEND_ZC_REPORT_USAGE
