@@ -1,4 +1,4 @@
-"""A plot of ratios as SVG: a bar per alternative and row, with the range over the rounds."""
+"""Plots as SVG: ratios, a bar per alternative and row, with the range over the rounds; and shares by a count."""
 
 import math
 import statistics
@@ -45,4 +45,37 @@ def ratios(title, note, rows):
                        f'<text x="{max(x(r[-1]), x(1)) + 4:.1f}" y="{y + 10}" font-size="10">{median:.2f}</text>')
             y += BAR
         y += GAP
+    return "\n".join(out + ["</svg>", ""])
+
+
+def shares(title, note, lines):
+    """`lines`: (name, [(count, share)]). Counts lie on a logarithmic axis, with 0 before 1; the share of
+    1 is drawn."""
+    top, tall = 60 + 18 * len(lines), 300
+    counts = sorted({count for _, points in lines for count, _ in points})
+    most = max(1.2, *(share for _, points in lines for _, share in points))
+    width = max(1, len(counts) - 1)
+
+    def x(count):
+        return 70 + counts.index(count) / width * WIDTH
+
+    def y(share):
+        return top + tall - share / most * tall
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH + 130}" height="{top + tall + 50}" '
+           'font-family="sans-serif" font-size="12">',
+           f'<rect width="100%" height="100%" fill="white"/><text x="12" y="22" font-size="15">{escape(title)}</text>',
+           f'<text x="12" y="40" fill="#555" font-size="11">{escape(note)}</text>']
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        out.append(f'<line x1="60" y1="{y(share):.1f}" x2="{WIDTH + 80}" y2="{y(share):.1f}" '
+                   f'stroke="{"#222" if share in (0, 1) else "#ddd"}"/>'
+                   f'<text x="54" y="{y(share) + 4:.1f}" text-anchor="end">{share:g}</text>')
+    for count in counts:
+        out.append(f'<text x="{x(count):.1f}" y="{top + tall + 20}" text-anchor="middle">{count:,}</text>')
+    for n, (name, points) in enumerate(lines):
+        colour = COLOURS[n % 5]
+        path = " ".join(f"{x(count):.1f},{y(share):.1f}" for count, share in points)
+        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x(count):.1f}" cy="{y(share):.1f}" r="3" fill="{colour}"/>' for count, share in points]
+        out.append(f'<rect x="70" y="{50 + 18 * n}" width="10" height="10" fill="{colour}"/>'
+                   f'<text x="84" y="{59 + 18 * n}">{escape(name)}</text>')
     return "\n".join(out + ["</svg>", ""])

@@ -56,6 +56,9 @@ pub struct EngineConfig {
     pub table_content_max: usize,
     /// Pages of the table of pieces that each checkpoint writes at least, if so many are behind.
     pub table_rewrite_min: usize,
+    /// Each checkpoint holds the pages of versions and deadlists, written now or before, against what they
+    /// are to say. For tests: it takes the time of all of them.
+    pub table_audit: bool,
     /// Breaks the engine on purpose; for tests that show that they notice.
     pub sabotage: Sabotage,
 }
@@ -85,6 +88,7 @@ impl Default for EngineConfig {
             collect: true,
             table_content_max: crate::format::table::CONTENT_MAX,
             table_rewrite_min: 64,
+            table_audit: false,
             sabotage: Sabotage::None,
         }
     }
@@ -117,6 +121,8 @@ pub enum Sabotage {
     MergeIntoOlder,
     /// A page of the table of pieces that changed is not written.
     ForgetTablePage,
+    /// The same of the table of versions.
+    ForgetVersionPage,
     /// A clone's merge lets die what its origin still uses.
     CloneIgnoresBase,
     /// A clone sees what its origin wrote after the snapshot, until a checkpoint has merged it.

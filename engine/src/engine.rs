@@ -162,6 +162,7 @@ impl Engine {
         let shape = TableShape {
             content_max: config.table_content_max,
             rewrite_min: config.table_rewrite_min,
+            audit: config.table_audit,
         };
         let mut engine = Self {
             config,

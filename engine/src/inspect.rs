@@ -9,6 +9,7 @@ use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
 use crate::format::superblock::{Superblock, COPIES};
 use crate::format::survivors::SurvivorsHeader;
 use crate::format::table::{self, DecodedPage, TableRoot, CONTENT_MAX};
+use crate::format::versions::WholeVersions;
 use crate::format::{PAGE, SEGMENTS_OFFSET};
 use crate::log::reader::{scan, slots_bytes, Place};
 use crate::space::load::{load_all, SpaceLoader};
@@ -87,9 +88,12 @@ pub fn inspect(device: &mut dyn ReadAt, what: What) -> Result<String, OpenError>
             body.truncate(to_usize(sb.checkpoint_bytes));
             let checkpoint = Checkpoint::decode(&body).map_err(OpenError::Checkpoint)?;
             let mut page = |segment, slot| slots_at(segment, slot, 1).ok();
-            let tables = load_tables(&sb, &checkpoint, &mut page)?;
+            let mut tables = load_tables(&sb, &checkpoint, &mut page)?;
             dump_tables(&mut out, &checkpoint.tables, &tables);
             dump_checkpoint(&mut out, &checkpoint);
+            let whole = checkpoint.versions.whole;
+            let versions = whole.map_or_else(|| tables.take_versions(), Ok);
+            dump_versions(&mut out, &versions.map_err(OpenError::Checkpoint)?);
         }
         What::Segment(segment) => {
             let bytes = slots_at(segment, 0, sb.slots())?;
@@ -121,9 +125,9 @@ fn load_tables(
     let shape = TableShape {
         content_max: CONTENT_MAX,
         rewrite_min: 0,
+        audit: false,
     };
-    let (roots, slots) = (&checkpoint.tables, sb.slots());
-    let loaded = SpaceLoader::new(roots, sb.store, sb.segment_count, slots, shape);
+    let loaded = SpaceLoader::new(checkpoint, sb.store, sb.segment_count, sb.slots(), shape);
     let mut loader = loaded.map_err(OpenError::Checkpoint)?;
     load_all(&mut loader, page).map_err(OpenError::Checkpoint)?;
     Ok(loader)
@@ -189,10 +193,13 @@ fn dump_checkpoint(out: &mut String, c: &Checkpoint) {
         );
     }
     _ = writeln!(out, "discards: {:?}", c.discards);
-    for v in &c.versions.versions {
+}
+
+fn dump_versions(out: &mut String, all: &WholeVersions) {
+    for v in &all.versions {
         _ = writeln!(out, "version {}: {v:?}", v.id.0);
     }
-    for (id, list) in &c.versions.deadlists {
+    for (id, list) in &all.deadlists {
         _ = writeln!(out, "deadlist {}: {list:?}", id.0);
     }
 }

@@ -441,10 +441,14 @@ impl Engine {
     /// The tables are read: everything but the log is known.
     pub(crate) fn tables_done(
         &mut self,
-        loader: SpaceLoader,
+        mut loader: SpaceLoader,
         checkpoint: Checkpoint,
         effects: &mut Vec<Effect>,
     ) -> Result<(), OpenError> {
+        let v = checkpoint.versions;
+        let is_old = v.whole.is_some();
+        let all = v.whole.map_or_else(|| loader.take_versions(), Ok);
+        let all = all.map_err(OpenError::Checkpoint)?;
         let mut keep: BTreeSet<u32> = self.sb.chunks.iter().map(|c| c.segment).collect();
         keep.extend([self.sb.log.segment, self.sb.log.next_segment]);
         // Between two updates of the superblock every segment is opened at most once.
@@ -462,10 +466,14 @@ impl Engine {
         self.checkpoints_done = self.counters.checkpoints;
         self.doubtful = checkpoint.doubtful.into_iter().collect();
         self.discards = checkpoint.discards;
-        let v = checkpoint.versions;
-        self.forest = Forest::from_table(v.versions, v.next_version, v.next_deadlist)
+        self.forest = Forest::from_table(all.versions, v.next_version, v.next_deadlist)
             .ok_or_else(|| checkpoint_error("tree of versions contradicts itself"))?;
-        self.dead = Deadlists::from_table(v.deadlists);
+        self.dead = Deadlists::from_table(all.deadlists);
+        if is_old {
+            // They get tables of their own with the checkpoint that ends the opening.
+            self.forest.mark_all();
+            self.dead.mark_all();
+        }
         for entry in checkpoint.groups {
             let id = entry.meta.group;
             let mut group = Group::from_entry(entry).map_err(OpenError::Checkpoint)?;

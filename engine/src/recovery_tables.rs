@@ -44,6 +44,7 @@ impl Engine {
         TableShape {
             content_max: self.config.table_content_max,
             rewrite_min: self.config.table_rewrite_min,
+            audit: self.config.table_audit,
         }
     }
 
@@ -54,8 +55,7 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) -> Result<(), OpenError> {
         let (sb, shape) = (&self.sb, self.table_shape());
-        let roots = &checkpoint.tables;
-        let loader = SpaceLoader::new(roots, sb.store, sb.segment_count, sb.slots(), shape)
+        let loader = SpaceLoader::new(&checkpoint, sb.store, sb.segment_count, sb.slots(), shape)
             .map_err(OpenError::Checkpoint)?;
         let Some(r) = &mut self.recovery else {
             return Ok(());

@@ -348,11 +348,9 @@ impl Walk<'_> {
         for page in pages {
             self.name_slot(page, || "a deadlist".into());
         }
-        let lists = self.offline.engine.dead.to_table(u64::MAX);
-        for (id, chunk) in lists
-            .iter()
-            .flat_map(|(id, l)| l.chunks.iter().map(|c| (*id, *c)))
-        {
+        let lists = self.offline.engine.dead.iter();
+        let chunks = lists.flat_map(|(id, l)| l.chunks.iter().map(move |c| (id, *c)));
+        for (id, chunk) in chunks.collect::<Vec<_>>() {
             self.dead_entries(id, &chunk);
         }
     }

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 const SEGMENT_BYTES: u64 = 32 * 4096;
 const SEGMENTS: u64 = 16;
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// The oldest version that is still read.
 const OLDEST: u32 = 4;
 

@@ -54,6 +54,11 @@ fn killing_what_a_snapshot_uses_is_noticed() {
 }
 
 #[test]
+fn a_page_of_versions_that_is_not_written_is_noticed() {
+    noticed(Sabotage::ForgetVersionPage);
+}
+
+#[test]
 fn losing_an_entry_of_a_deadlist_is_noticed() {
     noticed(Sabotage::DeadEntryLost);
 }

@@ -7,11 +7,13 @@ use crate::error::StoreError;
 use crate::event::Effect;
 use crate::format::checkpoint::{Checkpoint, LogEntryMeta};
 use crate::format::superblock::{Chunk, CHECKPOINT_COPIES, CHUNKS_MAX};
-use crate::format::table::{Place, TableId};
+use crate::format::table::{Key, Place, TableId};
 use crate::format::vaddr::VAddr;
+use crate::format::version_records::version_key;
+use crate::format::versions::VersionTable;
 use crate::format::PAGE;
 use crate::group::liveness;
-use crate::table::PageContext;
+use crate::table::{Batch, PageContext};
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::AlignedBuf;
@@ -28,7 +30,7 @@ impl Engine {
         };
         self.map.gather();
         if self.config.sabotage == Sabotage::ForgetTablePage {
-            self.segs.forget_one_page();
+            self.segs.forget_one_page(TableId::Pieces);
         }
         let mut failed = match self.write_tables(c.counters.checkpoints) {
             Ok(has_room) => !has_room,
@@ -40,11 +42,14 @@ impl Engine {
         let keep = self.collector.unpublished_segments();
         c.freed = self.segs.emptied(c.log.generation, &keep);
         self.cut_logs_before_reuse(&mut c, effects);
-        let mut versions = self.forest.frozen_table();
-        versions.deadlists = self.dead.to_table(versions.next_deadlist);
+        let (next_version, next_deadlist) = self.forest.frozen_numbers();
         self.forest.thaw();
         let body = Checkpoint {
-            versions,
+            versions: VersionTable {
+                next_version,
+                next_deadlist,
+                whole: None,
+            },
             counters: c.counters,
             tables: match failed {
                 true => Vec::new(),
@@ -82,8 +87,18 @@ impl Engine {
         let store = self.sb.store;
         let context = PageContext { store, sequence };
         self.segs.begin_tables(sequence).map_err(liveness)?;
-        for id in [TableId::Deaths, TableId::Pieces, TableId::Segments] {
-            while let Some(batch) = self.segs.next_batch(id, &context) {
+        self.versions_changed();
+        if self.config.sabotage == Sabotage::ForgetVersionPage {
+            self.segs.forget_one_page(TableId::Versions);
+        }
+        for id in [
+            TableId::Versions,
+            TableId::Deadlists,
+            TableId::Deaths,
+            TableId::Pieces,
+            TableId::Segments,
+        ] {
+            while let Some(batch) = self.next_batch(id, &context) {
                 let pages: Vec<&[u8]> = batch.pages().collect();
                 let Some(places) = self.place_pages(&pages, id == TableId::Deaths) else {
                     return Ok(false);
@@ -92,7 +107,63 @@ impl Engine {
                 placed.map_err(liveness)?;
             }
         }
+        if self.config.table_audit {
+            self.audit_tables()?;
+        }
         Ok(true)
+    }
+
+    /// For tests: a page of versions or deadlists that does not say what it should, as if it had been read.
+    fn audit_tables(&mut self) -> Result<(), StoreError> {
+        let (forest, dead) = (&self.forest, &self.dead);
+        let (_, next_deadlist) = forest.frozen_numbers();
+        let tables = self.segs.tables_mut();
+        let mut versions = |from, to, each: &mut dyn FnMut(Key, &[u8])| {
+            forest.frozen_records(from, to, each);
+        };
+        let mut lists = |from, to, each: &mut dyn FnMut(Key, &[u8])| {
+            dead.records(next_deadlist, from, to, each);
+        };
+        let stale = tables.stale_page(TableId::Versions, &mut versions);
+        match stale.or_else(|| tables.stale_page(TableId::Deadlists, &mut lists)) {
+            None => Ok(()),
+            Some(key) => Err(StoreError::Invariant(format!(
+                "page {key:#x} of versions or deadlists is not what it should be"
+            ))),
+        }
+    }
+
+    /// What this checkpoint did to versions and deadlists is in it.
+    fn versions_changed(&mut self) {
+        let versions = self.forest.take_changed_in_checkpoint();
+        let lists = self.dead.take_changed();
+        let tables = self.segs.tables_mut();
+        tables.versions_changed(TableId::Versions, versions.into_iter().map(version_key));
+        tables.versions_changed(TableId::Deadlists, lists);
+    }
+
+    /// The pages of the next level of a table that are to be written.
+    fn next_batch(&mut self, id: TableId, context: &PageContext) -> Option<Batch> {
+        let (forest, dead) = (&self.forest, &self.dead);
+        let (_, next_deadlist) = forest.frozen_numbers();
+        let tables = self.segs.tables_mut();
+        match id {
+            TableId::Versions => {
+                let mut source = |from, to, each: &mut dyn FnMut(Key, &[u8])| {
+                    forest.frozen_records(from, to, each);
+                };
+                tables.next_versions(id, context, &mut source)
+            }
+            TableId::Deadlists => {
+                let mut source = |from, to, each: &mut dyn FnMut(Key, &[u8])| {
+                    dead.records(next_deadlist, from, to, each);
+                };
+                tables.next_versions(id, context, &mut source)
+            }
+            TableId::Segments | TableId::Pieces | TableId::Deaths => {
+                self.segs.next_batch(id, context)
+            }
+        }
     }
 
     /// Writes pages, first one copy of all of them, then the second. None without room.

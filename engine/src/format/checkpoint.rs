@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 /// First eight bytes.
 pub const MAGIC: [u8; 8] = *b"ESKERCKP";
 /// Version of the structure.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The oldest version that is read.
 pub const OLDEST: u32 = 4;
 /// Version of a group, and of its meta.
@@ -176,13 +176,13 @@ pub struct Counters {
 pub struct Checkpoint {
     /// Counts.
     pub counters: Counters,
-    /// Tables of segments, pieces and deaths.
+    /// Tables of segments, pieces and deaths; since version 6, of versions and deadlists.
     pub tables: Vec<TableRoot>,
     /// Every group, by id.
     pub groups: Vec<GroupEntry>,
     /// Subtrees to discard.
     pub discards: Vec<DiscardEntry>,
-    /// Versions of volumes and their deadlists.
+    /// Versions of volumes and their deadlists: what is not in tables of their own.
     pub versions: VersionTable,
     /// Clones that do not exist and may have lost entries: they are suspended once they begin.
     pub doubtful: Vec<GroupId>,
@@ -535,9 +535,6 @@ fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::super::table::{PagePointer, Place, TableId};
-    use super::super::versions::{
-        Chunk, Deadlist, DeadlistId, SnapshotMeta, Subtree, Version, VersionId, VersionKind,
-    };
     use super::*;
 
     fn sample() -> Checkpoint {
@@ -600,67 +597,12 @@ mod tests {
                 floor: Stamp(5),
                 sure: 3,
             }],
-            versions: versions(),
+            versions: VersionTable {
+                next_version: 3,
+                next_deadlist: 4,
+                whole: None,
+            },
             doubtful: vec![GroupId(8)],
-        }
-    }
-
-    fn versions() -> VersionTable {
-        let meta = SnapshotMeta {
-            name: "daily".into(),
-            created_us: 1,
-            size_bytes: 2,
-            labels: BTreeMap::from([("a".into(), "b".into())]),
-        };
-        let snapshot = Version {
-            id: VersionId(1),
-            group: GroupId(1),
-            kind: VersionKind::Snapshot,
-            parent: VersionId(0),
-            cut: Stamp(7),
-            deadlist: DeadlistId(1),
-            grown: [0, 0, 1, 2, 3].map(Stamp),
-            root: Some((ChildPointer::default(), 2)),
-            meta: meta.into(),
-            released: 10,
-            released_nodes: 11,
-        };
-        let head = Version {
-            id: VersionId(2),
-            kind: VersionKind::Head,
-            parent: VersionId(1),
-            cut: Stamp(u64::MAX),
-            deadlist: DeadlistId(2),
-            root: None,
-            meta: SnapshotMeta::default().into(),
-            ..snapshot.clone()
-        };
-        let chunk = Chunk {
-            page: VAddr::new(4, 5),
-            crc: 6,
-            first: 7,
-            count: 8,
-            data: 5,
-            oldest: Stamp(1),
-            youngest: Stamp(2),
-        };
-        let subtree = Subtree {
-            node: ChildPointer::default(),
-            level: 1,
-            first_lba: 128,
-            death: Stamp(9),
-        };
-        let deadlist = Deadlist {
-            chunks: vec![chunk],
-            subtrees: vec![subtree],
-            data: 5,
-            exclusive: 4,
-        };
-        VersionTable {
-            next_version: 3,
-            next_deadlist: 4,
-            versions: vec![snapshot, head],
-            deadlists: vec![(DeadlistId(2), deadlist)],
         }
     }
 

@@ -13,6 +13,7 @@ pub mod superblock;
 pub mod survivors;
 pub mod table;
 pub mod vaddr;
+pub mod version_records;
 pub mod versions;
 
 pub use codec::FormatError;

@@ -36,11 +36,21 @@ pub enum TableId {
     Pieces = 2,
     /// Slots that died since the page of their piece was written, by checkpoint.
     Deaths = 3,
+    /// Versions of volumes, by number.
+    Versions = 4,
+    /// What deadlists hold, by list.
+    Deadlists = 5,
 }
 
 impl TableId {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Segments, Self::Pieces, Self::Deaths];
+    pub const ALL: [Self; 5] = [
+        Self::Segments,
+        Self::Pieces,
+        Self::Deaths,
+        Self::Versions,
+        Self::Deadlists,
+    ];
 
     /// By its number.
     #[must_use]

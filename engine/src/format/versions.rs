@@ -1,6 +1,6 @@
 //! Versions of volumes in a checkpoint: the tree they form, and their deadlists.
 
-use super::checkpoint::{decode_pointer, encode_pointer, text};
+use super::checkpoint::{decode_pointer, text};
 use super::codec::{FormatError, Reader, Writer};
 use super::node::{ChildPointer, LEVEL_MAX};
 use super::vaddr::VAddr;
@@ -127,13 +127,21 @@ pub struct Deadlist {
     pub exclusive: u64,
 }
 
-/// All versions of a store and their deadlists.
+/// What a checkpoint says of versions itself. Up to version 5 that is everything; since then versions
+/// and deadlists are in tables of their own ([`super::version_records`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionTable {
     /// The next version's number.
     pub next_version: u64,
     /// The next deadlist's number.
     pub next_deadlist: u64,
+    /// Of a checkpoint up to version 5: versions and deadlists, by number.
+    pub whole: Option<WholeVersions>,
+}
+
+/// All versions of a store and their deadlists, as checkpoints up to version 5 have them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WholeVersions {
     /// Versions, by number.
     pub versions: Vec<Version>,
     /// Deadlists, by number.
@@ -143,12 +151,6 @@ pub struct VersionTable {
 pub(crate) fn encode_table(w: &mut Writer, t: &VersionTable) {
     w.u64(t.next_version);
     w.u64(t.next_deadlist);
-    w.u32(u32::try_from(t.versions.len()).unwrap_or(u32::MAX));
-    t.versions.iter().for_each(|v| encode_version(w, v));
-    w.u32(u32::try_from(t.deadlists.len()).unwrap_or(u32::MAX));
-    t.deadlists
-        .iter()
-        .for_each(|(id, d)| encode_deadlist(w, *id, d));
 }
 
 /// Takes the table of a checkpoint of this version.
@@ -156,39 +158,55 @@ pub(crate) fn decode_table(r: &mut Reader<'_>, version: u32) -> Result<VersionTa
     let mut t = VersionTable {
         next_version: r.u64()?,
         next_deadlist: r.u64()?,
-        ..VersionTable::default()
+        whole: None,
     };
+    if version > 5 {
+        return Ok(t);
+    }
+    let mut whole = WholeVersions::default();
     for _ in 0..r.count32(64)? {
-        t.versions.push(decode_version(r, version)?);
+        whole.versions.push(decode_version(r, version)?);
     }
     for _ in 0..r.count32(32)? {
-        t.deadlists.push(decode_deadlist(r)?);
+        whole.deadlists.push(decode_deadlist(r)?);
     }
+    t.whole = Some(whole);
     Ok(t)
 }
 
-fn encode_version(w: &mut Writer, v: &Version) {
-    w.u64(v.id.0);
-    w.u64(v.group.0);
-    w.u64(v.parent.0);
-    w.u64(v.cut.0);
-    w.u64(v.deadlist.0);
-    v.grown.iter().for_each(|stamp| w.u64(stamp.0));
-    w.u8(v.kind as u8);
-    let (root, level) = v.root.unwrap_or_default();
-    w.u8(level);
-    w.zeros(6);
-    encode_pointer(w, &root);
-    w.u64(v.released);
-    w.u64(v.released_nodes);
-    w.u64(v.meta.created_us);
-    w.u64(v.meta.size_bytes);
-    w.bytes32(v.meta.name.as_bytes());
-    w.u32(u32::try_from(v.meta.labels.len()).unwrap_or(u32::MAX));
-    for (key, value) in &v.meta.labels {
+pub(crate) fn kind_of(r: &mut Reader<'_>) -> Result<VersionKind, FormatError> {
+    match r.u8()? {
+        1 => Ok(VersionKind::Head),
+        2 => Ok(VersionKind::Snapshot),
+        3 => Ok(VersionKind::Hidden),
+        _ => Err(r.error("version has an unknown kind")),
+    }
+}
+
+pub(crate) fn encode_meta(w: &mut Writer, meta: &SnapshotMeta) {
+    w.u64(meta.created_us);
+    w.u64(meta.size_bytes);
+    w.bytes32(meta.name.as_bytes());
+    w.u32(u32::try_from(meta.labels.len()).unwrap_or(u32::MAX));
+    for (key, value) in &meta.labels {
         w.bytes32(key.as_bytes());
         w.bytes32(value.as_bytes());
     }
+}
+
+pub(crate) fn decode_meta(r: &mut Reader<'_>) -> Result<SnapshotMeta, FormatError> {
+    let (created_us, size_bytes) = (r.u64()?, r.u64()?);
+    let name = text(r)?;
+    let mut labels = BTreeMap::new();
+    for _ in 0..r.count32(8)? {
+        labels.insert(text(r)?, text(r)?);
+    }
+    Ok(SnapshotMeta {
+        name,
+        created_us,
+        size_bytes,
+        labels,
+    })
 }
 
 fn decode_version(r: &mut Reader<'_>, checkpoint: u32) -> Result<Version, FormatError> {
@@ -198,12 +216,7 @@ fn decode_version(r: &mut Reader<'_>, checkpoint: u32) -> Result<Version, Format
     for stamp in &mut grown {
         *stamp = Stamp(r.u64()?);
     }
-    let kind = match r.u8()? {
-        1 => VersionKind::Head,
-        2 => VersionKind::Snapshot,
-        3 => VersionKind::Hidden,
-        _ => return Err(r.error("version has an unknown kind")),
-    };
+    let kind = kind_of(r)?;
     let level = r.u8()?;
     r.zeros(6)?;
     let root = decode_pointer(r)?;
@@ -214,12 +227,6 @@ fn decode_version(r: &mut Reader<'_>, checkpoint: u32) -> Result<Version, Format
     if checkpoint > 4 {
         (released, released_nodes) = (r.u64()?, r.u64()?);
     }
-    let (created_us, size_bytes) = (r.u64()?, r.u64()?);
-    let name = text(r)?;
-    let mut labels = BTreeMap::new();
-    for _ in 0..r.count32(8)? {
-        labels.insert(text(r)?, text(r)?);
-    }
     Ok(Version {
         id,
         group,
@@ -229,40 +236,10 @@ fn decode_version(r: &mut Reader<'_>, checkpoint: u32) -> Result<Version, Format
         deadlist,
         grown,
         root: (kind != VersionKind::Head).then_some((root, level)),
-        meta: Arc::new(SnapshotMeta {
-            name,
-            created_us,
-            size_bytes,
-            labels,
-        }),
+        meta: Arc::new(decode_meta(r)?),
         released,
         released_nodes,
     })
-}
-
-fn encode_deadlist(w: &mut Writer, id: DeadlistId, d: &Deadlist) {
-    w.u64(id.0);
-    w.u64(d.data);
-    w.u64(d.exclusive);
-    w.u32(u32::try_from(d.chunks.len()).unwrap_or(u32::MAX));
-    for c in &d.chunks {
-        w.u64(c.page.0);
-        w.u32(c.crc);
-        w.u16(c.first);
-        w.u16(c.count);
-        w.u16(c.data);
-        w.zeros(6);
-        w.u64(c.oldest.0);
-        w.u64(c.youngest.0);
-    }
-    w.u32(u32::try_from(d.subtrees.len()).unwrap_or(u32::MAX));
-    for s in &d.subtrees {
-        encode_pointer(w, &s.node);
-        w.u8(s.level);
-        w.zeros(7);
-        w.u64(s.first_lba);
-        w.u64(s.death.0);
-    }
 }
 
 fn decode_deadlist(r: &mut Reader<'_>) -> Result<(DeadlistId, Deadlist), FormatError> {

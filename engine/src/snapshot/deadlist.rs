@@ -3,11 +3,16 @@
 //! that what it says of them is what they are.
 
 use crate::format::dead::{encode, DeadEntry, DeadKind, ENTRIES_MAX};
+use crate::format::table::Key;
+use crate::format::version_records::{
+    chunk_key, encode_deadlist, list_header_key, subtree_key, LIST_BITS,
+};
 use crate::format::versions::{Chunk, Deadlist, DeadlistId, Subtree};
 use crate::format::VAddr;
 use esker_base::num::to_u64;
 use esker_base::{Stamp, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Where pages of entries are written.
 pub trait PageStore {
@@ -32,6 +37,8 @@ pub struct Deadlists {
     /// The page being filled, and the chunks in it.
     open: Vec<DeadEntry>,
     open_chunks: Vec<(DeadlistId, usize)>,
+    /// Keys of the records that the checkpoint on its way writes.
+    changed: BTreeSet<Key>,
 }
 
 fn is_data(entry: &&DeadEntry) -> bool {
@@ -56,10 +63,48 @@ impl Deadlists {
         this
     }
 
-    /// The deadlists for a checkpoint, those in use from `next` on left out.
-    pub fn to_table(&self, next: u64) -> Vec<(DeadlistId, Deadlist)> {
-        let lists = self.lists.range(..DeadlistId(next));
-        lists.map(|(id, list)| (*id, list.clone())).collect()
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (DeadlistId, &Deadlist)> {
+        self.lists.iter().map(|(id, list)| (*id, list))
+    }
+
+    /// The records of deadlists with keys from one on to before another; those in use from `next` on
+    /// are left out.
+    pub fn records(&self, next: u64, from: Key, to: Option<Key>, each: &mut dyn FnMut(Key, &[u8])) {
+        let first = u64::try_from(from >> LIST_BITS).unwrap_or(u64::MAX);
+        let lists = self
+            .lists
+            .range(DeadlistId(first.min(next))..DeadlistId(next));
+        let before_end = |id: DeadlistId| to.is_none_or(|to| list_header_key(id) < to);
+        for (id, list) in lists.take_while(|(id, _)| before_end(**id)) {
+            encode_deadlist(*id, list, from, to, each);
+        }
+    }
+
+    /// Every record is written by the next checkpoint.
+    pub fn mark_all(&mut self) {
+        for (id, list) in &self.lists {
+            self.changed.insert(list_header_key(*id));
+            let chunks = (0..list.chunks.len()).map(|n| chunk_key(*id, n));
+            let subtrees = (0..list.subtrees.len()).map(|n| subtree_key(*id, n));
+            self.changed.extend(chunks.chain(subtrees));
+        }
+    }
+
+    /// Keys of the records that changed since this was asked last.
+    pub fn take_changed(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The sums of a list changed, and these of its chunks: they are new, gone or different.
+    fn mark_chunks(&mut self, id: DeadlistId, chunks: Range<usize>) {
+        self.changed.insert(list_header_key(id));
+        self.changed.extend(chunks.map(|n| chunk_key(id, n)));
+    }
+
+    fn mark_subtrees(&mut self, id: DeadlistId, subtrees: Range<usize>) {
+        self.changed.insert(list_header_key(id));
+        self.changed.extend(subtrees.map(|n| subtree_key(id, n)));
     }
 
     /// One of them.
@@ -103,7 +148,8 @@ impl Deadlists {
             list.data += to_u64(data);
             list.exclusive += to_u64(exclusive);
             let count = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
-            self.open_chunks.push((id, list.chunks.len()));
+            let at = list.chunks.len();
+            self.open_chunks.push((id, at));
             list.chunks.push(Chunk {
                 page: VAddr::NONE,
                 crc: 0,
@@ -114,6 +160,7 @@ impl Deadlists {
                 youngest: youngest.birth,
             });
             self.open.extend_from_slice(now);
+            self.mark_chunks(id, at..at + 1);
         }
         Ok(())
     }
@@ -121,7 +168,11 @@ impl Deadlists {
     /// Adds parts that are to be taken apart later.
     pub fn add_subtrees(&mut self, id: DeadlistId, subtrees: Vec<Subtree>) {
         if !subtrees.is_empty() {
-            self.lists.entry(id).or_default().subtrees.extend(subtrees);
+            let all = &mut self.lists.entry(id).or_default().subtrees;
+            let before = all.len();
+            all.extend(subtrees);
+            let changed = before..all.len();
+            self.mark_subtrees(id, changed);
             self.unexpanded.insert(id);
         }
     }
@@ -130,9 +181,11 @@ impl Deadlists {
     pub fn pop_subtree(&mut self, id: DeadlistId) -> Option<Subtree> {
         let list = self.lists.get_mut(&id)?;
         let subtree = list.subtrees.pop();
-        if list.subtrees.is_empty() {
+        let left = list.subtrees.len();
+        if left == 0 {
             self.unexpanded.remove(&id);
         }
+        self.mark_subtrees(id, left..left + 1);
         self.drop_if_empty(id);
         subtree
     }
@@ -156,6 +209,7 @@ impl Deadlists {
             if let Some(chunk) = chunk {
                 (chunk.page, chunk.crc) = (page, crc);
                 *self.pages.entry(page).or_default() += 1;
+                self.changed.insert(chunk_key(id, at));
             }
         }
         self.open.clear();
@@ -185,9 +239,12 @@ impl Deadlists {
         chunk.data = u16::try_from(data).unwrap_or(u16::MAX);
         if let Some(last) = kept.last() {
             chunk.youngest = last.birth;
-            return;
+            return self.mark_chunks(id, at..at + 1);
         }
         let page = list.chunks.swap_remove(at).page;
+        let last = list.chunks.len();
+        self.mark_chunks(id, at..at + 1);
+        self.mark_chunks(id, last..last + 1);
         self.release(page, store);
         self.drop_if_empty(id);
     }
@@ -206,6 +263,7 @@ impl Deadlists {
     /// than the parent's parent of its owner.
     pub fn join(&mut self, from: DeadlistId, into: DeadlistId, exclusive: u64) {
         self.unexpanded.remove(&from);
+        self.mark_gone(from);
         let from = self.lists.remove(&from);
         if from.is_none() && !self.lists.contains_key(&into) {
             return;
@@ -215,23 +273,41 @@ impl Deadlists {
             self.unexpanded.insert(into);
         }
         let list = self.lists.entry(into).or_default();
+        let before = (list.chunks.len(), list.subtrees.len());
         list.chunks.extend(from.chunks);
         list.subtrees.extend(from.subtrees);
         list.data += from.data;
         list.exclusive = exclusive;
+        let (chunks, subtrees) = (list.chunks.len(), list.subtrees.len());
+        self.mark_chunks(into, before.0..chunks);
+        self.mark_subtrees(into, before.1..subtrees);
         self.drop_if_empty(into);
     }
 
     /// Sets the sum that depends on where the owner's parent begins.
     pub fn set_exclusive(&mut self, id: DeadlistId, exclusive: u64) {
-        if let Some(list) = self.lists.get_mut(&id) {
+        if let Some(list) = self.lists.get_mut(&id).filter(|l| l.exclusive != exclusive) {
             list.exclusive = exclusive;
+            self.changed.insert(list_header_key(id));
+        }
+    }
+
+    /// All records of a list go.
+    fn mark_gone(&mut self, id: DeadlistId) {
+        let counts = self
+            .lists
+            .get(&id)
+            .map(|l| (l.chunks.len(), l.subtrees.len()));
+        if let Some((chunks, subtrees)) = counts {
+            self.mark_chunks(id, 0..chunks);
+            self.mark_subtrees(id, 0..subtrees);
         }
     }
 
     /// Forgets a list; gives its parts that were not taken apart.
     pub fn forget(&mut self, id: DeadlistId, store: &mut dyn PageStore) -> Vec<Subtree> {
         self.unexpanded.remove(&id);
+        self.mark_gone(id);
         let Some(list) = self.lists.remove(&id) else {
             return Vec::new();
         };

@@ -2,9 +2,9 @@
 
 use crate::format::checkpoint::DiscardEntry;
 use crate::format::node::ChildPointer;
-use crate::format::versions::{
-    DeadlistId, SnapshotMeta, Version, VersionId, VersionKind, VersionTable, LEVELS,
-};
+use crate::format::table::Key;
+use crate::format::version_records::{encode_version, version_key, PART_BITS};
+use crate::format::versions::{DeadlistId, SnapshotMeta, Version, VersionId, VersionKind, LEVELS};
 use esker_base::{GroupId, Stamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -72,6 +72,10 @@ pub struct Forest {
     next_version: u64,
     next_deadlist: u64,
     frozen: Option<FrozenForest>,
+    /// Versions whose records the next checkpoint writes.
+    changed: BTreeSet<VersionId>,
+    /// Those that the checkpoint on its way writes because of what it did.
+    changed_in_checkpoint: BTreeSet<VersionId>,
 }
 
 impl Default for Forest {
@@ -89,6 +93,8 @@ impl Default for Forest {
             next_version: 1,
             next_deadlist: 1,
             frozen: None,
+            changed: BTreeSet::new(),
+            changed_in_checkpoint: BTreeSet::new(),
         }
     }
 }
@@ -122,6 +128,36 @@ impl Forest {
             v.parent.0 == 0 || parent.is_some_and(|p| p.cut < v.cut && p.kind != VersionKind::Head)
         });
         whole.then_some(forest)
+    }
+
+    /// An operation changed what the next checkpoint says of a version.
+    fn mark(&mut self, id: VersionId) {
+        self.changed.insert(id);
+    }
+
+    /// The checkpoint on its way changed a version, as it has it itself. What is younger or not the
+    /// same in it changes for the next one as well.
+    fn mark_in_checkpoint(&mut self, id: VersionId) {
+        self.changed_in_checkpoint.insert(id);
+        let frozen = self.frozen.as_ref();
+        if frozen.is_none_or(|f| id.0 >= f.next_version || f.heads.contains_key(&id)) {
+            self.changed.insert(id);
+        }
+    }
+
+    /// Every version is written by the next checkpoint.
+    pub fn mark_all(&mut self) {
+        self.changed.extend(self.versions.keys());
+    }
+
+    /// Versions that operations have changed since this was asked last.
+    pub fn take_changed(&mut self) -> BTreeSet<VersionId> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Versions that the checkpoint on its way has changed.
+    pub fn take_changed_in_checkpoint(&mut self) -> BTreeSet<VersionId> {
+        std::mem::take(&mut self.changed_in_checkpoint)
     }
 
     fn index(&mut self, v: &Version) {
@@ -286,6 +322,7 @@ impl Forest {
 
     /// Something that was born with a deleted version was given back while others begin at it.
     pub fn released(&mut self, id: VersionId, is_data: bool) {
+        self.mark_in_checkpoint(id);
         if let Some(v) = self.versions.get_mut(&id) {
             let count = if is_data {
                 &mut v.released
@@ -298,6 +335,7 @@ impl Forest {
 
     /// An entry of something that was given back is dropped. False when there can be none.
     pub fn drop_released(&mut self, id: VersionId, is_data: bool) -> bool {
+        self.mark_in_checkpoint(id);
         let Some(v) = self.versions.get_mut(&id) else {
             return false;
         };
@@ -320,6 +358,7 @@ impl Forest {
         if left == (0, 0) {
             return true;
         }
+        self.mark_in_checkpoint(heir);
         let heir = self.versions.get_mut(&heir);
         let Some(heir) = heir.filter(|v| v.kind == VersionKind::Hidden) else {
             return false;
@@ -383,6 +422,8 @@ impl Forest {
         self.owners.insert(fresh, head_id);
         self.index(&snapshot);
         self.versions.insert(id, snapshot);
+        self.mark(head_id);
+        self.mark(id);
         id
     }
 
@@ -405,6 +446,7 @@ impl Forest {
         };
         self.index(&head);
         self.versions.insert(id, head);
+        self.mark(id);
     }
 
     /// Whether clones of a group's snapshots wait for a checkpoint to merge those.
@@ -419,11 +461,13 @@ impl Forest {
     pub fn drop_head(&mut self, group: GroupId) {
         if let Some(id) = self.heads.remove(&group) {
             self.remove(id);
+            self.mark(id);
         }
     }
 
     /// A version whose map is the one the head had.
     pub fn settle(&mut self, id: VersionId, root: (ChildPointer, u8)) {
+        self.mark(id);
         if let Some(v) = self.versions.get_mut(&id) {
             v.root = Some(root);
         }
@@ -435,6 +479,7 @@ impl Forest {
             return;
         };
         self.reparent(id, target.id);
+        self.mark(id);
         if let Some(head) = self.versions.get_mut(&id) {
             head.grown = target.grown;
         }
@@ -457,6 +502,7 @@ impl Forest {
         }
         v.kind = VersionKind::Hidden;
         self.hidden.insert(id);
+        self.mark(id);
     }
 
     /// A group is gone: what its head is now is a version that nobody uses, and so are its snapshots.
@@ -479,6 +525,7 @@ impl Forest {
             if let Some(v) = self.versions.get_mut(&id) {
                 v.group = GroupId(0);
             }
+            self.mark(id);
         }
     }
 
@@ -495,6 +542,7 @@ impl Forest {
             let children: Vec<VersionId> = self.children(id).collect();
             for child in children {
                 self.reparent(child, v.parent);
+                self.mark(child);
                 if let Some(child) = self.versions.get_mut(&child) {
                     self.owners.remove(&child.deadlist);
                     child.deadlist = v.deadlist;
@@ -540,19 +588,23 @@ impl Forest {
             return;
         };
         let children: Vec<VersionId> = self.children(id).collect();
-        children
-            .into_iter()
-            .for_each(|child| self.reparent(child, parent));
-        for head in self.frozen.iter_mut().flat_map(|f| f.heads.values_mut()) {
+        for child in children {
+            self.reparent(child, parent);
+            self.mark_in_checkpoint(child);
+        }
+        for (head_id, head) in self.frozen.iter_mut().flat_map(|f| &mut f.heads) {
             if head.parent == id {
                 head.parent = parent;
+                self.changed_in_checkpoint.insert(*head_id);
             }
         }
+        self.mark_in_checkpoint(id);
         self.remove(id);
     }
 
     /// A checkpoint has merged a version.
     pub fn merged(&mut self, id: VersionId, root: ChildPointer, level: u8, grown: [Stamp; LEVELS]) {
+        self.mark_in_checkpoint(id);
         if let Some(v) = self.versions.get_mut(&id) {
             v.root = Some((root, level));
             v.grown = grown;
@@ -564,16 +616,22 @@ impl Forest {
     pub fn grown(&mut self, group: GroupId, grown: [Stamp; LEVELS]) {
         let head = self.heads.get(&group).copied();
         let frozen = self.frozen.as_mut();
-        if let Some(head) = frozen.and_then(|f| f.heads.get_mut(&head?)) {
-            head.grown = grown;
+        let frozen = frozen.and_then(|f| f.heads.get_mut(&head?));
+        if let Some((id, frozen)) = head.zip(frozen.filter(|f| f.grown != grown)) {
+            frozen.grown = grown;
+            self.changed_in_checkpoint.insert(id);
         }
         let mut at = head;
         while let Some(v) = at.and_then(|id| self.versions.get_mut(&id)) {
             if v.kind != VersionKind::Head && v.root.is_some() {
                 return;
             }
+            let (id, same) = (v.id, v.grown == grown);
             v.grown = grown;
             at = Some(v.parent);
+            if !same {
+                self.mark_in_checkpoint(id);
+            }
         }
     }
 
@@ -612,31 +670,49 @@ impl Forest {
         Some(self.frozen.as_ref()?.heads.get(head)?.parent)
     }
 
-    /// The versions as the checkpoint on its way has them, deadlists not included.
-    pub fn frozen_table(&self) -> VersionTable {
-        let Some(frozen) = &self.frozen else {
-            return VersionTable::default();
-        };
-        let mut versions = Vec::new();
-        for v in self
-            .versions
-            .values()
-            .filter(|v| v.id.0 < frozen.next_version)
-        {
-            let mut v = v.clone();
-            if let Some(head) = frozen.heads.get(&v.id) {
-                (v.parent, v.deadlist, v.grown) = (head.parent, head.deadlist, head.grown);
+    /// Numbers that the checkpoint on its way says come next: of versions, and of deadlists.
+    pub fn frozen_numbers(&self) -> (u64, u64) {
+        let now = (self.next_version, self.next_deadlist);
+        let frozen = self.frozen.as_ref();
+        frozen.map_or(now, |f| (f.next_version, f.next_deadlist))
+    }
+
+    /// The records of versions with keys from one on to before another, as the checkpoint on its way
+    /// has them.
+    pub fn frozen_records(&self, from: Key, to: Option<Key>, each: &mut dyn FnMut(Key, &[u8])) {
+        let (next_version, _) = self.frozen_numbers();
+        let first = u64::try_from(from >> PART_BITS).unwrap_or(u64::MAX);
+        let first = VersionId(first.min(next_version));
+        let inside = |key: Key| key >= from && to.is_none_or(|to| key < to);
+        let before_end = |id: VersionId| to.is_none_or(|to| version_key(id) < to);
+        let versions = self.versions.range(first..VersionId(next_version));
+        for (_, v) in versions.take_while(|(id, _)| before_end(**id)) {
+            let mut each_inside = |key: Key, bytes: &[u8]| {
+                if inside(key) {
+                    each(key, bytes);
+                }
+            };
+            match self.frozen_version(v) {
+                Some(v) => encode_version(&v, &mut each_inside),
+                None => encode_version(v, &mut each_inside),
             }
-            if frozen.hidden_since.contains(&v.id) {
-                v.kind = VersionKind::Snapshot;
-            }
-            versions.push(v);
         }
-        VersionTable {
-            next_version: frozen.next_version,
-            next_deadlist: frozen.next_deadlist,
-            versions,
-            deadlists: Vec::new(),
+    }
+
+    /// A version as the checkpoint on its way has it, if that is not what it is now.
+    fn frozen_version(&self, v: &Version) -> Option<Version> {
+        let frozen = self.frozen.as_ref()?;
+        let (head, hidden) = (frozen.heads.get(&v.id), frozen.hidden_since.contains(&v.id));
+        if head.is_none() && !hidden {
+            return None;
         }
+        let mut v = v.clone();
+        if let Some(head) = head {
+            (v.parent, v.deadlist, v.grown) = (head.parent, head.deadlist, head.grown);
+        }
+        if hidden {
+            v.kind = VersionKind::Snapshot;
+        }
+        Some(v)
     }
 }

@@ -2,10 +2,13 @@
 
 use super::pages::{SpaceTables, TableShape};
 use super::segments::Segments;
+use crate::format::checkpoint::Checkpoint;
 use crate::format::codec::FormatError;
 use crate::format::space::{decode_deaths, PieceEntry, SegmentEntry};
-use crate::format::table::{Key, Place, TableId, TableRoot};
+use crate::format::table::{Key, Place, TableId};
 use crate::format::vaddr::{VAddr, VSEG_BITS};
+use crate::format::version_records::VersionRecords;
+use crate::format::versions::WholeVersions;
 use crate::table::{Loaded, PagedTable, ToLoad};
 use esker_base::StoreId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,6 +38,7 @@ pub struct SpaceLoader {
     /// The checkpoint that wrote each page of pieces.
     sequences: BTreeMap<Key, u64>,
     behind: BTreeMap<Key, u64>,
+    versions: VersionRecords,
 }
 
 fn wrong(problem: &'static str) -> FormatError {
@@ -43,12 +47,12 @@ fn wrong(problem: &'static str) -> FormatError {
 }
 
 impl SpaceLoader {
-    /// Begins to load the tables with these roots.
+    /// Begins to load the tables of a checkpoint.
     ///
     /// # Errors
     /// When one is missing or named twice.
     pub fn new(
-        roots: &[TableRoot],
+        checkpoint: &Checkpoint,
         store: StoreId,
         segment_count: u64,
         slots: u32,
@@ -67,22 +71,33 @@ impl SpaceLoader {
             pieces: BTreeMap::new(),
             sequences: BTreeMap::new(),
             behind: BTreeMap::new(),
+            versions: VersionRecords::default(),
         };
-        for root in roots {
-            let resident = root.table != TableId::Deaths;
-            let (table, wanted) = PagedTable::open(root, shape.content_max, resident);
-            match root.table {
-                TableId::Deaths => this.later.extend(wanted),
-                TableId::Segments | TableId::Pieces => this.queue.extend(wanted),
-            }
+        for root in &checkpoint.tables {
+            let (table, wanted) = shape.open(root);
+            this.queue_of(root.table).extend(wanted);
             if this.tables.insert(root.table, table).is_some() {
                 return Err(wrong("names a table twice"));
             }
         }
+        if checkpoint.versions.whole.is_some() {
+            for id in [TableId::Versions, TableId::Deadlists] {
+                if this.tables.insert(id, shape.table(id)).is_some() {
+                    return Err(wrong("has versions and names tables of them"));
+                }
+            }
+        }
         if TableId::ALL.iter().any(|id| !this.tables.contains_key(id)) {
-            return Err(wrong("names no table of segments, pieces or deaths"));
+            return Err(wrong("does not name all tables"));
         }
         Ok(this)
+    }
+
+    fn queue_of(&mut self, table: TableId) -> &mut VecDeque<ToLoad> {
+        match table {
+            TableId::Deaths => &mut self.later,
+            _ => &mut self.queue,
+        }
     }
 
     /// Up to `max` pages to be read next. Nothing is wanted any more when none is given and none is
@@ -113,7 +128,9 @@ impl SpaceLoader {
 
     fn locate(&self, table: TableId, place: Place) -> Option<(u32, u32)> {
         let (segment, slot) = match table {
-            TableId::Segments | TableId::Pieces => place.segment_slot()?,
+            TableId::Segments | TableId::Pieces | TableId::Versions | TableId::Deadlists => {
+                place.segment_slot()?
+            }
             TableId::Deaths => {
                 let vaddr = place.vaddr();
                 let (first, piece) = self.pieces.range(..=vaddr).next_back()?;
@@ -139,10 +156,7 @@ impl SpaceLoader {
         let loaded = table.load(&wanted.page, bytes, self.store)?;
         self.outstanding = self.outstanding.saturating_sub(1);
         match loaded {
-            Loaded::Pages(pages) => match wanted.page.table {
-                TableId::Deaths => self.later.extend(pages),
-                TableId::Segments | TableId::Pieces => self.queue.extend(pages),
-            },
+            Loaded::Pages(pages) => self.queue_of(wanted.page.table).extend(pages),
             Loaded::Records { sequence, records } => {
                 if wanted.page.table == TableId::Pieces {
                     self.sequences.insert(wanted.page.key, sequence);
@@ -182,6 +196,8 @@ impl SpaceLoader {
                     self.deaths(sequence, first, count)?;
                 }
             }
+            TableId::Versions => self.versions.version(key, bytes),
+            TableId::Deadlists => self.versions.deadlist(key, bytes)?,
         }
         Ok(())
     }
@@ -222,6 +238,19 @@ impl SpaceLoader {
         (&self.segments, &self.pieces)
     }
 
+    /// Versions and deadlists, when nothing is wanted any more; to be asked once. Those of a checkpoint
+    /// that holds them whole are not here.
+    ///
+    /// # Errors
+    /// When something is malformed or missing.
+    pub fn take_versions(&mut self) -> Result<WholeVersions, FormatError> {
+        let (versions, deadlists) = std::mem::take(&mut self.versions).finish()?;
+        Ok(WholeVersions {
+            versions,
+            deadlists,
+        })
+    }
+
     /// The table of segments, when nothing is wanted any more; see [`Segments::from_entries`].
     pub fn finish(mut self, next_generation: u64, keep: &BTreeSet<u32>) -> Option<Segments> {
         let mut table = |id| self.tables.remove(&id);
@@ -229,6 +258,8 @@ impl SpaceLoader {
             table(TableId::Segments)?,
             table(TableId::Pieces)?,
             table(TableId::Deaths)?,
+            table(TableId::Versions)?,
+            table(TableId::Deadlists)?,
         ];
         let count = u32::try_from(self.segments.len()).ok()?;
         let tables = SpaceTables::loaded(self.shape, count, tables, self.behind);

@@ -1,4 +1,6 @@
-//! The tables that describe space, as they lie on the device: segments, pieces, deaths.
+//! The tables as they lie on the device. Those of segments, pieces and deaths describe space; those
+//! of versions and deadlists lie as the first two do, and what they describe is kept elsewhere
+//! ([`crate::snapshot`]).
 //!
 //! Uniform overwriting kills a few slots in every segment there is, so that every page of the table
 //! of pieces would change between two checkpoints. Slots that die are therefore no reason to write
@@ -21,7 +23,7 @@
 use crate::format::space::{encode_deaths, DEATHS_BYTES_MAX};
 use crate::format::table::{Key, PagePointer, TableId, TableRoot};
 use crate::format::vaddr::VAddr;
-use crate::table::{Batch, PagedTable};
+use crate::table::{Batch, PageContext, PagedTable, Source, ToLoad};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most slots noted as dead between two checkpoints; beyond, pages of their pieces are written.
@@ -43,6 +45,29 @@ pub struct TableShape {
     pub content_max: usize,
     /// Pages behind that each checkpoint writes, at least.
     pub rewrite_min: usize,
+    /// Versions and deadlists are held against what their pages say; for tests.
+    pub audit: bool,
+}
+
+impl TableShape {
+    /// An empty table.
+    pub fn table(&self, id: TableId) -> PagedTable {
+        self.audited(PagedTable::new(id, self.content_max, id != TableId::Deaths))
+    }
+
+    /// Begins to load one.
+    pub fn open(&self, root: &TableRoot) -> (PagedTable, Vec<ToLoad>) {
+        let resident = root.table != TableId::Deaths;
+        let (table, wanted) = PagedTable::open(root, self.content_max, resident);
+        (self.audited(table), wanted)
+    }
+
+    fn audited(&self, mut table: PagedTable) -> PagedTable {
+        if self.audit && matches!(table.id(), TableId::Versions | TableId::Deadlists) {
+            table.begin_audit();
+        }
+        table
+    }
 }
 
 /// The tables, and what is to be written of them.
@@ -52,6 +77,8 @@ pub struct SpaceTables {
     pub(super) segments: PagedTable,
     pub(super) pieces: PagedTable,
     pub(super) deaths: PagedTable,
+    versions: PagedTable,
+    deadlists: PagedTable,
     /// Slots that died since the last freeze, by when.
     dead: Vec<(VAddr, u32)>,
     /// Slots that died before it, or by what the checkpoint merges.
@@ -69,12 +96,14 @@ pub struct SpaceTables {
 impl SpaceTables {
     /// Empty tables.
     pub fn new(shape: TableShape, segment_count: u32) -> Self {
-        let table = |id, resident| PagedTable::new(id, shape.content_max, resident);
+        let table = |id| shape.table(id);
         Self {
             shape,
-            segments: table(TableId::Segments, true),
-            pieces: table(TableId::Pieces, true),
-            deaths: table(TableId::Deaths, false),
+            segments: table(TableId::Segments),
+            pieces: table(TableId::Pieces),
+            deaths: table(TableId::Deaths),
+            versions: table(TableId::Versions),
+            deadlists: table(TableId::Deadlists),
             dead: Vec::new(),
             dead_frozen: Vec::new(),
             run: Vec::new(),
@@ -88,18 +117,19 @@ impl SpaceTables {
     pub fn loaded(
         shape: TableShape,
         segment_count: u32,
-        [segments, pieces, deaths]: [PagedTable; 3],
+        [segments, pieces, deaths, versions, deadlists]: [PagedTable; 5],
         behind: BTreeMap<Key, u64>,
     ) -> Self {
         let mut this = Self {
             segments,
             pieces,
             deaths,
+            versions,
+            deadlists,
             behind,
             ..Self::new(shape, segment_count)
         };
-        let pages = this.segments.pages().chain(this.pieces.pages());
-        let pointers: Vec<PagePointer> = pages.map(|(.., pointer)| *pointer).collect();
+        let pointers: Vec<PagePointer> = this.physical_pages().copied().collect();
         pointers.iter().for_each(|p| this.pin(p, true));
         this
     }
@@ -223,8 +253,8 @@ impl SpaceTables {
 
     /// Writes pages elsewhere that are all that is left in their segment.
     fn evacuate(&mut self, empty: &dyn Fn(u32) -> bool) {
-        let mut wanted: BTreeMap<u32, Vec<(bool, u8, Key)>> = BTreeMap::new();
-        for (which, table) in [(true, &self.pieces), (false, &self.segments)] {
+        let mut wanted: BTreeMap<u32, Vec<(TableId, u8, Key)>> = BTreeMap::new();
+        for (which, table) in self.physical() {
             for (level, key, pointer) in table.pages() {
                 for place in pointer.places {
                     let segment = place.segment_slot().map(|(segment, _)| segment);
@@ -234,21 +264,57 @@ impl SpaceTables {
                 }
             }
         }
-        let mut all: Vec<Vec<(bool, u8, Key)>> = wanted.into_values().collect();
+        let mut all: Vec<Vec<(TableId, u8, Key)>> = wanted.into_values().collect();
         all.sort_by_key(Vec::len);
-        let count = self.pieces.page_count() + self.segments.page_count();
+        let count = self.page_count();
         let most = EVACUATE_PAGES.max(count / EVACUATE_SHARE);
         for (which, level, key) in all.into_iter().flatten().take(most) {
-            match which {
-                true => self.pieces.rewrite(level, key),
-                false => self.segments.rewrite(level, key),
-            }
+            self.table(which).rewrite(level, key);
         }
     }
 
+    /// The tables whose pages are at physical places.
+    fn physical(&self) -> [(TableId, &PagedTable); 4] {
+        [
+            (TableId::Pieces, &self.pieces),
+            (TableId::Segments, &self.segments),
+            (TableId::Versions, &self.versions),
+            (TableId::Deadlists, &self.deadlists),
+        ]
+    }
+
+    /// Their pages.
+    fn page_count(&self) -> usize {
+        self.physical().iter().map(|(_, t)| t.page_count()).sum()
+    }
+
+    /// What versions or deadlists say at these keys is written by the checkpoint in progress.
+    pub fn versions_changed(&mut self, id: TableId, keys: impl IntoIterator<Item = Key>) {
+        let table = self.table(id);
+        keys.into_iter()
+            .for_each(|key| table.touch_in_checkpoint(key));
+    }
+
+    /// Pages of versions or deadlists that are to be written, as [`PagedTable::next_batch`] gives
+    /// them.
+    pub fn next_versions(
+        &mut self,
+        id: TableId,
+        context: &PageContext,
+        source: &mut Source<'_>,
+    ) -> Option<Batch> {
+        self.table(id).next_batch(context, source)
+    }
+
     /// A page is not written although it should be: for tests that show that this is noticed.
-    pub fn forget_one(&mut self) {
-        self.pieces.forget_one();
+    pub fn forget_one(&mut self, id: TableId) {
+        self.table(id).forget_one();
+    }
+
+    /// The first key of a page of versions or deadlists that does not say what `source` gives, when
+    /// that is looked at.
+    pub fn stale_page(&mut self, id: TableId, source: &mut Source<'_>) -> Option<Key> {
+        self.table(id).stale_page(source)
     }
 
     fn table(&mut self, id: TableId) -> &mut PagedTable {
@@ -256,6 +322,8 @@ impl SpaceTables {
             TableId::Segments => &mut self.segments,
             TableId::Pieces => &mut self.pieces,
             TableId::Deaths => &mut self.deaths,
+            TableId::Versions => &mut self.versions,
+            TableId::Deadlists => &mut self.deadlists,
         }
     }
 
@@ -290,15 +358,16 @@ impl SpaceTables {
 
     /// What a checkpoint says of the tables.
     pub fn roots(&self) -> Vec<TableRoot> {
-        let all = [&self.segments, &self.pieces, &self.deaths];
-        all.into_iter().map(PagedTable::root).collect()
+        let space = [&self.segments, &self.pieces, &self.deaths];
+        let all = space.into_iter().chain([&self.versions, &self.deadlists]);
+        all.map(PagedTable::root).collect()
     }
 
     /// Pages that the next checkpoint may write, one copy of each.
     pub fn pages_max(&self) -> usize {
         let died = self.dead.len() + self.dead_frozen.len();
         let runs = (died * DEATH_BYTES).div_ceil(DEATHS_BYTES_MAX);
-        self.segments.page_count() + self.pieces.page_count() + runs
+        self.page_count() + runs
     }
 
     /// Bytes of records in a page, at most.
@@ -313,7 +382,7 @@ impl SpaceTables {
 
     /// Every page at a physical place.
     pub fn physical_pages(&self) -> impl Iterator<Item = &PagePointer> {
-        let pages = self.segments.pages().chain(self.pieces.pages());
-        pages.map(|(.., pointer)| pointer)
+        let tables = self.physical().into_iter();
+        tables.flat_map(|(_, table)| table.pages().map(|(.., pointer)| pointer))
     }
 }

@@ -22,8 +22,9 @@ const OPENING_SEGMENTS: u64 = 3;
 const SLACK_PAGES: u64 = 4;
 /// Versions with their deadlists in a page of a checkpoint, at least.
 const VERSIONS_PER_PAGE: u64 = 12;
-/// Pages of deadlists that a checkpoint may write beside those that its merges need.
-const RECLAIM_PAGES: u64 = 3;
+/// Pages of deadlists that a checkpoint may write beside those that its merges need, and the first pages
+/// of the tables of versions and deadlists.
+const RECLAIM_PAGES: u64 = 5;
 /// Bytes by which a slot that is written makes the tables grow at most, on average.
 const TABLE_BYTES_PER_SLOT: u64 = 4;
 /// Open at a time: the log's and its successor, the map's, the survivors', and three that an opening

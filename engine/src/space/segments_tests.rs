@@ -7,6 +7,7 @@ fn blank(count: u32) -> Segments {
     let shape = TableShape {
         content_max: CONTENT_MAX,
         rewrite_min: 64,
+        audit: false,
     };
     Segments::blank(count, 64, shape)
 }

@@ -3,7 +3,7 @@
 
 use super::load::{load_all, SpaceLoader};
 use super::*;
-use crate::format::checkpoint::SegmentKind;
+use crate::format::checkpoint::{Checkpoint, SegmentKind};
 use crate::format::table::{Place, TableId};
 use crate::format::vaddr::VAddr;
 use crate::table::PageContext;
@@ -130,10 +130,13 @@ impl Bench {
 
     /// Reads the tables back and holds them against what they should say.
     fn check(&self, frozen: &table::Table) {
-        let roots = self.segs.table_roots();
+        let checkpoint = Checkpoint {
+            tables: self.segs.table_roots(),
+            ..Checkpoint::default()
+        };
         let count = u64::from(self.segs.count());
-        let mut loader =
-            SpaceLoader::new(&roots, STORE, count, self.slots, self.shape).expect("three tables");
+        let loader = SpaceLoader::new(&checkpoint, STORE, count, self.slots, self.shape);
+        let mut loader = loader.expect("all tables");
         let mut read = |segment, slot| self.device.get(&(segment, slot)).cloned();
         load_all(&mut loader, &mut read).expect("all there");
         let (_, pieces) = loader.entries();
@@ -163,6 +166,7 @@ fn what_is_read_back_is_what_was_frozen() {
         let shape = TableShape {
             content_max,
             rewrite_min,
+            audit: false,
         };
         let mut bench = Bench::new(200, 64, shape);
         let mut filled = bench.fill(60);
@@ -191,6 +195,7 @@ fn a_checkpoint_writes_a_fraction_of_the_tables() {
     let shape = TableShape {
         content_max: crate::format::table::CONTENT_MAX,
         rewrite_min: 64,
+        audit: false,
     };
     let mut bench = Bench::new(gib * 16 + 400, 16384, shape);
     let filled = bench.fill(gib * 16);

@@ -98,6 +98,8 @@ impl Segments {
                 };
                 tables.segments.next_batch(context, &mut source)
             }
+            // Their records are not ours: see `SpaceTables::next_versions`.
+            TableId::Versions | TableId::Deadlists => None,
         }
     }
 
@@ -127,13 +129,18 @@ impl Segments {
         self.tables.roots()
     }
 
+    /// The tables on the device, for those of versions and deadlists.
+    pub fn tables_mut(&mut self) -> &mut super::SpaceTables {
+        &mut self.tables
+    }
+
     /// The tables on the device.
     pub fn tables(&self) -> &super::SpaceTables {
         &self.tables
     }
 
     /// A page that should be written is not: for tests that show that this is noticed.
-    pub fn forget_one_page(&mut self) {
-        self.tables.forget_one();
+    pub fn forget_one_page(&mut self, id: TableId) {
+        self.tables.forget_one(id);
     }
 }

@@ -30,6 +30,7 @@
 //! addresses with live slots, as map nodes do, and garbage collection moves their pages like any
 //! other slot.
 
+mod audit;
 mod paged;
 
 pub use paged::{Batch, Loaded, PageContext, PagedTable, Source, ToLoad, ROOT_PAGES_MAX};

@@ -1,5 +1,6 @@
 //! The directory of a table, and which of its pages are to be written. See the module above.
 
+use super::audit::{self, Audit};
 use crate::format::codec::{FormatError, Reader, Writer};
 use crate::format::table::{
     decode, Key, PageBuilder, PageHead, PagePointer, Place, TableId, TableRoot, CONTENT_MAX,
@@ -116,6 +117,8 @@ pub struct PagedTable {
     cursor: usize,
     /// Keys of a page that is known to be dirty: the one that was touched last.
     recent: Option<(Key, Option<Key>)>,
+    /// For tests.
+    audit: Option<Audit>,
 }
 
 impl PagedTable {
@@ -132,7 +135,35 @@ impl PagedTable {
             flushing: vec![BTreeSet::new()],
             cursor: 0,
             recent: None,
+            audit: None,
         }
+    }
+
+    /// Which table.
+    pub fn id(&self) -> TableId {
+        self.id
+    }
+
+    /// From now on [`Self::stale_page`] can be asked. For tests.
+    pub fn begin_audit(&mut self) {
+        self.audit = Some(Audit::default());
+    }
+
+    /// The first key of a page that does not hold what `source` gives, and of which that was to be
+    /// known: once a checkpoint has written its pages there is none. For tests, since it takes the time
+    /// of all records.
+    pub fn stale_page(&self, source: &mut Source<'_>) -> Option<Key> {
+        let audit = self.audit.as_ref()?;
+        let pages = &self.levels[0];
+        let first = pages.first_key_value().map(|(key, _)| *key);
+        if !self.records(0, 0, first, source).is_empty() {
+            return Some(0);
+        }
+        pages.keys().copied().find(|key| {
+            let records = self.records(0, *key, end_of(pages, *key), source);
+            let records = records.iter().map(|(key, bytes)| (*key, bytes.as_slice()));
+            audit.of(*key) != Some(audit::sum(records))
+        })
     }
 
     /// The page that holds a key, and where its range ends; one that would begin at zero if the key
@@ -237,6 +268,9 @@ impl PagedTable {
 
     fn remove(&mut self, level: usize, key: Key, gone: &mut Vec<PagePointer>) {
         self.flushing[level].remove(&key);
+        if let Some(audit) = self.audit.as_mut().filter(|_| level == 0) {
+            audit.has_not(key);
+        }
         if let Some(pointer) = self.levels[level].remove(&key) {
             if pointer.places[0] != Place::NONE {
                 gone.push(pointer);
@@ -395,6 +429,9 @@ impl PagedTable {
                     crc: crc32(&bytes),
                 };
                 self.levels[level].insert(key, pointer);
+                if let Some(audit) = self.audit.as_mut().filter(|_| level == 0) {
+                    audit.has(key, &bytes);
+                }
                 if still_dirty {
                     self.dirty.insert(key);
                 }
@@ -498,6 +535,9 @@ impl PagedTable {
         let last = page.records.last().map(|(key, _)| *key);
         if !fits || last.zip(wanted.end).is_some_and(|(last, end)| last >= end) {
             return Err(r.error("is another one than its pointer says"));
+        }
+        if let Some(audit) = self.audit.as_mut().filter(|_| wanted.level == 0) {
+            audit.has(wanted.key, bytes);
         }
         let Some(below) = wanted.level.checked_sub(1) else {
             return Ok(Loaded::Records {

@@ -159,7 +159,8 @@ fn table_page(data: &[u8]) {
 pub(crate) fn checkpoint(data: &[u8]) {
     table_page(data);
     let check = |bytes: &[u8]| {
-        if let Ok(checkpoint) = Checkpoint::decode(bytes) {
+        if let Ok(mut checkpoint) = Checkpoint::decode(bytes) {
+            checkpoint.versions.whole = None; // is written to tables of its own today
             let again = checkpoint.encode();
             assert_eq!(Checkpoint::decode(&again), Ok(checkpoint));
         }

@@ -13,7 +13,7 @@ usage: esker-sim --seed N [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [
 A hunt runs --count seeds (all there are) from --from (0) on, for MINUTES at most.
 --full: some stores are too small for what is written to them.
 --plain: without what was added to the worlds later; regression seeds may ask for it.
-Sabotage names: IgnoreDurableSeq, CutNotDurable, LiveBitLate, AckBeforeSync, ReuseBeforeCheckpoint, MoveUnwritten, ForgetTablePage";
+Sabotage names: IgnoreDurableSeq, CutNotDurable, LiveBitLate, AckBeforeSync, ReuseBeforeCheckpoint, MoveUnwritten, ForgetTablePage, ForgetVersionPage";
 
 struct Args {
     options: Options,
@@ -60,6 +60,7 @@ fn sabotage(name: &str) -> Option<Sabotage> {
         Sabotage::ReuseBeforeCheckpoint,
         Sabotage::MoveUnwritten,
         Sabotage::ForgetTablePage,
+        Sabotage::ForgetVersionPage,
     ]
     .into_iter()
     .find(|s| format!("{s:?}") == name)

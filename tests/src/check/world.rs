@@ -219,6 +219,7 @@ impl World {
             retained_entries_max: rng.pick(&[0, 3, 100]),
             table_content_max: [64, 256, CONTENT_MAX, CONTENT_MAX][shape % 4],
             table_rewrite_min: [0, 1, 4, 64][shape / 4 % 4],
+            table_audit: true,
             sabotage,
             ..EngineConfig::default()
         }

@@ -292,6 +292,7 @@ fn engine(r: &mut SimRng, segment_bytes: u64, segments: u64, sabotage: Sabotage)
             _ => r.pick(&[64, 192, CONTENT_MAX]),
         },
         table_rewrite_min: r.pick(&[0, 1, 4, 64]),
+        table_audit: true,
         sabotage,
         ..EngineConfig::default()
     }
