@@ -18,7 +18,7 @@ use crate::recovery::{Probe, Recovery};
 use crate::scrub::ScrubState;
 use crate::snapshot::deadlist::Deadlists;
 use crate::snapshot::forest::Forest;
-use crate::snapshot::{DiffState, Orphans};
+use crate::snapshot::{DiffState, Orphans, Totals};
 use crate::space::{Segments, TableShape};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
@@ -105,6 +105,7 @@ pub struct Engine {
     pub(crate) counters: Counters,
     pub(crate) discards: Vec<DiscardEntry>,
     pub(crate) forest: Forest,
+    pub(crate) totals: Totals,
     /// Groups that wait for a checkpoint before they apply more.
     pub(crate) parked: BTreeSet<GroupId>,
     /// Clones of snapshots that no checkpoint has merged.
@@ -175,6 +176,7 @@ impl Engine {
             counters: Counters::default(),
             discards: Vec::new(),
             forest: Forest::default(),
+            totals: Totals::default(),
             parked: BTreeSet::new(),
             based: BTreeSet::new(),
             doubtful: BTreeSet::new(),

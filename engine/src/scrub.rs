@@ -10,7 +10,7 @@ use crate::event::{Damage, Effect, ScrubPart, ScrubRequest, ScrubTarget};
 use crate::format::node::{ChildPointer, LeafKind, NodePage};
 use crate::format::operation::{plain_crc, Authenticator};
 use crate::format::vaddr::VAddr;
-use crate::format::versions::VersionKind;
+use crate::format::versions::{Version, VersionId, VersionKind};
 use crate::format::PAGE;
 use crate::map::tree::{child_index, span, Held, Missing};
 use crate::readpath::check_node;
@@ -109,7 +109,7 @@ enum Step {
 
 impl Engine {
     /// What a scrub has to look at, versions first: of one volume, together with those that it goes
-    /// back to; or of all.
+    /// back to; or of all. For tests, since it looks at every version.
     #[must_use]
     pub fn scrub_targets(&self, volume: Option<GroupId>) -> Vec<ScrubTarget> {
         let wanted = |group: GroupId| volume.is_none_or(|v| v == group);
@@ -129,6 +129,49 @@ impl Engine {
         let heads = heads.map(|g| g.meta.group).filter(|id| wanted(*id));
         let versions = versions.into_iter().map(ScrubTarget::Version);
         versions.chain(heads.map(ScrubTarget::Head)).collect()
+    }
+
+    /// The target behind one, in the order of [`Self::scrub_targets`], without a look at all of them; but
+    /// for a clone, at what its origin has above the snapshot it began with.
+    #[must_use]
+    pub fn scrub_target_after(
+        &self,
+        volume: Option<GroupId>,
+        after: Option<ScrubTarget>,
+    ) -> Option<ScrubTarget> {
+        let head_after = match after {
+            Some(ScrubTarget::Head(group)) => Some(group),
+            _ => None,
+        };
+        if head_after.is_none() {
+            let from = match after {
+                Some(ScrubTarget::Version(id)) => id,
+                _ => VersionId(0),
+            };
+            if let Some(id) = self.scrub_version_after(volume, from) {
+                return Some(ScrubTarget::Version(id));
+            }
+        }
+        let (from, to) = volume.map_or((GroupId(0), GroupId(u64::MAX)), |v| (v, v));
+        let heads = self.groups.range(from..=to).map(|(_, g)| g);
+        let mut heads = heads.filter(|g| !g.deleting).map(|g| g.meta.group);
+        let next = heads.find(|id| head_after.is_none_or(|at| *id > at))?;
+        Some(ScrubTarget::Head(next))
+    }
+
+    fn scrub_version_after(&self, volume: Option<GroupId>, from: VersionId) -> Option<VersionId> {
+        let wanted = |v: &&Version| v.kind != VersionKind::Head && !v.has_gaps();
+        let Some(group) = volume else {
+            return self.forest.iter_after(from).find(wanted).map(|v| v.id);
+        };
+        let own = self.forest.of_group_after(group, from).find(wanted);
+        // Ancestors of a clone are another volume's.
+        let base = self
+            .is_clone(group)
+            .then(|| self.forest.foreign_base(group));
+        let ancestors = std::iter::successors(base.flatten(), |v| self.forest.get(v.parent));
+        let foreign = ancestors.filter(|v| v.id > from).filter(wanted);
+        own.into_iter().chain(foreign).map(|v| v.id).min()
     }
 
     /// The volume that a version belongs to, and its name if it is a snapshot.

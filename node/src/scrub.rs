@@ -63,9 +63,7 @@ impl Node {
         volume: Option<GroupId>,
         after: Option<ScrubTarget>,
     ) -> Option<ScrubPlace> {
-        let targets = self.engine.scrub_targets(volume);
-        let mut behind = targets.into_iter().filter(|t| Some(*t) > after);
-        let target = behind.next()?;
+        let target = self.engine.scrub_target_after(volume, after)?;
         Some(ScrubPlace { target, block: 0 })
     }
 

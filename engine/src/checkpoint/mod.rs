@@ -303,6 +303,12 @@ impl Engine {
         self.superblock_order = [0, 1, 2, 3];
         self.segs.release(&c.freed);
         self.collected_released();
+        self.take_totals();
+        if self.config.table_audit {
+            if let Err(error) = self.audit_totals() {
+                self.fence_pending.get_or_insert(error);
+            }
+        }
         self.diffs_go_on(effects);
         // As long as something was given back, the next one gives back more.
         self.checkpoint_wanted |= (c.reclaim.more || ended) && !self.stopping;

@@ -39,6 +39,8 @@ pub struct Deadlists {
     open_chunks: Vec<(DeadlistId, usize)>,
     /// Keys of the records that the checkpoint on its way writes.
     changed: BTreeSet<Key>,
+    /// Lists whose sums changed.
+    stale: BTreeSet<DeadlistId>,
 }
 
 fn is_data(entry: &&DeadEntry) -> bool {
@@ -96,14 +98,24 @@ impl Deadlists {
         std::mem::take(&mut self.changed)
     }
 
+    /// Lists whose sums changed since this was asked last.
+    pub fn take_stale(&mut self) -> BTreeSet<DeadlistId> {
+        std::mem::take(&mut self.stale)
+    }
+
+    fn mark_header(&mut self, id: DeadlistId) {
+        self.changed.insert(list_header_key(id));
+        self.stale.insert(id);
+    }
+
     /// The sums of a list changed, and these of its chunks: they are new, gone or different.
     fn mark_chunks(&mut self, id: DeadlistId, chunks: Range<usize>) {
-        self.changed.insert(list_header_key(id));
+        self.mark_header(id);
         self.changed.extend(chunks.map(|n| chunk_key(id, n)));
     }
 
     fn mark_subtrees(&mut self, id: DeadlistId, subtrees: Range<usize>) {
-        self.changed.insert(list_header_key(id));
+        self.mark_header(id);
         self.changed.extend(subtrees.map(|n| subtree_key(id, n)));
     }
 

@@ -76,6 +76,8 @@ pub struct Forest {
     changed: BTreeSet<VersionId>,
     /// Those that the checkpoint on its way writes because of what it did.
     changed_in_checkpoint: BTreeSet<VersionId>,
+    /// Those whose sums are to be taken anew.
+    stale: BTreeSet<VersionId>,
 }
 
 impl Default for Forest {
@@ -95,6 +97,7 @@ impl Default for Forest {
             frozen: None,
             changed: BTreeSet::new(),
             changed_in_checkpoint: BTreeSet::new(),
+            stale: BTreeSet::new(),
         }
     }
 }
@@ -121,6 +124,7 @@ impl Forest {
                 return None;
             }
             forest.index(&version);
+            forest.stale.insert(version.id);
             forest.versions.insert(version.id, version);
         }
         let whole = forest.versions.values().all(|v| {
@@ -133,12 +137,14 @@ impl Forest {
     /// An operation changed what the next checkpoint says of a version.
     fn mark(&mut self, id: VersionId) {
         self.changed.insert(id);
+        self.stale.insert(id);
     }
 
     /// The checkpoint on its way changed a version, as it has it itself. What is younger or not the
     /// same in it changes for the next one as well.
     fn mark_in_checkpoint(&mut self, id: VersionId) {
         self.changed_in_checkpoint.insert(id);
+        self.stale.insert(id);
         let frozen = self.frozen.as_ref();
         if frozen.is_none_or(|f| id.0 >= f.next_version || f.heads.contains_key(&id)) {
             self.changed.insert(id);
@@ -148,6 +154,18 @@ impl Forest {
     /// Every version is written by the next checkpoint.
     pub fn mark_all(&mut self) {
         self.changed.extend(self.versions.keys());
+    }
+
+    /// What begins at a version changes with it.
+    fn stale_below(&mut self, id: VersionId) {
+        let below = (id, VersionId(0))..=(id, VersionId(u64::MAX));
+        let below = self.children.range(below).map(|(_, child)| *child);
+        self.stale.extend(below);
+    }
+
+    /// Versions that changed since this was asked last, or what they begin at has.
+    pub fn take_stale(&mut self) -> BTreeSet<VersionId> {
+        std::mem::take(&mut self.stale)
     }
 
     /// Versions that operations have changed since this was asked last.
@@ -227,9 +245,27 @@ impl Forest {
     }
 
     /// Versions with a number above one, by number.
-    pub fn iter_after(&self, after: u64) -> impl Iterator<Item = &Version> {
-        let from = VersionId(after.saturating_add(1));
+    pub fn iter_after(&self, after: VersionId) -> impl Iterator<Item = &Version> {
+        let from = VersionId(after.0.saturating_add(1));
         self.versions.range(from..).map(|(_, v)| v)
+    }
+
+    /// Versions of a group with a number above one, by number.
+    pub fn of_group_after(
+        &self,
+        group: GroupId,
+        after: VersionId,
+    ) -> impl Iterator<Item = &Version> {
+        let from = (group, VersionId(after.0.saturating_add(1)));
+        let ids = self.members.range(from..=(group, VersionId(u64::MAX)));
+        ids.filter_map(|(_, id)| self.versions.get(id))
+    }
+
+    /// The version of another group at which a group begins.
+    pub fn foreign_base(&self, group: GroupId) -> Option<&Version> {
+        let parents = self.of_group(group).map(|v| v.parent);
+        let mut parents = parents.filter_map(|id| self.get(id));
+        parents.find(|parent| parent.group != group)
     }
 
     /// A snapshot by its name.
@@ -468,6 +504,7 @@ impl Forest {
     /// A version whose map is the one the head had.
     pub fn settle(&mut self, id: VersionId, root: (ChildPointer, u8)) {
         self.mark(id);
+        self.stale_below(id);
         if let Some(v) = self.versions.get_mut(&id) {
             v.root = Some(root);
         }
@@ -526,6 +563,7 @@ impl Forest {
                 v.group = GroupId(0);
             }
             self.mark(id);
+            self.stale_below(id);
         }
     }
 
@@ -605,6 +643,7 @@ impl Forest {
     /// A checkpoint has merged a version.
     pub fn merged(&mut self, id: VersionId, root: ChildPointer, level: u8, grown: [Stamp; LEVELS]) {
         self.mark_in_checkpoint(id);
+        self.stale_below(id);
         if let Some(v) = self.versions.get_mut(&id) {
             v.root = Some((root, level));
             v.grown = grown;

@@ -8,6 +8,7 @@ pub(crate) mod operations;
 mod orphans;
 mod reclaim;
 mod sums;
+mod totals;
 mod view;
 
 pub(crate) use clone::Base;
@@ -16,4 +17,5 @@ pub use diff::RUNS_MAX as DIFF_RUNS_MAX;
 pub(crate) use orphans::Orphans;
 pub(crate) use reclaim::{Reclaim, DEAD_PAGE};
 pub use sums::VersionView;
+pub(crate) use totals::Totals;
 pub use view::{DeltaSize, SnapshotView, VolumeSpace};

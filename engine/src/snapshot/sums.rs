@@ -1,7 +1,7 @@
 //! What versions hold, as far as sums tell: no map is walked.
 
 use crate::engine::Engine;
-use crate::format::versions::{Version, VersionKind};
+use crate::format::versions::{Version, VersionId, VersionKind};
 use crate::snapshot::view::SnapshotView;
 use esker_base::num::to_u64;
 use esker_base::{GroupId, Stamp};
@@ -38,7 +38,7 @@ impl Engine {
     /// head, and what was deleted while others begin at it. None when the volume never had a snapshot.
     #[must_use]
     pub fn versions_after(&self, group: GroupId, after: u64, most: usize) -> Vec<VersionView> {
-        let all = self.forest.iter_after(after).filter(|v| v.group == group);
+        let all = self.forest.of_group_after(group, VersionId(after));
         let views = all.take(most).map(|v| {
             let mut snapshot = self.snapshot_view(v);
             if v.kind == VersionKind::Head {
@@ -63,31 +63,38 @@ impl Engine {
     /// first version counts as if all of it were its own.
     #[must_use]
     pub fn snapshot_blocks(&self) -> BTreeMap<GroupId, u64> {
-        let mut sums: BTreeMap<GroupId, i128> = BTreeMap::new();
-        for v in self.forest.iter() {
-            let live = match (v.kind, v.root) {
-                // What it holds is not counted, only what it shares with nobody is taken off.
-                (VersionKind::Head, _) => 0,
-                (_, Some((root, _))) => i128::from(root.live) - i128::from(v.released),
-                // Not merged: it has nothing that its parent does not have.
-                (_, None) => continue,
-            };
-            let (shared, dead) = self.shared_with_parent(v);
-            let own = live + dead - shared;
-            *sums.entry(v.group).or_default() += own;
-        }
-        let blocks = sums.into_iter();
-        blocks
-            .filter_map(|(group, sum)| Some((group, u64::try_from(sum).ok().filter(|n| *n > 0)?)))
+        let groups = self.totals.iter();
+        groups
+            .filter_map(|(group, total)| {
+                let held = u64::try_from(total.held).ok();
+                Some((group, held.filter(|n| *n > 0)?))
+            })
             .collect()
     }
 
-    /// Whether a volume began at a snapshot of another one that is still needed.
+    /// Whether a volume began at a snapshot of another one that is still needed, as of the last
+    /// checkpoint, or has done so just now.
     #[must_use]
     pub fn is_clone(&self, group: GroupId) -> bool {
-        let parents = self.forest.of_group(group).map(|v| v.parent);
-        let mut parents = parents.filter_map(|id| self.forest.get(id));
-        parents.any(|parent| parent.group != group)
+        let base = self
+            .forest
+            .head(group)
+            .and_then(|h| self.forest.get(h.parent));
+        let began = base.is_some_and(|base| base.group != group);
+        began || self.totals.of(group).foreign > 0
+    }
+
+    /// What one version adds to that: none before a checkpoint has merged it.
+    pub(super) fn held_by(&self, v: &Version) -> Option<i128> {
+        let live = match (v.kind, v.root) {
+            // What it holds is not counted, only what it shares with nobody is taken off.
+            (VersionKind::Head, _) => 0,
+            (_, Some((root, _))) => i128::from(root.live) - i128::from(v.released),
+            // It has nothing that its parent does not have.
+            (_, None) => return None,
+        };
+        let (shared, dead) = self.shared_with_parent(v);
+        Some(live + dead - shared)
     }
 
     /// Blocks of the nearest merged version of the same volume that one began from, and how many of them it

@@ -1,7 +1,7 @@
 //! What others see of snapshots.
 
 use crate::engine::Engine;
-use crate::format::versions::{SnapshotMeta, Version, VersionKind};
+use crate::format::versions::{SnapshotMeta, Version};
 use esker_base::num::to_u64;
 use esker_base::{GroupId, Stamp};
 use std::sync::Arc;
@@ -113,28 +113,21 @@ impl Engine {
             unique_blocks: live,
             own_blocks: 0,
         };
-        if self.forest.head(group).is_none() {
+        let Some(head) = self.forest.head(group) else {
             space.own_blocks = live;
             return Some(space);
+        };
+        let total = self.totals.of(group);
+        if total.unsure > 0 {
+            return None;
         }
-        for v in self.forest.of_group(group) {
-            let (live, head) = match (v.kind, v.root) {
-                (VersionKind::Head, _) => (live, true),
-                (_, Some((root, _))) => (root.live, false),
-                // Not merged: it has nothing that the head's tree does not have.
-                (_, None) => continue,
-            };
-            let own = live.saturating_sub(self.shared_blocks(v)?);
-            space.own_blocks += own.saturating_sub(v.released);
-            if head {
-                space.unique_blocks = own;
-            }
-        }
+        space.unique_blocks = live.saturating_sub(self.shared_blocks(head)?);
+        space.own_blocks = total.own + space.unique_blocks;
         Some(space)
     }
 
     /// Blocks that a version and its nearest merged ancestor both use.
-    fn shared_blocks(&self, v: &Version) -> Option<u64> {
+    pub(super) fn shared_blocks(&self, v: &Version) -> Option<u64> {
         let mut replaced = 0;
         let mut at = v;
         loop {

@@ -86,6 +86,7 @@ impl World {
     /// When a rule is broken.
     pub fn scrub_all(&mut self) -> Result<Scrubbed, Violation> {
         self.scrubbed = Scrubbed::default();
+        self.targets_follow_each_other()?;
         for target in self.engine.scrub_targets(None) {
             self.scrub(target, 0)?;
             self.run(false)?;
@@ -94,6 +95,21 @@ impl World {
             true => Ok(std::mem::take(&mut self.scrubbed)),
             false => Err(Violation::new("a scrub does not end")),
         }
+    }
+
+    /// Whoever asks for one target after the other is given all of them.
+    fn targets_follow_each_other(&self) -> Result<(), Violation> {
+        let groups = self.groups.keys().map(|id| Some(*id));
+        for volume in groups.chain([None]) {
+            let next = |after: Option<ScrubTarget>| self.engine.scrub_target_after(volume, after);
+            let given: Vec<_> = std::iter::successors(next(None), |at| next(Some(*at))).collect();
+            let all = self.engine.scrub_targets(volume);
+            if given != all {
+                let text = format!("a scrub of {volume:?} is given {given:?} of {all:?}");
+                return Err(Violation::new(text));
+            }
+        }
+        Ok(())
     }
 
     /// Scrubs everything, and counts: each stored block was read, once; more than once only if it belongs

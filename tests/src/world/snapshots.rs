@@ -267,6 +267,8 @@ impl World {
                 }
                 self.stats.did("snapshots compared");
             }
+            // Fenced while the volume started, it tells what there was before the entries of its log.
+            (What::List, Ok(AdminReply::Snapshots(_))) if fenced => {}
             (What::List, Ok(AdminReply::Snapshots(page))) => {
                 if let Err(text) = volume.kept.reconcile(&page.snapshots) {
                     let name = volume.name.clone();

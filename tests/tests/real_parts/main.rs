@@ -16,6 +16,7 @@
 
 mod activation;
 mod bad_input;
+mod benches;
 mod client;
 mod damaged;
 mod disk;
