@@ -114,6 +114,11 @@ fn a_page_of_a_table_that_is_not_written_is_noticed() {
     is_noticed(Sabotage::ForgetTablePage);
 }
 
+#[test]
+fn a_page_of_versions_that_is_not_written_is_noticed() {
+    is_noticed(Sabotage::ForgetVersionPage);
+}
+
 /// A seed that was found when worlds were as [`Options::plain`] has them.
 fn holds(seed: u64) {
     let outcome = run_caught(Options::plain(seed));
