@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -69,7 +70,8 @@ impl Server {
         let command = command
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap());
-        let child = command.stderr(out).spawn().unwrap();
+        // A group of its own: PyKMIP's server has processes of its own, which go with it.
+        let child = command.stderr(out).process_group(0).spawn().unwrap();
         let mut server = Self { child, port, log };
         let began = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
@@ -87,7 +89,10 @@ impl Server {
     }
 
     pub fn stop(&mut self) {
-        _ = self.child.kill();
+        let pid = i32::try_from(self.child.id()).ok();
+        if let Some(group) = pid.and_then(rustix::process::Pid::from_raw) {
+            _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
         _ = self.child.wait();
     }
 }
