@@ -23,7 +23,7 @@ impl Add<Duration> for Moment {
     }
 }
 
-/// Wall-clock time in microseconds since the Unix epoch. Only ever shown or recorded: no decision
-/// depends on it.
+/// Wall-clock time in microseconds since the Unix epoch. Shown and recorded; of decisions, only how
+/// far back a volume can be rewound depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallClock(pub u64);

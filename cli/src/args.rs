@@ -83,9 +83,9 @@ pub enum Noun {
     /// Take, list and delete snapshots, go back to one, compare them
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
-    /// Make a volume that begins as a snapshot is
+    /// Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window
     Clone {
-        /// Snapshot
+        /// Snapshot; or a time in braces, VOLUME@{2026-11-21T10:05:00Z} in UTC or VOLUME@{-10m}
         #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
         place: Place,
         /// The new volume: 1 to 128 of A-Z a-z 0-9 . _ -
@@ -186,8 +186,12 @@ pub enum VolumeVerb {
         /// [default: as the daemon is configured]
         #[arg(long, value_name = "RULES|none")]
         snapshot_schedule: Option<String>,
+        /// How far back it can be cloned as it was at any second, like 6h, or `none` [default: as the daemon is
+        /// configured]
+        #[arg(long, value_name = "TIME|none")]
+        rewind: Option<String>,
     },
-    /// Change the snapshot schedule and labels of a volume
+    /// Change the snapshot schedule, the rewind window and labels of a volume
     Set {
         /// Volume
         name: String,
@@ -196,9 +200,12 @@ pub enum VolumeVerb {
         #[arg(
             long,
             value_name = "RULES|none",
-            required_unless_present_any = ["labels", "unlabel"]
+            required_unless_present_any = ["labels", "unlabel", "rewind"]
         )]
         snapshot_schedule: Option<String>,
+        /// How far back it can be cloned as it was at any second, like 6h, or `none`
+        #[arg(long, value_name = "TIME|none")]
+        rewind: Option<String>,
         /// Label that it gets; may be repeated
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
         labels: Vec<(String, String)>,

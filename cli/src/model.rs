@@ -40,6 +40,12 @@ pub struct Volume {
     pub store: u32,
     /// Its snapshot schedule; null without one.
     pub snapshot_schedule: Option<String>,
+    /// Its rewind window in seconds; 0 without one.
+    pub rewind_seconds: u64,
+    /// The oldest second that it can be cloned as of, since the Unix epoch; null without a rewind point.
+    pub rewind_from_unix: Option<u64>,
+    /// Bytes that nothing but its rewind points holds; null where sums do not tell.
+    pub rewind_bytes: Option<u64>,
 }
 
 impl From<v1::Volume> for Volume {
@@ -61,6 +67,9 @@ impl From<v1::Volume> for Volume {
             sessions: volume.sessions,
             store: volume.store,
             snapshot_schedule: text(volume.snapshot_schedule),
+            rewind_seconds: volume.rewind_seconds,
+            rewind_from_unix: volume.rewind_from_unix,
+            rewind_bytes: volume.rewind_bytes,
         }
     }
 }
@@ -254,8 +263,10 @@ impl From<v1::DiffExtent> for DiffExtent {
 pub struct SpaceFigures {
     /// Live data that is not only in snapshots, and map pages. Of a volume: its live data.
     pub live_bytes: u64,
-    /// Held only by snapshots.
+    /// Held only by snapshots and rewind points.
     pub snapshot_bytes: u64,
+    /// Of these, held only by rewind points; null where sums do not tell.
+    pub rewind_bytes: Option<u64>,
     /// Dead, but in segments that cannot be reused yet.
     pub garbage_bytes: u64,
     /// Can be written.
@@ -275,6 +286,7 @@ impl From<v1::Space> for SpaceFigures {
         Self {
             live_bytes: space.live_bytes,
             snapshot_bytes: space.snapshot_bytes,
+            rewind_bytes: space.rewind_bytes,
             garbage_bytes: space.garbage_bytes,
             free_bytes: space.free_bytes,
             total_bytes: space.total_bytes,

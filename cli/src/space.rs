@@ -46,6 +46,7 @@ fn text(space: &Space) -> String {
             ("STORE", Align::Right),
             ("LIVE", Align::Right),
             ("SNAPSHOTS", Align::Right),
+            ("OF REWIND", Align::Right),
             ("GARBAGE", Align::Right),
             ("FREE", Align::Right),
             ("TOTAL", Align::Right),
@@ -56,6 +57,7 @@ fn text(space: &Space) -> String {
                 store.store.to_string(),
                 size::format(store.figures.live_bytes),
                 size::format(store.figures.snapshot_bytes),
+                rewind(&store.figures),
                 size::format(store.figures.garbage_bytes),
                 size::format(store.figures.free_bytes),
                 size::format(store.figures.total_bytes),
@@ -68,10 +70,16 @@ fn text(space: &Space) -> String {
     text
 }
 
+/// What only rewind points hold; sums may not tell.
+fn rewind(figures: &SpaceFigures) -> String {
+    figures.rewind_bytes.map_or("?".into(), size::format)
+}
+
 fn figures(figures: &SpaceFigures) -> String {
     fields(&[
         ("live", size::format(figures.live_bytes)),
         ("snapshots", size::format(figures.snapshot_bytes)),
+        ("of rewind", rewind(figures)),
         ("garbage", size::format(figures.garbage_bytes)),
         ("reserve", size::format(figures.reserve_bytes)),
         ("free", size::format(figures.free_bytes)),

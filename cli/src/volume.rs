@@ -5,6 +5,7 @@ use crate::error::{CliError, Client};
 use crate::model::{required, Deleted, Volume};
 use crate::output::Output;
 use crate::table::{fields, Align, Table};
+use crate::when;
 use esker_api::{size, v1};
 
 /// Does what the verb says.
@@ -31,6 +32,7 @@ pub async fn run(
             encrypt,
             labels,
             snapshot_schedule,
+            rewind,
         } => {
             let labels = labels.into_iter().collect();
             let (size_bytes, encrypted) = (size, encrypt);
@@ -41,12 +43,14 @@ pub async fn run(
                 encrypted,
                 labels,
                 snapshot_schedule,
+                rewind,
             };
             client.create_volume(request).await?.into_inner().volume
         }
         VolumeVerb::Set {
             name,
             snapshot_schedule,
+            rewind,
             labels,
             unlabel,
         } => {
@@ -55,6 +59,7 @@ pub async fn run(
                 snapshot_schedule,
                 labels: labels.into_iter().collect(),
                 unlabel,
+                rewind,
             };
             client.set_volume(request).await?.into_inner().volume
         }
@@ -202,6 +207,13 @@ fn one(volume: &Volume) -> String {
     pairs.extend(volume.tcp_uri.clone().map(|uri| ("tcp uri", uri)));
     let schedule = volume.snapshot_schedule.clone();
     pairs.extend(schedule.map(|rules| ("snapshot schedule", rules)));
+    if volume.rewind_seconds > 0 {
+        let held = volume.rewind_bytes.map_or("?".into(), size::format);
+        let from = volume.rewind_from_unix.map(when::text);
+        let from = from.unwrap_or("nothing yet".into());
+        let window = when::duration(volume.rewind_seconds);
+        pairs.push(("rewind", format!("{window}, back to {from}, {held}")));
+    }
     if !labels.is_empty() {
         pairs.push(("labels", labels.join(" ")));
     }

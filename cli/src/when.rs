@@ -20,9 +20,26 @@ pub fn text(unix_seconds: u64) -> String {
     }
 }
 
+/// A time in the largest unit of which it is a multiple.
+#[must_use]
+pub fn duration(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    let unit = units
+        .iter()
+        .find(|(unit, _)| seconds > 0 && seconds.is_multiple_of(*unit));
+    let (unit, name) = unit.unwrap_or(&(1, "s"));
+    format!("{}{name}", seconds / unit)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::text;
+    use super::{duration, text};
+
+    #[test]
+    fn durations_have_the_largest_unit_that_fits() {
+        let all = [0, 59, 60, 90, 21_600, 86_400].map(duration);
+        assert_eq!(all, ["0s", "59s", "1m", "90s", "6h", "1d"]);
+    }
 
     #[test]
     fn seconds_are_shown_as_utc() {

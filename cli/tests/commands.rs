@@ -116,6 +116,9 @@ fn volume_json_is_what_scripts_rely_on() {
         "sessions": 0,
         "store": 0,
         "snapshot_schedule": null,
+        "rewind_seconds": 0,
+        "rewind_from_unix": null,
+        "rewind_bytes": null,
     });
     assert_eq!(daemon.json(&create), expected);
     assert_eq!(daemon.json(&["volume", "show", "vm-1"]), expected);

@@ -5,6 +5,7 @@ use crate::identity::Identity;
 use crate::report;
 use crate::retention;
 use crate::retention::policy::{Policy, Schedule};
+use crate::rewind::{self, Window};
 use crate::store::RequestError;
 use crate::stores::Stores;
 use crate::uri::Endpoints;
@@ -12,11 +13,13 @@ use esker_api::v1::admin_server::{Admin, AdminServer};
 use esker_api::{v1, MESSAGE_BYTES_MAX};
 use esker_base::num::to_u32_saturating;
 use esker_node::admin::{AdminError, VolumeReport};
+use esker_node::rewind::REWIND_LABEL;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Code, Request, Response, Status};
@@ -109,6 +112,7 @@ pub struct AdminService {
     identity: Identity,
     endpoints: Endpoints,
     schedule: Option<Policy>,
+    rewind: Window,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -122,6 +126,7 @@ impl AdminService {
             identity,
             endpoints,
             schedule: None,
+            rewind: Window::default(),
         }
     }
 
@@ -129,6 +134,13 @@ impl AdminService {
     #[must_use]
     pub fn with_schedule(mut self, schedule: Option<Policy>) -> Self {
         self.schedule = schedule;
+        self
+    }
+
+    /// With this rewind window for volumes that are created without one.
+    #[must_use]
+    pub fn with_rewind(mut self, window: Window) -> Self {
+        self.rewind = window;
         self
     }
 
@@ -165,6 +177,20 @@ fn schedule(text: &str) -> Result<Option<Policy>, Status> {
     parsed
         .map(|schedule| schedule.0)
         .map_err(Status::invalid_argument)
+}
+
+fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |time| {
+        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    })
+}
+
+/// A rewind window that a request names, as the label of the volume that holds it.
+fn window_label(text: &str) -> Result<Option<String>, Status> {
+    let window: Result<Window, String> = text.parse();
+    let window = window.map_err(Status::invalid_argument)?;
+    Ok(window.0.map(|seconds| seconds.to_string()))
 }
 
 /// Labels that somebody asks for.
@@ -206,6 +232,11 @@ impl Admin for AdminService {
         let mut labels = labels_of(request.labels)?;
         let schedule = self.schedule_label(request.snapshot_schedule)?;
         labels.extend(schedule.map(|text| (retention::SCHEDULE_LABEL.into(), text)));
+        let window = match &request.rewind {
+            Some(text) => window_label(text)?,
+            None => self.rewind.0.map(|seconds| seconds.to_string()),
+        };
+        labels.extend(window.map(|text| (REWIND_LABEL.into(), text)));
         let created = self
             .stores
             .create(request.name, request.size_bytes, labels)
@@ -261,8 +292,9 @@ impl Admin for AdminService {
             snapshot_schedule,
             labels,
             unlabel,
+            rewind,
         } = request.into_inner();
-        tracing::info!(name, snapshot_schedule, "set volume");
+        tracing::info!(name, snapshot_schedule, rewind, "set volume");
         retention::check_keys(unlabel.iter()).map_err(|error| refusal(error.into()))?;
         let labels = labels_of(labels)?;
         let mut changes: BTreeMap<String, Option<String>> = BTreeMap::new();
@@ -271,6 +303,9 @@ impl Admin for AdminService {
         if let Some(text) = snapshot_schedule {
             let schedule = schedule(&text)?.map(|policy| policy.to_string());
             changes.insert(retention::SCHEDULE_LABEL.into(), schedule);
+        }
+        if let Some(text) = rewind {
+            changes.insert(REWIND_LABEL.into(), window_label(&text)?);
         }
         let set = self.stores.relabel(name, changes).await;
         let volume = self.volume(set.map_err(refusal)?);
@@ -386,8 +421,16 @@ impl Admin for AdminService {
         } = request.into_inner();
         tracing::info!(volume, snapshot, name, "clone volume");
         let labels = labels_of(labels)?;
-        let made = self.stores.clone_volume(volume, snapshot, name, labels);
-        let volume = self.volume(made.await.map_err(refusal)?);
+        let at = rewind::moment(&snapshot, now_us()).map_err(Status::invalid_argument)?;
+        let made = match at {
+            Some(at_us) => self.stores.clone_at(volume, at_us, name, labels).await,
+            None => {
+                self.stores
+                    .clone_volume(volume, snapshot, name, labels)
+                    .await
+            }
+        };
+        let volume = self.volume(made.map_err(refusal)?);
         Ok(Response::new(v1::CloneVolumeResponse { volume }))
     }
 

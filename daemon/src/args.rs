@@ -3,6 +3,7 @@
 use crate::config::ListenOn;
 use crate::live::{LogFormat, SlowRequest};
 use crate::retention::policy::Schedule;
+use crate::rewind::Window;
 use crate::scrub::ScrubRate;
 use clap::Parser;
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ pub struct Args {
     /// keep 24, daily keep 7` [default: none]
     #[arg(long, value_name = "RULES|none")]
     pub snapshot_schedule: Option<Schedule>,
+    /// How far back volumes that are created without a window can be had at any second, like 6h [default: none]
+    #[arg(long, value_name = "TIME|none")]
+    pub rewind: Option<Window>,
     /// TCP address for NBD, repeatable, or none [default: 127.0.0.1:10809]
     #[arg(long, value_name = "HOST:PORT|none")]
     pub nbd: Vec<ListenOn>,

@@ -7,6 +7,7 @@
 //! cache_size = "64MiB"               # --cache-size, memory per store for its map cache
 //! scrub_rate = "16MiB"               # --scrub-rate, bytes of each store read and checked a second, or "none"
 //! snapshot_schedule = "none"         # --snapshot-schedule, of volumes created without one
+//! rewind = "none"                    # --rewind, of volumes created without one
 //! nbd = "127.0.0.1:10809"            # --nbd, several as ["…", "…"], or "none"
 //! metrics = "127.0.0.1:9809"         # --metrics, or "none"
 //! log = "info"                       # as RUST_LOG, which goes before it
@@ -20,6 +21,7 @@
 use crate::args::Args;
 use crate::live::{Live, LogFormat, SlowRequest};
 use crate::retention::policy::Schedule;
+use crate::rewind::Window;
 use crate::scrub::ScrubRate;
 use esker_api::size;
 use esker_base::BLOCK_SIZE_U64;
@@ -166,6 +168,8 @@ pub struct Config {
     pub scrub_rate: ScrubRate,
     /// The snapshot schedule of volumes that are created without one.
     pub snapshot_schedule: Schedule,
+    /// The rewind window of volumes that are created without one.
+    pub rewind: Window,
     /// TCP addresses for NBD; none when not to listen.
     pub nbd: Vec<ListenOn>,
     /// Address for metrics.
@@ -224,6 +228,7 @@ impl Config {
             store_size_bytes: args.store_size.or(file.store_size_bytes),
             cache_bytes: args.cache_size.or(file.cache_bytes),
             scrub_rate: args.scrub_rate.or(file.scrub_rate).unwrap_or_default(),
+            rewind: args.rewind.or(file.rewind).unwrap_or_default(),
             snapshot_schedule: args
                 .snapshot_schedule
                 .clone()
@@ -267,6 +272,7 @@ impl Config {
             ),
             ("cache_size", self.cache_bytes != other.cache_bytes),
             ("scrub_rate", self.scrub_rate != other.scrub_rate),
+            ("rewind", self.rewind != other.rewind),
             (
                 "snapshot_schedule",
                 self.snapshot_schedule != other.snapshot_schedule,
@@ -389,6 +395,7 @@ struct RawSettings {
     cache_size: Option<Spanned<String>>,
     scrub_rate: Option<Spanned<String>>,
     snapshot_schedule: Option<Spanned<String>>,
+    rewind: Option<Spanned<String>>,
     nbd: Option<Spanned<toml::Value>>,
     metrics: Option<Spanned<String>>,
     log: Option<Spanned<String>>,
@@ -406,6 +413,7 @@ struct FileSettings {
     cache_bytes: Option<u64>,
     scrub_rate: Option<ScrubRate>,
     snapshot_schedule: Option<Schedule>,
+    rewind: Option<Window>,
     nbd: Option<Vec<ListenOn>>,
     metrics: Option<ListenOn>,
     log: Option<String>,
@@ -438,6 +446,7 @@ impl FileSettings {
             store_size_bytes: source.value("store_size", raw.store_size, size::parse)?,
             cache_bytes: source.value("cache_size", raw.cache_size, size::parse)?,
             scrub_rate: source.value("scrub_rate", raw.scrub_rate, ScrubRate::from_str)?,
+            rewind: source.value("rewind", raw.rewind, Window::from_str)?,
             snapshot_schedule: source.value(
                 "snapshot_schedule",
                 raw.snapshot_schedule,

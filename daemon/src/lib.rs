@@ -23,6 +23,7 @@ pub mod predecessor;
 pub mod reload;
 pub mod report;
 pub mod retention;
+pub mod rewind;
 pub mod run;
 pub mod scrub;
 pub mod store;

@@ -38,6 +38,9 @@ pub fn volume(report: VolumeReport, endpoints: &Endpoints) -> v1::Volume {
             .cloned()
             .unwrap_or_default(),
         labels: retention::own_labels(report.labels),
+        rewind_seconds: report.rewind_seconds,
+        rewind_from_unix: report.rewind_from_unix,
+        rewind_bytes: report.rewind_bytes,
         state: state(report.state).into(),
         sessions: report.sessions,
         store: to_u32_saturating(report.store),
@@ -169,6 +172,7 @@ pub fn space(report: SpaceReport) -> v1::Space {
         reserve_bytes: report.reserve_bytes,
         device_bytes_written: report.device_bytes_written,
         client_bytes_written: report.client_bytes_written,
+        rewind_bytes: report.rewind_bytes,
     }
 }
 
@@ -184,6 +188,7 @@ pub fn space_sum(reports: &[SpaceReport]) -> SpaceReport {
     SpaceReport {
         live_bytes: sum(|r| r.live_bytes),
         snapshot_bytes: sum(|r| r.snapshot_bytes),
+        rewind_bytes: reports.iter().map(|r| r.rewind_bytes).sum(),
         garbage_bytes: sum(|r| r.garbage_bytes),
         free_bytes: sum(|r| r.free_bytes),
         total_bytes: sum(|r| r.total_bytes),

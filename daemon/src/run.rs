@@ -108,7 +108,8 @@ where
             let admin = admin.publish(&admin_path)?;
             let stores = Arc::clone(&supervisor.stores);
             let service = AdminService::new(stores, identity, endpoints.clone())
-                .with_schedule(config.snapshot_schedule.0.clone());
+                .with_schedule(config.snapshot_schedule.0.clone())
+                .with_rewind(config.rewind);
             servers.spawn(admin.serve(service));
             if let Some(listener) = metrics {
                 let stores = Arc::clone(&supervisor.stores);

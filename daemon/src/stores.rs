@@ -219,6 +219,30 @@ impl Stores {
         volume_of(store, reply)
     }
 
+    /// Makes a volume that begins as another one was at a moment, in the same store.
+    ///
+    /// # Errors
+    /// As [`Self::clone_volume`], or when the moment is not in the volume's rewind window.
+    pub async fn clone_at(
+        &self,
+        volume: String,
+        at_us: u64,
+        name: String,
+        labels: BTreeMap<String, String>,
+    ) -> Result<VolumeReport> {
+        let _naming = self.naming.lock().await;
+        self.require_free(&name).await?;
+        let of = volume.clone();
+        let request = AdminRequest::VolumeCloneAt {
+            volume,
+            at_us,
+            name,
+            labels,
+        };
+        let (store, reply) = self.ask(&of, request).await?;
+        volume_of(store, reply)
+    }
+
     /// Deletes a snapshot.
     ///
     /// # Errors

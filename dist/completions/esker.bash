@@ -1605,7 +1605,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume__subcmd__create)
-            opts="-o -h -V --size --replicas --encrypt --label --snapshot-schedule --data --admin --output --help --version"
+            opts="-o -h -V --size --replicas --encrypt --label --snapshot-schedule --rewind --data --admin --output --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1624,6 +1624,10 @@ _esker() {
                     return 0
                     ;;
                 --snapshot-schedule)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rewind)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1959,13 +1963,17 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume__subcmd__set)
-            opts="-o -h -V --snapshot-schedule --label --unlabel --data --admin --output --help --version"
+            opts="-o -h -V --snapshot-schedule --rewind --label --unlabel --data --admin --output --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --snapshot-schedule)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rewind)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -34,7 +34,7 @@ complete -c esker -n "__fish_esker_needs_command" -s h -l help -d 'Print help (s
 complete -c esker -n "__fish_esker_needs_command" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_needs_command" -f -a "volume" -d 'Create, list and change volumes'
 complete -c esker -n "__fish_esker_needs_command" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
-complete -c esker -n "__fish_esker_needs_command" -f -a "clone" -d 'Make a volume that begins as a snapshot is'
+complete -c esker -n "__fish_esker_needs_command" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
 complete -c esker -n "__fish_esker_needs_command" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_needs_command" -f -a "status" -d 'Show the health of the node'
 complete -c esker -n "__fish_esker_needs_command" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
@@ -51,7 +51,7 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "create" -d 'Create a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "set" -d 'Change the snapshot schedule and labels of a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "list" -d 'List all volumes'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "show" -d 'Show a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "resize" -d 'Grow a volume'
@@ -64,6 +64,7 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Number of copies' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l snapshot-schedule -d 'When it gets snapshots by itself and how many are kept, like `hourly keep 24, daily keep 7`, or `none` [default: as the daemon is configured]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l rewind -d 'How far back it can be cloned as it was at any second, like 6h, or `none` [default: as the daemon is configured]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
@@ -74,6 +75,7 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l snapshot-schedule -d 'When it gets snapshots by itself and how many are kept, like `every 15m keep 8, daily keep 7`, or `none`. Periods: every TIME (s, m, h, d, w), hourly, daily, weekly, monthly, yearly, and `last`' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l rewind -d 'How far back it can be cloned as it was at any second, like 6h, or `none`' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l label -d 'Label that it gets; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l unlabel -d 'Label that it loses; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l data -d 'The daemon\'s folder' -r -F
@@ -146,7 +148,7 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "create" -d 'Create a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "set" -d 'Change the snapshot schedule and labels of a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "list" -d 'List all volumes'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "resize" -d 'Grow a volume'
@@ -346,7 +348,7 @@ complete -c esker -n "__fish_esker_using_subcommand completions" -s h -l help -d
 complete -c esker -n "__fish_esker_using_subcommand completions" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
@@ -355,7 +357,7 @@ complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
-complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change the snapshot schedule and labels of a volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "show" -d 'Show a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "resize" -d 'Grow a volume'

@@ -23,7 +23,7 @@ _eskerd() {
 
     case "${cmd}" in
         eskerd)
-            opts="-h -V --data --config --store --store-size --cache-size --scrub-rate --snapshot-schedule --nbd --metrics --log-format --slow-request --check-config --dist --help --version"
+            opts="-h -V --data --config --store --store-size --cache-size --scrub-rate --snapshot-schedule --rewind --nbd --metrics --log-format --slow-request --check-config --dist --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -54,6 +54,10 @@ _eskerd() {
                     return 0
                     ;;
                 --snapshot-schedule)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rewind)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

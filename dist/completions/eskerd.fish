@@ -5,6 +5,7 @@ complete -c eskerd -l store-size -d 'Size of a store file that has to be created
 complete -c eskerd -l cache-size -d 'Memory per store for its map cache [default: chosen by the store]' -r
 complete -c eskerd -l scrub-rate -d 'Bytes of each store that are read and checked a second in the background, or `none` [default: 16MiB]' -r
 complete -c eskerd -l snapshot-schedule -d 'When volumes that are created without a schedule get snapshots, and how many are kept, like `hourly keep 24, daily keep 7` [default: none]' -r
+complete -c eskerd -l rewind -d 'How far back volumes that are created without a window can be had at any second, like 6h [default: none]' -r
 complete -c eskerd -l nbd -d 'TCP address for NBD, repeatable, or none [default: 127.0.0.1:10809]' -r
 complete -c eskerd -l metrics -d 'Address for Prometheus metrics, or none [default: 127.0.0.1:9809]' -r
 complete -c eskerd -l log-format -d 'How lines of the log look: text or json [default: text]' -r

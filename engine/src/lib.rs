@@ -40,4 +40,6 @@ pub use event::{Effect, Event};
 pub use extents::RUNS_MAX as EXTENT_RUNS_MAX;
 pub use group::GroupView;
 pub use recovery::Probe;
-pub use snapshot::{DeltaSize, SnapshotView, VersionView, VolumeSpace, DIFF_RUNS_MAX};
+pub use snapshot::{
+    DeltaSize, RewindPoints, SnapshotView, VersionView, VolumeSpace, DIFF_RUNS_MAX,
+};

@@ -60,6 +60,8 @@ pub(crate) struct GroupMerge {
     floor: Floor,
     /// The cut of that one's parent.
     grand: Stamp,
+    /// The cut of the nearest version from the parent on that stays when rewind points go.
+    stays: Stamp,
     list: Option<DeadlistId>,
     dead: Vec<DeadEntry>,
     subtrees: Vec<Subtree>,
@@ -81,6 +83,10 @@ impl GroupMerge {
         if self.at > 0 {
             self.grand = self.floor.cut;
             self.floor.cut = cuts[self.at - 1].stamp;
+            let before = forest.get(cuts[self.at - 1].version);
+            if before.is_some_and(|v| !forest.only_leads_on(v)) {
+                self.stays = self.floor.cut;
+            }
         }
         self.floor = Forest::floor(self.floor.cut, &self.grown);
         let (size_bytes, list) = match cuts.get(self.at) {
@@ -224,6 +230,7 @@ impl Engine {
                     sure: 0,
                 },
                 grand: cut_of(grand),
+                stays: parent.map_or(Stamp(0), |id| self.forest.stays_below(id, usize::MAX)),
                 list: None,
                 dead: Vec::new(),
                 subtrees: Vec::new(),
@@ -308,7 +315,7 @@ impl Engine {
         if self.config.sabotage == Sabotage::DeadEntryLost && dead.len() > 2 {
             dead.pop();
         }
-        self.dead_append(c, list, dead, g.grand)?;
+        self.dead_append(c, list, dead, (g.grand, g.stays))?;
         self.dead.add_subtrees(list, subtrees);
         Ok(())
     }
@@ -319,11 +326,11 @@ impl Engine {
         c: &mut Checkpointing,
         list: DeadlistId,
         entries: Vec<DeadEntry>,
-        grand: Stamp,
+        cuts: (Stamp, Stamp),
     ) -> Result<(), StoreError> {
         let mut lists = std::mem::take(&mut self.dead);
         let mut pages = self.pages(c);
-        let result = lists.append(list, entries, grand, pages.store, &mut pages);
+        let result = lists.append(list, entries, cuts, pages.store, &mut pages);
         let error = pages.error.take();
         self.dead = lists;
         finish(result, error)

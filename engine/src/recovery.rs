@@ -99,6 +99,8 @@ pub struct OpenReport {
     pub records_replayed: u64,
     /// Bytes of log read.
     pub bytes_scanned: u64,
+    /// When the last record replayed was written; zero without one.
+    pub last_wall: esker_base::WallClock,
     /// D: the highest seq that any record says was durable.
     pub durable_seq: Seq,
     /// Something at the end of the log was cut.

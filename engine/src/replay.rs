@@ -49,6 +49,7 @@ impl Engine {
             }
             let found = &records[*at];
             report.records_replayed += 1;
+            report.last_wall = report.last_wall.max(found.header.wall);
             report.damaged_blocks += to_u64(found.bad_blocks.len());
             prev_hash = found.hash;
             self.replay_record(found, &mut doubted)

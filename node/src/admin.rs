@@ -80,6 +80,17 @@ pub enum AdminRequest {
         /// The new volume's labels.
         labels: BTreeMap<String, String>,
     },
+    /// Make a volume that begins as another one was at a moment of its rewind window.
+    VolumeCloneAt {
+        /// The volume.
+        volume: String,
+        /// The moment, in microseconds since the Unix epoch.
+        at_us: u64,
+        /// The new volume's name.
+        name: String,
+        /// The new volume's labels.
+        labels: BTreeMap<String, String>,
+    },
     /// Delete a snapshot. Clones of it stay as they are. Refused while sessions are attached to it.
     SnapshotDelete {
         /// The volume.
@@ -247,6 +258,12 @@ pub struct VolumeReport {
     pub sessions: u32,
     /// Which store of the node holds it.
     pub store: usize,
+    /// Its rewind window in seconds; 0 without one.
+    pub rewind_seconds: u64,
+    /// The oldest second it can be had as of, since the Unix epoch; none without a rewind point.
+    pub rewind_from_unix: Option<u64>,
+    /// Bytes that nothing but its rewind points holds; none where sums do not tell.
+    pub rewind_bytes: Option<u64>,
 }
 
 /// Most snapshots in one answer.
@@ -399,8 +416,10 @@ pub enum VolumeState {
 pub struct SpaceReport {
     /// Live data that is not only in snapshots, and map pages.
     pub live_bytes: u64,
-    /// Held only by snapshots.
+    /// Held only by snapshots and rewind points.
     pub snapshot_bytes: u64,
+    /// Of these, held only by rewind points; none where sums do not tell.
+    pub rewind_bytes: Option<u64>,
     /// Dead, but in segments that cannot be reused yet.
     pub garbage_bytes: u64,
     /// In free segments and in the unwritten part of open ones; the reserve is a part of it.

@@ -113,6 +113,12 @@ impl Node {
                 name,
                 labels,
             } => self.volume_clone(token, &volume, &snapshot, name, labels),
+            AdminRequest::VolumeCloneAt {
+                volume,
+                at_us,
+                name,
+                labels,
+            } => self.volume_clone_at(token, &volume, at_us, name, labels),
             AdminRequest::SnapshotDelete { volume, name } => {
                 self.snapshot_delete(token, &volume, name)
             }
@@ -499,6 +505,7 @@ impl Node {
     /// A volume that an operator waits for serves, or shows that it will not.
     pub(crate) fn started(&mut self, id: GroupId, effects: &mut Vec<Effect>) {
         self.note_state(id);
+        self.first_point(id);
         let settled = |v: &Volume| v.is_serving() || v.trouble.is_some();
         if !self.starting.contains_key(&id) || !self.volumes.get(&id).is_some_and(settled) {
             return;
@@ -570,6 +577,7 @@ impl Node {
         } else {
             used_bytes + snapshot_bytes
         };
+        let points = self.engine.rewind_points(id);
         Some(VolumeReport {
             name: volume.name.clone(),
             uuid: volume.id.to_string(),
@@ -581,13 +589,19 @@ impl Node {
             encrypted: false,
             snapshots: self.engine.snapshot_count(id),
             labels: volume.labels.clone(),
+            rewind_seconds: volume.rewind.window.unwrap_or(0),
+            rewind_from_unix: (points.count > 0).then_some(points.oldest_us.div_ceil(1_000_000)),
+            rewind_bytes: self
+                .engine
+                .rewind_blocks(id)
+                .map(|blocks| blocks * BLOCK_SIZE_U64),
             state: volume.state(self.fenced.is_some()),
             sessions: to_u32_saturating(volume.attached().len()),
             store: self.config.store_index,
         })
     }
 
-    /// Space of the whole store.
+    /// Space of the whole store, but for what rewind points hold, which takes longer.
     pub(crate) fn store_space(&self) -> SpaceReport {
         let all = self.engine.space();
         let sums = self.engine.snapshot_blocks();
@@ -598,6 +612,7 @@ impl Node {
         SpaceReport {
             live_bytes: all.live_bytes - snapshot_bytes,
             snapshot_bytes,
+            rewind_bytes: None,
             garbage_bytes: all.garbage_bytes,
             free_bytes: all.free_bytes,
             total_bytes: all.total_bytes,
@@ -609,11 +624,15 @@ impl Node {
 
     fn space(&self, volume: Option<String>) -> Result<AdminReply, AdminError> {
         let mut report = self.store_space();
+        let rewinds = self.volumes.keys().map(|id| self.engine.rewind_blocks(*id));
+        let blocks: Option<u64> = rewinds.sum();
+        report.rewind_bytes = blocks.map(|blocks| blocks * BLOCK_SIZE_U64);
         if let Some(name) = volume {
             let id = self.find(&name)?;
             let of = self.report_of(id, &self.engine.snapshot_blocks());
             let of = of.unwrap_or_default();
             (report.live_bytes, report.snapshot_bytes) = (of.used_bytes, of.snapshot_bytes);
+            report.rewind_bytes = of.rewind_bytes;
         }
         Ok(AdminReply::Space(report))
     }
@@ -657,6 +676,7 @@ impl Node {
                 space.live_bytes, space.total_bytes
             ));
         }
+        problems.extend(self.rewind_problems());
         let lost = self.report.damaged_records;
         if lost > 0 {
             problems.push(format!(

@@ -4,6 +4,7 @@
 use crate::control::too_many_labels;
 use crate::event::{Effect, PeerFrame};
 use crate::node::{Node, Phase, ReadFor};
+use crate::rewind::Rewind;
 use crate::volume::{EpochState, Proposal, Volume};
 use crate::ReadyReport;
 use bytes::Bytes;
@@ -99,6 +100,7 @@ impl Node {
         self.phase = Phase::Serving;
         self.meters.opened(self.now);
         let r = opened.report;
+        self.rewinds.last_wall_us = r.last_wall.0;
         self.report = ReadyReport {
             formatted: r.formatted,
             volumes: opened.groups.len(),
@@ -151,6 +153,8 @@ impl Node {
             trouble: None,
             meter: self.meters.volume(),
             state_told: None,
+            stamps_taken: 0,
+            rewind: Rewind::default(),
             uncommitted_counted: 0,
         };
         if group.suspended && alone {
@@ -175,6 +179,7 @@ impl Node {
         self.by_name.insert(meta.name, id);
         self.volumes.insert(id, volume);
         self.dirty.insert(id);
+        self.note_rewind(id);
     }
 
     /// Carries out what a group wants until it wants nothing more.
@@ -550,7 +555,10 @@ impl Node {
                 if let Some(view) = self.engine.group(id) {
                     volume.labels = view.meta.labels;
                 }
+                self.note_rewind(id);
             }
+            // Nobody sees it.
+            Outcome::SnapshotTaken(cut) if self.engine.is_rewind_point(id, *cut) => {}
             Outcome::SnapshotTaken(_) | Outcome::SnapshotDeleted(_) | Outcome::RolledBack(_) => {
                 self.snapshots_changed = true;
             }

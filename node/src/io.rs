@@ -43,13 +43,26 @@ impl Node {
         self.op_bytes += op.bytes_counted;
         let refused = self.refusal(&op);
         self.request_begins(id, &op);
+        if op.mutates() {
+            self.rewind_soon(group);
+        }
+        self.ops.insert(id, op);
+        match refused {
+            None => self.admit(id),
+            Some(RequestError::NoSpace) if self.parks(id) => {}
+            Some(error) => self.fail_op(id, error),
+        }
+    }
+
+    /// Lets a request in that is not refused.
+    pub(crate) fn admit(&mut self, id: OpId) {
+        let Some(op) = self.ops.get(&id) else {
+            return;
+        };
+        let group = op.group;
         let takes_turns = op.mutates() || op.reads();
         let (conn, bytes) = (op.conn, op.range().bytes());
         let moves = matches!(op.action, Action::Read | Action::Write(_));
-        self.ops.insert(id, op);
-        if let Some(error) = refused {
-            return self.fail_op(id, error);
-        }
         if !takes_turns {
             return self.begin_flush(id, group);
         }
@@ -64,6 +77,19 @@ impl Node {
         }
     }
 
+    /// Only writes wait for room: trims make some.
+    fn parks(&mut self, id: OpId) -> bool {
+        let op = self.ops.get(&id);
+        op.is_some_and(|op| matches!(op.action, Action::Write(_))) && self.park(id)
+    }
+
+    /// Whether what a write brings finds room.
+    pub(crate) fn fits(&self, op: &Op) -> bool {
+        // What was accepted and is not in the log yet needs its room, too.
+        let accepted = op.range().bytes() + to_u64(self.op_bytes);
+        self.engine.has_room_for(accepted)
+    }
+
     fn refusal(&self, op: &Op) -> Option<RequestError> {
         let volume = self.volumes.get(&op.group).filter(|v| v.is_serving());
         let changes = !op.reads() && op.at.is_none();
@@ -71,11 +97,7 @@ impl Node {
             return Some(RequestError::Io);
         }
         let room = match &op.action {
-            // What was accepted and is not in the log yet needs its room, too.
-            Action::Write(_) => {
-                let accepted = op.range().bytes() + to_u64(self.op_bytes);
-                self.engine.has_room_for(accepted)
-            }
+            Action::Write(_) => self.fits(op),
             Action::Trim | Action::Zeroes { .. } => self.engine.has_room_for_metadata(),
             Action::Read | Action::Status(_) | Action::Flush => true,
         };

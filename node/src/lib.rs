@@ -15,6 +15,7 @@ mod io;
 pub mod meters;
 mod node;
 mod pieces;
+pub mod rewind;
 mod scrub;
 mod snapshots;
 mod stall;

@@ -122,6 +122,10 @@ pub struct StoreSample {
     pub oldest_request_ns: u64,
     /// What needs an operator: 0 when the store is healthy.
     pub problems: u64,
+    /// Rewind points now.
+    pub rewind_points: u64,
+    /// Rewind points deleted for want of room.
+    pub rewind_points_given_up: u64,
     /// Space.
     pub space: SpaceReport,
     /// Volumes, by [`VOLUME_STATES`].
@@ -417,6 +421,8 @@ impl Node {
                 .next()
                 .map_or(0, |op| self.now.0.saturating_sub(op.since.0)),
             problems: to_u64(self.problems().len()),
+            rewind_points: self.rewind_points(),
+            rewind_points_given_up: self.rewinds.shortened,
             space: self.store_space(),
             ready: self.report.clone(),
             recovery_ns: self.meters.recovery_ns,

@@ -142,6 +142,8 @@ pub struct Node {
     /// Connections with something to parse or to send.
     pub(crate) conns_dirty: BTreeSet<ConnId>,
     pub(crate) others: BTreeMap<usize, Vec<ExportInfo>>,
+    /// Rewind windows.
+    pub(crate) rewinds: crate::rewind::Rewinds,
     /// Snapshots came or went, and the other stores have not been told.
     pub(crate) snapshots_changed: bool,
     /// Sessions in their handshake, with the moment at which they are ended.
@@ -220,6 +222,7 @@ impl Node {
             flush_after_drive: BTreeSet::new(),
             conns_dirty: BTreeSet::new(),
             others: BTreeMap::new(),
+            rewinds: crate::rewind::Rewinds::default(),
             snapshots_changed: false,
             handshakes: BTreeSet::new(),
             admin: BTreeMap::new(),
@@ -304,6 +307,8 @@ impl Node {
             }
             Phase::Serving => {
                 self.phase = Phase::Draining(self.now + STOP_TIME_MAX);
+                // What was written since the last points gets one.
+                self.rewinds.due = Some(self.now);
                 for (id, conn) in &mut self.conns {
                     conn.session.shutdown();
                     self.conns_dirty.insert(*id);
@@ -335,6 +340,7 @@ impl Node {
                 self.dirty.insert(id);
             }
         }
+        self.rewind_if_due();
         if self.engine.deadline().is_some_and(|at| at <= self.now) {
             self.tell_engine(engine_event::Event::Timer);
         }
@@ -388,7 +394,7 @@ impl Node {
                     .advance(self.now, self.wall, &mut self.engine_effects);
                 continue;
             }
-            if self.rest_reached(effects) {
+            if self.release_parked() || self.rest_reached(effects) {
                 continue;
             }
             if !self.resume_paused() {
@@ -461,6 +467,7 @@ impl Node {
             .chain(ticks.then_some(self.next_tick))
             .chain(drain)
             .chain(self.stall_check)
+            .chain(self.rewinds.due)
             .chain(self.handshakes.first().map(|(until, _)| *until))
             .min()
             .map(|at| at.max(self.now));
@@ -490,7 +497,9 @@ impl Node {
         result: Result<crate::admin::AdminReply, crate::admin::AdminError>,
         effects: &mut Vec<Effect>,
     ) {
-        effects.push(Effect::AdminReply { token, result });
+        if token != crate::rewind::NOBODY {
+            effects.push(Effect::AdminReply { token, result });
+        }
     }
 }
 

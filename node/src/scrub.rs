@@ -7,6 +7,7 @@ use crate::event::{AdminToken, Effect};
 use crate::node::Node;
 use esker_base::{GroupId, BLOCK_SIZE_U64};
 use esker_engine::event::{self as engine_event, ScrubPart, ScrubRequest, ScrubTarget};
+use esker_engine::format::versions::POINT_PREFIX;
 use esker_engine::ReadError;
 
 /// Parts on their way in a store; further ones are refused.
@@ -18,6 +19,14 @@ pub(crate) struct ScrubAsk {
     token: AdminToken,
     volume: Option<GroupId>,
     target: ScrubTarget,
+}
+
+/// A snapshot's name, or what a rewind point is called.
+fn shown_name(name: &str) -> String {
+    match name.starts_with(POINT_PREFIX) {
+        true => "(rewind point)".into(),
+        false => name.into(),
+    }
 }
 
 impl Node {
@@ -98,7 +107,7 @@ impl Node {
         let snapshot = name.and_then(|(_, snapshot)| snapshot);
         let damaged = part.damaged.iter().map(|damage| ScrubDamage {
             volume: owner.map_or(String::new(), |v| v.name.clone()),
-            snapshot: snapshot.map(str::to_owned),
+            snapshot: snapshot.map(shown_name),
             offset: damage.lba * BLOCK_SIZE_U64,
             length: damage.count * BLOCK_SIZE_U64,
             in_map: damage.in_map,

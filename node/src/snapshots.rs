@@ -11,13 +11,14 @@ use crate::control::{check_label_set, check_word, Outcome};
 use crate::event::{AdminToken, Effect, Transport};
 use crate::groups::LEADERSHIP_CHANGED;
 use crate::node::Node;
+use crate::rewind::NOBODY;
 use crate::volume::{Proposal, Volume};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{limits, ConnId, GroupId, Stamp, VolumeId, BLOCK_SIZE_U64};
 use esker_engine::event as engine_event;
 use esker_engine::format::operation::{Operation, RequestId};
-use esker_engine::format::versions::VersionKind as StoredKind;
+use esker_engine::format::versions::{VersionKind as StoredKind, POINT_PREFIX};
 use esker_engine::SnapshotView;
 use esker_replication::ProposeError;
 use std::collections::BTreeMap;
@@ -34,6 +35,10 @@ pub(crate) enum SnapshotAsk {
         name: String,
         created_us: u64,
         labels: BTreeMap<String, String>,
+    },
+    /// A rewind point; its time is that of its proposal.
+    Point {
+        created_us: u64,
     },
     Delete {
         name: String,
@@ -70,6 +75,12 @@ impl SnapshotAsk {
                 name,
                 labels,
             },
+            Self::Point { created_us } => Operation::Snapshot {
+                stamp,
+                created_us,
+                name: format!("{POINT_PREFIX}{}", stamp.0),
+                labels: BTreeMap::new(),
+            },
             Self::Delete { cut, .. } => Operation::DeleteSnapshot { cut },
             Self::Clone {
                 cut,
@@ -102,7 +113,10 @@ impl SnapshotAsk {
     }
 
     fn takes_stamp(&self) -> bool {
-        matches!(self, Self::Create { .. } | Self::Rollback { .. })
+        matches!(
+            self,
+            Self::Create { .. } | Self::Point { .. } | Self::Rollback { .. }
+        )
     }
 }
 
@@ -379,7 +393,7 @@ impl Node {
         text.join(", ")
     }
 
-    fn ask(&mut self, token: AdminToken, id: GroupId, ask: SnapshotAsk) -> Outcome {
+    pub(crate) fn ask(&mut self, token: AdminToken, id: GroupId, ask: SnapshotAsk) -> Outcome {
         self.writable()?;
         let Some(volume) = self.volumes.get_mut(&id) else {
             return Ok(None);
@@ -392,6 +406,7 @@ impl Node {
         }
         match &ask {
             SnapshotAsk::Create { .. } | SnapshotAsk::Clone { .. } => {}
+            SnapshotAsk::Point { .. } => volume.rewind.asked = true,
             SnapshotAsk::Delete { cut, .. } => _ = volume.leaving.insert(*cut),
             SnapshotAsk::Rollback { .. } => volume.is_rolling_back = true,
         }
@@ -403,10 +418,17 @@ impl Node {
 
     /// Puts changes of snapshots into the log, in the order in which they were asked for.
     pub(crate) fn propose_asks(&mut self, id: GroupId) {
+        let point_us = self
+            .volumes
+            .get(&id)
+            .map_or(0, |v| self.point_time_us(id, v));
         while let Some(volume) = self.volumes.get_mut(&id) {
             let serves = volume.is_serving();
             let ask = serves.then(|| volume.asks.pop_front()).flatten();
-            let Some((token, ask)) = ask else { return };
+            let Some((token, mut ask)) = ask else { return };
+            if let SnapshotAsk::Point { created_us } = &mut ask {
+                *created_us = point_us;
+            }
             let mut stamp = Stamp(0);
             if ask.takes_stamp() {
                 match volume.take_stamps(1) {
@@ -423,6 +445,9 @@ impl Node {
             };
             match group.propose(Bytes::from(data), Vec::new()) {
                 Ok(placed) => {
+                    if matches!(ask, SnapshotAsk::Point { .. }) {
+                        volume.rewind.taken = Some(volume.stamps_taken);
+                    }
                     let proposal = Proposal::Snapshot(token, ask);
                     let entry = (placed.term, proposal);
                     volume.proposals.insert(placed.index, entry);
@@ -464,10 +489,16 @@ impl Node {
             }
             self.free_name(ask);
         }
+        if token == NOBODY {
+            return;
+        }
         let (SnapshotAsk::Create { name, .. }
         | SnapshotAsk::Clone { name, .. }
         | SnapshotAsk::Delete { name, .. }
-        | SnapshotAsk::Rollback { name, .. }) = ask;
+        | SnapshotAsk::Rollback { name, .. }) = ask
+        else {
+            return;
+        };
         let result = match outcome {
             Some(Done::SnapshotTaken(_)) => self
                 .find_snapshot(id, name)
@@ -578,6 +609,7 @@ impl Volume {
     pub(crate) fn forget_ask(&mut self, ask: &SnapshotAsk) {
         match ask {
             SnapshotAsk::Create { .. } | SnapshotAsk::Clone { .. } => {}
+            SnapshotAsk::Point { .. } => self.rewind.asked = false,
             SnapshotAsk::Delete { cut, .. } => _ = self.leaving.remove(cut),
             SnapshotAsk::Rollback { .. } => self.is_rolling_back = false,
         }

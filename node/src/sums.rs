@@ -159,6 +159,7 @@ impl Node {
         let (AdminRequest::SnapshotCreate { volume, .. }
         | AdminRequest::SnapshotDelete { volume, .. }
         | AdminRequest::VolumeClone { volume, .. }
+        | AdminRequest::VolumeCloneAt { volume, .. }
         | AdminRequest::SnapshotRollback { volume, .. }
         | AdminRequest::SnapshotDiff { volume, .. }) = &request
         else {

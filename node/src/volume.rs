@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::admin::VolumeState;
 use crate::event::AdminToken;
 use crate::meters::VolumeMeter;
+use crate::rewind::Rewind;
 use crate::snapshots::SnapshotAsk;
 use crate::status::Status;
 
@@ -188,6 +189,10 @@ pub(crate) struct Volume {
     pub meter: VolumeMeter,
     /// The state that the log was told of.
     pub state_told: Option<VolumeState>,
+    /// Stamps taken since it serves.
+    pub stamps_taken: u64,
+    /// Its rewind window.
+    pub rewind: Rewind,
     /// What of it is in the node's sum of uncommitted bytes.
     pub uncommitted_counted: u64,
 }
@@ -266,6 +271,7 @@ impl Volume {
         match next {
             Some(next) => {
                 *counter = next;
+                self.stamps_taken += count;
                 Some(Stamp::new(*epoch, first))
             }
             None => {

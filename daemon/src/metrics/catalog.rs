@@ -455,7 +455,17 @@ fn space() -> Vec<Family> {
         bytes(
             "esker_space_snapshot_bytes",
             |s| s.space.snapshot_bytes,
-            "Held only by snapshots.",
+            "Held only by snapshots and rewind points.",
+        ),
+        gauge(
+            "esker_rewind_points",
+            Source::Number(|s| s.rewind_points),
+            "Rewind points: one for each second of a window in which its volume was written to.",
+        ),
+        counter(
+            "esker_rewind_points_given_up",
+            Source::Number(|s| s.rewind_points_given_up),
+            "Rewind points deleted before their time because the store had little room left.",
         ),
         bytes(
             "esker_space_garbage_bytes",

@@ -91,6 +91,7 @@ impl FakeStore {
             },
             AdminRequest::SnapshotCreate { .. }
             | AdminRequest::VolumeClone { .. }
+            | AdminRequest::VolumeCloneAt { .. }
             | AdminRequest::SnapshotDelete { .. }
             | AdminRequest::SnapshotRollback { .. }
             | AdminRequest::SnapshotDiff { .. }
@@ -203,6 +204,7 @@ impl FakeNode {
                 index,
                 volumes: Mutex::default(),
                 space: SpaceReport {
+                    rewind_bytes: None,
                     live_bytes: 1 << 20,
                     garbage_bytes: 1 << 10,
                     free_bytes,

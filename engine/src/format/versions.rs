@@ -43,6 +43,17 @@ pub struct SnapshotMeta {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What the names of rewind points begin with. Nobody can give a snapshot such a name.
+pub const POINT_PREFIX: char = '@';
+
+impl SnapshotMeta {
+    /// It is a rewind point: a version that is kept for a while and that nobody asked for.
+    #[must_use]
+    pub fn is_point(&self) -> bool {
+        self.name.starts_with(POINT_PREFIX)
+    }
+}
+
 /// A version of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {

@@ -130,12 +130,12 @@ impl Deadlists {
     }
 
     /// Appends entries, which are put into the order of births. `grand` is the cut of the owner's
-    /// parent's parent.
+    /// parent's parent; no run of entries lies across `stays`.
     pub fn append(
         &mut self,
         id: DeadlistId,
         mut entries: Vec<DeadEntry>,
-        grand: Stamp,
+        (grand, stays): (Stamp, Stamp),
         store_id: StoreId,
         store: &mut dyn PageStore,
     ) -> Result<(), NoRoom> {
@@ -145,7 +145,9 @@ impl Deadlists {
             if self.open.len() == ENTRIES_MAX {
                 self.flush(store_id, store)?;
             }
-            let (now, later) = rest.split_at(rest.len().min(ENTRIES_MAX - self.open.len()));
+            let older = rest.partition_point(|e| e.birth <= stays);
+            let run = if older > 0 { older } else { rest.len() };
+            let (now, later) = rest.split_at(run.min(ENTRIES_MAX - self.open.len()));
             rest = later;
             let (Some(oldest), Some(youngest)) = (now.first(), now.last()) else {
                 break;

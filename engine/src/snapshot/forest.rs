@@ -64,6 +64,8 @@ pub struct Forest {
     heads: BTreeMap<GroupId, VersionId>,
     names: BTreeMap<(GroupId, String), VersionId>,
     cuts: BTreeMap<(GroupId, Stamp), VersionId>,
+    /// Those of them that are rewind points, and when they were taken.
+    points: BTreeMap<(GroupId, Stamp), u64>,
     children: BTreeSet<(VersionId, VersionId)>,
     members: BTreeSet<(GroupId, VersionId)>,
     hidden: BTreeSet<VersionId>,
@@ -87,6 +89,7 @@ impl Default for Forest {
             heads: BTreeMap::new(),
             names: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            points: BTreeMap::new(),
             children: BTreeSet::new(),
             members: BTreeSet::new(),
             hidden: BTreeSet::new(),
@@ -190,6 +193,9 @@ impl Forest {
             VersionKind::Snapshot => {
                 self.names.insert((v.group, v.meta.name.clone()), v.id);
                 self.cuts.insert((v.group, v.cut), v.id);
+                if v.meta.is_point() {
+                    self.points.insert((v.group, v.cut), v.meta.created_us);
+                }
                 *self.counts.entry(v.group).or_default() += 1;
             }
         }
@@ -235,6 +241,20 @@ impl Forest {
         let range = (group, Stamp(0))..=(group, HEAD_CUT);
         let ids = self.cuts.range(range).map(|(_, id)| id);
         ids.filter_map(|id| self.versions.get(id))
+    }
+
+    /// Rewind points of a group, by cut, with the time at which they were taken, in microseconds since the Unix
+    /// epoch.
+    pub fn points(&self, group: GroupId) -> impl DoubleEndedIterator<Item = (Stamp, u64)> + '_ {
+        let range = (group, Stamp(0))..=(group, HEAD_CUT);
+        let points = self.points.range(range);
+        points.map(|((_, cut), created_us)| (*cut, *created_us))
+    }
+
+    /// Number of rewind points of a group.
+    pub fn points_count(&self, group: GroupId) -> usize {
+        // A volume without any is the common case, and asked about often.
+        self.points(group).count()
     }
 
     /// Snapshots of a group that are younger than a stamp, by cut.
@@ -404,6 +424,31 @@ impl Forest {
         true
     }
 
+    /// A rewind point, or a deleted version, that is gone without a trace when the points go.
+    pub fn only_leads_on(&self, v: &Version) -> bool {
+        let goes = match v.kind {
+            VersionKind::Head => false,
+            VersionKind::Snapshot => v.meta.is_point(),
+            VersionKind::Hidden => true,
+        };
+        let mut children = self.children(v.id);
+        let same = |id| self.get(id).is_some_and(|child| child.group == v.group);
+        goes && children.next().is_none_or(same) && children.next().is_none()
+    }
+
+    /// The cut of the nearest version from one on towards the root that stays when rewind points go; at most `most`
+    /// are passed over.
+    pub fn stays_below(&self, id: VersionId, most: usize) -> Stamp {
+        let mut at = self.get(id);
+        for _ in 0..most {
+            match at.filter(|v| self.only_leads_on(v)) {
+                Some(v) => at = self.get(v.parent),
+                None => break,
+            }
+        }
+        at.map_or(Stamp(0), |v| v.cut)
+    }
+
     fn new_version(&mut self) -> (VersionId, DeadlistId) {
         let ids = (VersionId(self.next_version), DeadlistId(self.next_deadlist));
         self.next_version += 1;
@@ -530,6 +575,7 @@ impl Forest {
         if v.kind == VersionKind::Snapshot {
             self.names.remove(&(v.group, v.meta.name.clone()));
             self.cuts.remove(&(v.group, v.cut));
+            self.points.remove(&(v.group, v.cut));
             if let Some(count) = self.counts.get_mut(&v.group) {
                 *count -= 1;
             }

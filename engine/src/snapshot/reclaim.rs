@@ -31,6 +31,8 @@ pub(super) const SLOTS_PER_STEP: usize = 1 << 12;
 const PAGES_MAX: u64 = 512;
 /// Pages read at a time.
 pub(super) const PAGES_AT_A_TIME: usize = 32;
+/// Rewind points that are passed over to find where entries of a subtree are best parted.
+const STAYS_BELOW_MAX: usize = 64;
 /// Slots that a node of a subtree can give.
 const SLOTS_PER_NODE: usize = FANOUT + 1;
 
@@ -379,7 +381,8 @@ impl Engine {
         }
         c.reclaim.slots_left = c.reclaim.slots_left.saturating_sub(SLOTS_PER_NODE);
         c.reclaim.entries_left -= apart.stays.len();
-        self.dead_append(c, id, apart.stays, grand)?;
+        let stays = self.forest.stays_below(owner.parent, STAYS_BELOW_MAX);
+        self.dead_append(c, id, apart.stays, (grand, stays))?;
         self.dead.add_subtrees(id, apart.subtrees);
         Ok(Step::Again)
     }

@@ -21,32 +21,40 @@ pub struct VersionView {
 }
 
 impl Engine {
-    /// Number of a group's snapshots.
+    /// Number of a group's snapshots, rewind points not counted.
     #[must_use]
     pub fn snapshot_count(&self, group: GroupId) -> u64 {
-        to_u64(self.forest.count(group))
+        let points = self.forest.points_count(group);
+        to_u64(self.forest.count(group).saturating_sub(points))
     }
 
-    /// The oldest snapshots of a group that are younger than a stamp, oldest first.
+    /// The oldest snapshots of a group that are younger than a stamp, oldest first, without rewind points.
     #[must_use]
     pub fn snapshots_after(&self, group: GroupId, after: Stamp, most: usize) -> Vec<SnapshotView> {
         let later = self.forest.snapshots_after(group, after);
+        let later = later.filter(|v| !v.meta.is_point());
         later.take(most).map(|v| self.snapshot_view(v)).collect()
     }
 
     /// All versions of a group with a number above `after`, in the order of numbers: snapshots, the
-    /// head, and what was deleted while others begin at it. None when the volume never had a snapshot.
+    /// head, and what was deleted while others begin at it; rewind points are passed over. None when the
+    /// volume never had a snapshot.
     #[must_use]
     pub fn versions_after(&self, group: GroupId, after: u64, most: usize) -> Vec<VersionView> {
         let all = self.forest.of_group_after(group, VersionId(after));
+        let all = all.filter(|v| !v.meta.is_point());
         let views = all.take(most).map(|v| {
             let mut snapshot = self.snapshot_view(v);
             if v.kind == VersionKind::Head {
                 snapshot.referenced_blocks = self.group(group).map(|g| g.used_blocks);
             }
+            let mut parent = self.forest.get(v.parent);
+            while let Some(point) = parent.filter(|p| p.meta.is_point()) {
+                parent = self.forest.get(point.parent);
+            }
             VersionView {
                 id: v.id.0,
-                parent: (v.parent.0 != 0).then_some(v.parent.0),
+                parent: parent.map(|p| p.id.0),
                 kind: v.kind,
                 snapshot,
             }

@@ -69,7 +69,7 @@ impl Engine {
         all.map(|v| self.snapshot_view(v)).collect()
     }
 
-    /// The newest snapshots of a group that are older than a stamp, newest first.
+    /// The newest snapshots of a group that are older than a stamp, newest first, without rewind points.
     #[must_use]
     pub fn snapshots_before(
         &self,
@@ -78,14 +78,16 @@ impl Engine {
         most: usize,
     ) -> Vec<SnapshotView> {
         let older = self.forest.snapshots_before(group, before);
+        let older = older.filter(|v| !v.meta.is_point());
         older.take(most).map(|v| self.snapshot_view(v)).collect()
     }
 
-    /// Whether a snapshot of the group has this name, and which.
+    /// Whether a snapshot of the group has this name, and which. Rewind points have none.
     #[must_use]
     pub fn snapshot_named(&self, group: GroupId, name: &str) -> Option<SnapshotView> {
         self.forest
             .named(group, name)
+            .filter(|v| !v.meta.is_point())
             .map(|v| self.snapshot_view(v))
     }
 

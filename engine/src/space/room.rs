@@ -247,6 +247,18 @@ impl Engine {
         self.fenced.is_none() && fits
     }
 
+    /// Bytes of client data that fit without touching the reserve.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        self.capacity().saturating_sub(self.used()) * PAGE_U64
+    }
+
+    /// Bytes that all client data may take.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity() * PAGE_U64
+    }
+
     /// Whether operations without payload (trims, deletions) still fit: they may use half the
     /// reserve, because they make room.
     #[must_use]

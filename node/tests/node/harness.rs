@@ -33,19 +33,22 @@ pub struct World {
     answers: BTreeMap<u64, Result<AdminReply, AdminError>>,
 }
 
+fn config() -> NodeConfig {
+    let engine = EngineConfig {
+        device_bytes: DEVICE_BYTES as u64,
+        format_if_blank: true,
+        ..EngineConfig::default()
+    };
+    NodeConfig {
+        engine,
+        ..NodeConfig::default()
+    }
+}
+
 impl World {
     pub fn new() -> Self {
-        let engine = EngineConfig {
-            device_bytes: DEVICE_BYTES as u64,
-            format_if_blank: true,
-            ..EngineConfig::default()
-        };
-        let config = NodeConfig {
-            engine,
-            ..NodeConfig::default()
-        };
         let mut effects = Vec::new();
-        let node = Node::new(config, Moment(1), WallClock(1), &mut effects);
+        let node = Node::new(config(), Moment(1), WallClock(1), &mut effects);
         let mut world = Self {
             node,
             now: 1,
@@ -67,6 +70,15 @@ impl World {
         };
         world.ask(request).unwrap();
         world
+    }
+
+    /// The process ends at once, and a new one opens what the device holds.
+    pub fn reopen(&mut self) {
+        self.queue.clear();
+        self.events.clear();
+        let (now, wall) = (Moment(self.now), WallClock(self.now / 1000));
+        self.node = Node::new(config(), now, wall, &mut self.effects);
+        self.interpret();
     }
 
     /// An operator asks, and is answered.

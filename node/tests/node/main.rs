@@ -5,4 +5,5 @@
 mod exports;
 mod fair;
 mod harness;
+mod rewind;
 mod snapshots;

@@ -34,6 +34,8 @@ pub struct Known<'a> {
     pub blocks: &'a Blocks,
     /// Somebody can still see it.
     pub visible: bool,
+    /// It is a rewind point.
+    pub is_point: bool,
     /// Where it begins.
     pub parent: Option<VersionKey>,
 }
@@ -76,6 +78,7 @@ impl<'a> Forest<'a> {
             let known = Known {
                 blocks: &s.blocks,
                 visible,
+                is_point: s.name.starts_with('@'),
                 parent: of(cut),
             };
             self.versions.insert((instance, *cut), known);
@@ -83,6 +86,7 @@ impl<'a> Forest<'a> {
         let head = Known {
             blocks: &applied.blocks,
             visible: alive,
+            is_point: false,
             parent: parent(applied.head_parent),
         };
         self.versions.insert((instance, HEAD), head);
@@ -148,6 +152,28 @@ impl<'a> Forest<'a> {
         blocks.iter().filter(seen).count() as u64
     }
 
+    /// Blocks that nothing but rewind points of a volume uses. Points at which several versions begin, or a clone,
+    /// would stay, as deleted versions do.
+    #[must_use]
+    pub fn rewind(&self, instance: Instance) -> u64 {
+        let leads_on = |key: VersionKey| {
+            let children = self.children(key);
+            children.len() < 2 && children.iter().all(|(of, _)| *of == instance)
+        };
+        let goes =
+            |key: VersionKey, v: &Known<'_>| key.0 == instance && v.is_point && leads_on(key);
+        let (points, others): (Vec<_>, Vec<_>) =
+            self.versions.iter().partition(|(key, v)| goes(**key, v));
+        let blocks = |all: Vec<(&VersionKey, &Known<'a>)>| -> BTreeSet<(u64, &'a [u8])> {
+            all.into_iter()
+                .flat_map(|(_, v)| v.blocks)
+                .map(named)
+                .collect()
+        };
+        let (held, stays) = (blocks(points), blocks(others));
+        held.difference(&stays).count() as u64
+    }
+
     /// Blocks that there are: those that somebody can see.
     #[must_use]
     pub fn stored(&self) -> u64 {
@@ -186,6 +212,12 @@ impl World {
             unique_blocks: forest.alone((model.instance(), HEAD)),
             own_blocks: forest.own(model.instance()),
         };
+        let points = forest.rewind(model.instance());
+        if let Some(told) = self.engine.rewind_blocks(id).filter(|told| *told != points) {
+            return Err(Violation::new(format!(
+                "group {id}: rewind points hold {told} blocks instead of {points}"
+            )));
+        }
         match self.engine.volume_space(id) {
             Some(space) if space == expected => Ok(()),
             other => Err(Violation::new(format!(

@@ -399,7 +399,7 @@ impl World {
             let operation = match delete {
                 _ if back => Operation::Rollback {
                     stamp,
-                    created_us: 2,
+                    created_us: stamp.0,
                     to: Stamp(rng.pick(&known)),
                     keep: rng.chance(500).then(|| format!("left{}", stamp.0)),
                 },
@@ -408,9 +408,13 @@ impl World {
                 },
                 false => Operation::Snapshot {
                     stamp,
-                    created_us: 1,
-                    // Now and then a name that is taken.
-                    name: format!("s{}", stamp.0 % rng.pick(&[5, 1 << 40])),
+                    created_us: stamp.0,
+                    // Now and then a name that is taken, or a rewind point.
+                    name: match rng.pick(&[5, 1u64 << 40]) {
+                        5 => format!("s{}", stamp.0 % 5),
+                        _ if stamp.0.is_multiple_of(2) => format!("@{}", stamp.0),
+                        _ => format!("s{}", stamp.0),
+                    },
                     labels: std::collections::BTreeMap::new(),
                 },
             };

@@ -367,6 +367,20 @@ impl World {
             let text = format!("group {id}: snapshots {cuts:?}");
             return Err(Violation::new(text));
         }
+        let points = applied
+            .snapshots
+            .iter()
+            .filter(|(_, s)| s.name.starts_with('@'));
+        let points: Vec<u64> = points.map(|(cut, _)| *cut).collect();
+        for at in cuts.iter().flat_map(|cut| [*cut - 1, *cut]) {
+            // The time of each is its stamp.
+            let last = points.iter().rfind(|cut| **cut <= at).copied();
+            let found = self.engine.rewound_to(id, at).map(|view| view.cut.0);
+            if found != last {
+                let text = format!("group {id}: as of {at} it is {found:?} instead of {last:?}");
+                return Err(Violation::new(text));
+            }
+        }
         let (forest, instance) = (self.forest(), model.instance());
         for (view, model) in seen.iter().zip(applied.snapshots.values()) {
             let key = (instance, view.cut.0);

@@ -194,7 +194,11 @@ impl World {
     fn change(&mut self, host: usize, slot: usize, change: Change) {
         let s = &mut self.slots[slot];
         let name = s.volume.as_ref().map_or("", |v| v.name.as_str());
-        let request = request_of(&change, name);
+        let mut request = request_of(&change, name);
+        if let AdminRequest::VolumeCreate { labels, .. } = &mut request {
+            let window = self.plan.rewind_seconds.map(|s| s.to_string());
+            labels.extend(window.map(|s| (esker_node::rewind::REWIND_LABEL.into(), s)));
+        }
         let per_mille = self.plan.contradictions;
         let contradicted = per_mille > 0 && self.rng.chance(per_mille);
         let rest = contradictions(&change, name);

@@ -124,6 +124,8 @@ pub struct Plan {
     pub overfull: bool,
     /// Among what damage does is a page that cannot be read.
     pub bad_pages: bool,
+    /// Volumes of one copy have rewind windows of so many seconds.
+    pub rewind_seconds: Option<u64>,
     /// Blocks of a volume of three copies at first; an operator grows it.
     pub blocks_first: u64,
     /// Per mille of changes that are followed at once by requests that contradict them.
@@ -201,6 +203,7 @@ impl Plan {
             disk_faults: disk_faults(r),
             overfull,
             bad_pages: false,
+            rewind_seconds: None,
             blocks_first: blocks_max,
             contradictions: 0,
             options,
@@ -246,6 +249,10 @@ impl Plan {
         // What is lost with accepted damage, or does not fit, is another matter.
         if !self.damages() && !self.overfull {
             self.weights.snapshots = snapshots;
+        }
+        let rewind_seconds = r.pick(&[1, 2, 5, 3600]);
+        if single && r.chance(300) {
+            self.rewind_seconds = Some(rewind_seconds);
         }
     }
 

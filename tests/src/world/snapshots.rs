@@ -443,6 +443,7 @@ impl World {
         // What a rollback left may still be what the head begins at.
         let bad = groups
             .iter()
+            .filter(|g| engine.rewind_points(**g).count == 0)
             .find(|g| held.contains_key(g) && engine.snapshot_count(**g) == 0);
         if let Some(group) = bad {
             let held = &held[group];

@@ -34,6 +34,7 @@ mod pattern;
 mod postgres;
 mod power_cut;
 mod readme;
+mod rewind;
 mod schedules;
 mod scrub;
 mod snapshots;

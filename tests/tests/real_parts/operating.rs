@@ -42,18 +42,18 @@ fn the_commands_of_the_document_work_as_they_stand() {
     )
     .unwrap();
     let blocks = blocks("docs/operating.md");
-    assert_eq!(blocks.len(), 6, "tell this test about a new one");
+    assert_eq!(blocks.len(), 7, "tell this test about a new one");
     let metrics = free_address();
     shell(&folder, &metrics, &blocks[0]);
     assert!(!folder.join("d").exists(), "a check touches nothing");
     let start = Start::new(&folder.join("d")).metrics(&metrics);
     let daemon = start.with(&["--store-size", "1GiB"]).ready();
     shell(&folder, &metrics, &blocks[1]);
-    for block in &blocks[2..5] {
+    for block in &blocks[2..6] {
         shell(&folder, &metrics, &format!("{DATA}\n{block}"));
     }
     daemon.stop();
-    shell(&folder, &metrics, &blocks[5]);
+    shell(&folder, &metrics, &blocks[6]);
 }
 
 fn files_of(folder: &Path) -> Vec<(String, String)> {
@@ -194,7 +194,7 @@ fn fields(value: &serde_json::Value) -> String {
 #[test]
 fn json_is_what_scripts_rely_on() {
     const SPACE: &str = "client_bytes_written device_bytes_written free_bytes garbage_bytes \
-                         live_bytes reserve_bytes snapshot_bytes";
+                         live_bytes reserve_bytes rewind_bytes snapshot_bytes";
     let folder = Folder::new();
     let start = Start::new(&folder.join("d"));
     let daemon = start.with(&["--store-size", "1GiB"]).ready();
@@ -207,8 +207,9 @@ fn json_is_what_scripts_rely_on() {
     assert_eq!(list, serde_json::json!([volume]));
     assert_eq!(
         fields(&volume),
-        "encrypted labels name replicas sessions size_bytes snapshot_bytes snapshot_schedule snapshots state store \
-         tcp_uri unique_bytes uri used_bytes uuid"
+        "encrypted labels name replicas rewind_bytes rewind_from_unix rewind_seconds sessions \
+         size_bytes snapshot_bytes snapshot_schedule snapshots state store tcp_uri unique_bytes uri \
+         used_bytes uuid"
     );
     assert_eq!(volume["size_bytes"], 64 << 20);
     assert_eq!(
@@ -231,7 +232,7 @@ fn json_is_what_scripts_rely_on() {
     assert_eq!(
         fields(&space["stores"][0]),
         "client_bytes_written device_bytes_written free_bytes garbage_bytes live_bytes path \
-         reserve_bytes snapshot_bytes store total_bytes"
+         reserve_bytes rewind_bytes snapshot_bytes store total_bytes"
     );
     let bytes = |field: &str| space[field].as_u64().unwrap();
     let parts = bytes("live_bytes") + bytes("garbage_bytes") + bytes("free_bytes");
