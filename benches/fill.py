@@ -4,7 +4,7 @@
 Two volumes share a store that holds both only in part. One has ext4 on it; the other is ballast. In each
 round the ballast is written until little room is left, and files are written into the filesystem (O_DIRECT,
 each with an fsync, whose checksum is kept) until that fails for want of space. Then the
-ballast is trimmed, which must work on a full store. What the filesystem says counts: where it has given itself
+ballast is trimmed, which must work on a full store, and the time until a write is taken again is noted. What the filesystem says counts: where it has given itself
 up (an aborted journal), it is unmounted, checked by `e2fsck -p`, and mounted again. After that every
 file that was synced must read back as it was, and a new one must be written at once; half of the files are deleted and
 trimmed (fstrim), and what `esker space` calls live must fall by as much. At the end an offline `esker
@@ -28,6 +28,8 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MIB = 1 << 20
+# A store that was emptied has so long until it takes writes.
+ROOM_SECONDS_MAX = 30
 # What failed for want of space: the write itself, or a filesystem that has given itself up over it.
 FULL = (errno.ENOSPC, errno.EIO, errno.EROFS)
 
@@ -165,7 +167,9 @@ def leave_room(store, room):
     at = 0
     while True:
         space = store.space()
-        free = space["free_bytes"] - space["reserve_bytes"]
+        # Garbage is room as well: it is collected when it is needed.
+        used = space["live_bytes"] + space["snapshot_bytes"] + space["reserve_bytes"]
+        free = space["total_bytes"] - used
         if free <= room:
             return at
         length = max(MIB, min(32 * MIB, free - room) // MIB * MIB)
@@ -188,6 +192,12 @@ def one_round(number, store, files, args):
     done, said = store.qemu_io(f"discard 0 {ballast}")
     if not done:
         sys.exit(f"a full store refuses a trim: {said}")
+    began_again = time.monotonic()
+    while not store.qemu_io("write -P 1 0 4096")[0]:
+        if time.monotonic() > began_again + ROOM_SECONDS_MAX:
+            sys.exit("a store that was emptied stays full")
+        time.sleep(0.01)
+    room_after = time.monotonic() - began_again
     given_up = files.recover()
     files.check()
     if files.write() is not None:
@@ -202,8 +212,9 @@ def one_round(number, store, files, args):
     if freed < len(paths) * files.bytes * 9 // 10:
         sys.exit(f"{len(paths)} files were deleted and trimmed, and {freed} bytes came back")
     return {"round": number, "ballast_mib": ballast // MIB, "files": len(files.known) + len(paths),
-            "refused_with": errno.errorcode[refused], "filesystem_gave_up": given_up, "live_mib_when_full": full // MIB,
-            "came_back_mib": freed // MIB, "seconds": round(time.monotonic() - began, 1)}
+            "refused_with": errno.errorcode[refused], "room_after_s": round(room_after, 3),
+            "filesystem_gave_up": given_up, "live_mib_when_full": full // MIB, "came_back_mib": freed // MIB,
+            "seconds": round(time.monotonic() - began, 1)}
 
 
 def main():
@@ -222,12 +233,22 @@ def main():
     os.makedirs(args.dir)
     args.dir = os.path.realpath(args.dir)
     store = Store(args)
-    files = Files(store, args)
+    files = None
     rounds = []
-    for number in range(1, args.rounds + 1):
-        rounds.append(one_round(number, store, files, args))
-        print(json.dumps(rounds[-1]), flush=True)
-    files.close()
+    try:
+        files = Files(store, args)
+        for number in range(1, args.rounds + 1):
+            rounds.append(one_round(number, store, files, args))
+            print(json.dumps(rounds[-1]), flush=True)
+        files.close()
+    except BaseException:
+        # Nothing of it stays mounted; the folder stays, to be looked at.
+        for path in (f"{args.dir}/disk/mnt", f"{args.dir}/disk/fuse"):
+            subprocess.run(["umount", "--lazy", path], stderr=subprocess.DEVNULL, check=False)
+        if files:
+            subprocess.run(["losetup", "--detach", files.device], stderr=subprocess.DEVNULL, check=False)
+        store.process.terminate()
+        raise
     store.stop()
     run(f"{args.bin}/esker", "verify", f"{store.data}/store-0.esker")
     if args.json:

@@ -1,8 +1,77 @@
 //! Benchmarks that drive the daemon: that they run, and that what they write is whole. Their numbers are
 //! not looked at.
 
-use crate::harness::{has, program, repository, run_for, Folder};
+use crate::disk;
+use crate::harness::{has, program, repository, run_for, skip, Folder};
 use std::fs;
+use std::path::Path;
+
+/// Runs a script of `benches/` in a folder of its own, with the daemon that is tested.
+fn script(seconds: u32, name: &str, folder: &Folder, words: &[&str]) -> String {
+    let script = repository()
+        .join("benches")
+        .join(name)
+        .display()
+        .to_string();
+    let bin = program("esker").parent().unwrap().display().to_string();
+    let scratch = folder.join("b").display().to_string();
+    let mut all = vec![script.as_str(), "--dir", &scratch, "--bin", &bin];
+    all.extend(words);
+    let out = run_for(seconds, "python3", &all).ok();
+    assert!(!folder.join("b").exists(), "the scratch folder is left");
+    out
+}
+
+/// A filesystem on a store that runs full and gets room back: `benches/fill.py` ends with an error at the first
+/// file that is not what was synced, a trim that is refused, and room that does not come back.
+#[test]
+fn a_filesystem_outlives_a_full_store() {
+    if !has(&["python3", "qemu-io", "fstrim"]) || !has(&disk::NEEDS) {
+        return;
+    }
+    if !Path::new("/dev/fuse").exists() || !Path::new("/dev/loop-control").exists() {
+        return skip("no /dev/fuse or no /dev/loop-control");
+    }
+    let folder = Folder::new();
+    let words = ["--rounds", "2", "--room-mib", "96", "--file-mib", "8"];
+    let out = script(240, "fill.py", &folder, &words);
+    assert_eq!(out.matches("\"round\"").count(), 2, "{out}");
+    assert!(
+        out.contains("2 rounds: every synced file was as it was"),
+        "{out}"
+    );
+}
+
+/// `benches/diff.py` counts the blocks of each comparison against those that were written.
+#[test]
+fn what_comparing_snapshots_takes_is_measured() {
+    if !has(&["python3", "fio"]) {
+        return;
+    }
+    let words = [
+        "--sizes",
+        "64MiB,1TiB",
+        "--changed",
+        "0,100",
+        "--base",
+        "500",
+        "--rounds",
+        "1",
+        "--store-size",
+        "2GiB",
+    ];
+    let out = script(120, "diff.py", &Folder::new(), &words);
+    assert_eq!(
+        out.lines().filter(|l| l.starts_with("| 64MiB |")).count(),
+        2,
+        "{out}"
+    );
+    assert_eq!(
+        out.lines().filter(|l| l.starts_with("| 1TiB |")).count(),
+        2,
+        "{out}"
+    );
+}
 
 /// `benches/snapshots.py --quick` measures every count of snapshots that it names, and of each
 /// everything; a snapshot that was not taken or not listed ends it.
@@ -12,18 +81,10 @@ fn what_snapshots_cost_is_measured() {
         return;
     }
     let folder = Folder::new();
-    let script = repository()
-        .join("benches/snapshots.py")
-        .display()
-        .to_string();
     let path = |name: &str| folder.join(name).display().to_string();
-    let bin = program("esker");
-    let bin = bin.parent().unwrap().display().to_string();
-    let (scratch, json, svg) = (path("b"), path("found.json"), path("found.svg"));
-    let words = [
-        &script, "--quick", "--dir", &scratch, "--bin", &bin, "--json", &json, "--svg", &svg,
-    ];
-    let table = run_for(240, "python3", &words).ok();
+    let (json, svg) = (path("found.json"), path("found.svg"));
+    let words = ["--quick", "--json", &json, "--svg", &svg];
+    let table = script(240, "snapshots.py", &folder, &words);
     assert!(table.contains("not to be quoted"), "{table}");
     let found: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
@@ -54,5 +115,4 @@ fn what_snapshots_cost_is_measured() {
     assert_eq!(found["after"]["clone"]["count"], 4);
     let plot = fs::read_to_string(&svg).unwrap();
     assert!(plot.ends_with("</svg>\n") && plot.contains("qcow2, random write"));
-    assert!(!folder.join("b").exists(), "the scratch folder is left");
 }
