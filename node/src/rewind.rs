@@ -1,7 +1,7 @@
 //! Rewind: a volume with a window can be had as it was at any second of it.
 //!
 //! While such a volume is written to, it gets a *point* each second: a snapshot that nobody sees
-//! (`docs/adr/0012-rewind-points-are-snapshots-nobody-sees.md`). Points that the window has passed are deleted, some at a time. When the
+//! (`docs/adr/0013-rewind-points-are-snapshots-nobody-sees.md`). Points that the window has passed are deleted, some at a time. When the
 //! store has little room left, the oldest points go before any write is refused, and writes that find no room
 //! wait for that.
 
