@@ -155,6 +155,7 @@ fn space_and_status_json() {
     let figures = json!({
         "live_bytes": 1 << 20,
         "snapshot_bytes": 0,
+        "rewind_bytes": null,
         "garbage_bytes": 1 << 10,
         "free_bytes": 1 << 30,
         "total_bytes": 1_u64 << 40,
