@@ -6,13 +6,13 @@
 //! wait for that.
 
 use crate::admin::AdminError;
-use crate::control::{check_label_set, Outcome};
+use crate::control::Outcome;
 use crate::event::AdminToken;
 use crate::node::{Node, Phase};
 use crate::snapshots::SnapshotAsk;
 use crate::volume::{OpId, Volume};
 use esker_base::num::to_u64;
-use esker_base::{GroupId, Moment, VolumeId};
+use esker_base::{GroupId, Moment};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -362,25 +362,7 @@ impl Node {
                 ),
             });
         };
-        self.check_new(&clone, from.meta.size_bytes)?;
-        check_label_set("volume", &labels)?;
-        let (high, low) = (self.random(), self.random());
-        let group = GroupId(self.random() >> 2 | 1);
-        let ask = SnapshotAsk::Clone {
-            name: from.meta.name.clone(),
-            cut: from.cut,
-            group,
-            volume: VolumeId::from_random(u128::from(high) << 64 | u128::from(low)),
-            clone: clone.clone(),
-            created_us: self.wall.0,
-            labels,
-        };
-        self.by_name.insert(clone, group);
-        let outcome = self.ask(token, id, ask.clone());
-        if outcome.is_err() {
-            self.free_name(&ask);
-        }
-        outcome
+        self.begin_clone(token, id, &from, clone, labels)
     }
 
     /// Rewind points of all volumes.

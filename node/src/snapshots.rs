@@ -156,12 +156,24 @@ impl Node {
         let id = self.find(volume)?;
         self.require_serving(id)?;
         let from = self.find_snapshot(id, snapshot)?;
+        self.begin_clone(token, id, &from, clone, labels)
+    }
+
+    /// Makes a volume that begins as this snapshot or rewind point of another one is.
+    pub(crate) fn begin_clone(
+        &mut self,
+        token: AdminToken,
+        id: GroupId,
+        from: &SnapshotView,
+        clone: String,
+        labels: BTreeMap<String, String>,
+    ) -> Outcome {
         self.check_new(&clone, from.meta.size_bytes)?;
         check_label_set("volume", &labels)?;
         let (high, low) = (self.random(), self.random());
         let group = GroupId(self.random() >> 2 | 1);
         let ask = SnapshotAsk::Clone {
-            name: snapshot.into(),
+            name: from.meta.name.clone(),
             cut: from.cut,
             group,
             volume: VolumeId::from_random(u128::from(high) << 64 | u128::from(low)),
