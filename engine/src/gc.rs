@@ -285,7 +285,8 @@ impl Engine {
                 continue;
             }
             if live == 0 {
-                emptied += 1; // the next checkpoint frees it
+                // The next checkpoint frees it, unless pages of tables are there: those may stay.
+                emptied += u64::from(self.segs.tables().pinned(number) == 0);
                 continue;
             }
             let cost = live + live.div_ceil(to_u64(ENTRIES_MAX)) + 2;

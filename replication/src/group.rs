@@ -342,13 +342,36 @@ impl Group {
     }
 
     /// Answers [`Output::NeedPayload`]. `Err` when the payload can't be read (damaged, or given up
-    /// by garbage collection): the messages that need it are dropped and Raft tries again later.
+    /// by garbage collection): the messages that need it are dropped and Raft tries again later. A
+    /// leader then hands over to a voter that has the whole log, if there is one: it cannot serve
+    /// whoever needs that entry, and the other one may.
     #[allow(clippy::result_unit_err)] // the cause is the caller's and of no use here
     pub fn payload_loaded(&mut self, index: RaftIndex, term: Term, result: Result<Vec<Bytes>, ()>) {
-        for peer in self.peers.on_loaded(index.0, term.0, result) {
-            self.raw.report_unreachable(peer);
+        let failed = self.peers.on_loaded(index.0, term.0, result);
+        for peer in &failed {
+            self.raw.report_unreachable(*peer);
+        }
+        if let Some(to) = self.successor(&failed) {
+            self.raw.transfer_leader(to.0);
         }
         self.settle();
+    }
+
+    /// A voter that could lead in place of this leader, which cannot send what `failed` need: one
+    /// that holds everything committed and answered lately.
+    fn successor(&self, failed: &[u64]) -> Option<ReplicaId> {
+        if failed.is_empty() || !self.leads() || self.raw.raft.lead_transferee.is_some() {
+            return None;
+        }
+        let committed = self.raw.raft.raft_log.committed;
+        let (me, progress) = (self.config.replica, self.raw.raft.prs());
+        let able = |to: &ReplicaId| {
+            let peer = progress.get(to.0);
+            *to != me
+                && !failed.contains(&to.0)
+                && peer.is_some_and(|p| p.recent_active && p.matched >= committed)
+        };
+        self.membership().voters.iter().copied().find(able)
     }
 
     /// Asks for an index that a linearizable read must wait for. The answer is

@@ -134,6 +134,38 @@ fn leadership_moves_on_request() {
     );
 }
 
+/// A leader whose copies of what a follower needs are damaged would ask its disk for them for ever. The
+/// other follower has them.
+#[test]
+fn a_leader_that_cannot_read_what_a_follower_needs_hands_over() {
+    let mut cluster = Cluster::new(6, &[1, 2, 3], Options::default());
+    cluster.write_everywhere();
+    cluster.crash(3);
+    for _ in 0..10 {
+        cluster.write_everywhere();
+    }
+    // What they still hold in memory is gone.
+    for id in [1, 2] {
+        cluster.sync(id, usize::MAX);
+        cluster.crash(id);
+        cluster.start(id);
+    }
+    cluster.wait_for_leader();
+    cluster.run_until(2000, |c| {
+        let leader = c.leader().filter(|id| *id == 2);
+        if let Some(group) = leader.and_then(|id| c.node(id).group.as_mut()) {
+            let _ = group.transfer_leader(ReplicaId(1));
+            c.drain(2);
+        }
+        c.nodes[&1].leads()
+    });
+    cluster.node(1).unreadable = true;
+    cluster.start(3);
+    cluster.write_everywhere();
+    cluster.assert_converged();
+    assert_eq!(cluster.leader(), Some(2));
+}
+
 #[test]
 fn a_restarted_replica_neither_votes_nor_campaigns_during_the_grace() {
     let mut cluster = Cluster::new(6, &[1, 2, 3], Options::default());

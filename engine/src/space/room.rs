@@ -220,7 +220,20 @@ impl Engine {
 
     /// Slots that may be live before clients are refused.
     fn capacity(&self) -> u64 {
-        let kept = OPEN_SEGMENTS * self.slots() + 2 * self.tables_needed() + self.reserve();
+        // The tables that are there, and those of the floor: less, and what is accepted could not be
+        // written although nothing is left to collect.
+        self.left_beside(4 * self.tables_needed() + self.reserve())
+    }
+
+    /// Slots that may be live before trims and deletions are refused: the log is there for them when it
+    /// is for nobody else, and the tables become no larger by them.
+    fn metadata_capacity(&self) -> u64 {
+        self.left_beside(2 * self.tables_needed() + self.reserve() / 2)
+    }
+
+    /// Slots beside the open segments and these.
+    fn left_beside(&self, kept: u64) -> u64 {
+        let kept = OPEN_SEGMENTS * self.slots() + kept;
         (self.sb.segment_count * self.slots()).saturating_sub(kept)
     }
 
@@ -265,7 +278,7 @@ impl Engine {
     pub fn has_room_for_metadata(&self) -> bool {
         let pending: u64 = self.log.pending.iter().map(|p| p.nodes).sum();
         let more = pending + self.nodes_needed();
-        let fits = self.used() + more <= self.capacity() + self.reserve() / 2;
+        let fits = self.used() + more <= self.metadata_capacity();
         self.refused.set(self.refused.get() || !fits);
         self.fenced.is_none() && fits
     }

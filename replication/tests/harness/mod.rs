@@ -129,6 +129,8 @@ pub struct Node {
     /// Volatile state machine: (index, id).
     pub applied: Vec<(u64, u64)>,
     pub lives: u64,
+    /// Payloads on its disk are damaged, all of them.
+    pub unreadable: bool,
     wanted: VecDeque<(u64, u64)>,
     reads: BTreeMap<u64, u64>,
 }
@@ -243,6 +245,7 @@ impl Cluster {
             queue: VecDeque::new(),
             applied: Vec::new(),
             lives: 0,
+            unreadable: false,
             wanted: VecDeque::new(),
             reads: BTreeMap::new(),
         };
@@ -630,6 +633,7 @@ impl Cluster {
 
     fn load_payloads(&mut self, id: u64, fail: bool) {
         let node = self.node(id);
+        let fail = fail || node.unreadable;
         while let Some((index, term)) = node.wanted.pop_front() {
             let found = node
                 .disk
