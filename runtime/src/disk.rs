@@ -84,6 +84,18 @@ impl Disk {
         None
     }
 
+    /// A sync is called by the loop itself.
+    pub(crate) fn sync_begins(&mut self) {
+        self.counts.syncs += 1;
+        self.counts.in_flight += 1;
+    }
+
+    /// It has ended, with this error number if it failed.
+    pub(crate) fn synced(&mut self, io: IoId, result: Result<(), i32>) -> Event {
+        self.counts.in_flight -= 1;
+        ended(io, result.map(|()| Bytes::new()).map_err(error_of))
+    }
+
     /// Takes a completion: the event when the operation has ended, none when it goes on.
     pub(crate) fn complete(
         &mut self,

@@ -10,9 +10,10 @@ use crate::pace::{Outlook, Pacer, Wait};
 use crate::record::Recorder;
 use crate::ring::{Completion, Op, OpKey, Owner, Ring};
 use crate::store_file::StoreFile;
+use crate::sync_way::SyncWay;
 use crate::timer::{self, Timer};
 use esker_base::num::to_usize;
-use esker_base::{limits, AlignedBuf, Moment, WallClock};
+use esker_base::{limits, AlignedBuf, DiskOp, IoId, Moment, WallClock};
 use esker_node::{Effect, Event, Machine};
 use rustix::event::EventfdFlags;
 use std::os::fd::AsRawFd;
@@ -166,6 +167,9 @@ struct Driver<'a> {
     recorder: Recorder,
     timer: Timer,
     pacer: Pacer,
+    sync_way: SyncWay,
+    /// Syncs to be called in the loop, once what else is to be submitted is.
+    syncs: Vec<IoId>,
     /// The alarm that is set, which rings no later than anything is due.
     alarm: Option<(Moment, OpKey)>,
     /// Events the machine has not been told yet.
@@ -175,7 +179,7 @@ struct Driver<'a> {
     turns: u64,
     shared: Arc<Shared>,
     outbound: &'a OutboundFn,
-    _store: StoreFile,
+    store: StoreFile,
 }
 
 enum Stage {
@@ -208,6 +212,8 @@ impl<'a> Driver<'a> {
             recorder,
             timer: Timer::default(),
             pacer: Pacer::default(),
+            sync_way: SyncWay::default(),
+            syncs: Vec::new(),
             alarm: None,
             events: Events::new(),
             inbox_is_ready: true,
@@ -215,7 +221,7 @@ impl<'a> Driver<'a> {
             turns: 0,
             shared,
             outbound,
-            _store: store,
+            store,
         }
     }
 
@@ -246,7 +252,7 @@ impl<'a> Driver<'a> {
             ];
             let due = deadlines.into_iter().flatten().min();
             let begin = timer::now();
-            let has_work = !self.events.is_empty() || self.inbox_is_ready;
+            let has_work = !self.events.is_empty() || !self.syncs.is_empty() || self.inbox_is_ready;
             let wait = match has_work || due.is_some_and(|due| due <= begin) {
                 true => Wait::No,
                 false => {
@@ -265,6 +271,9 @@ impl<'a> Driver<'a> {
             self.turns += 1;
             now = timer::now();
             self.pacer.waited(wait, found, now.since(begin));
+            if !self.syncs.is_empty() {
+                now = self.sync_here(now);
+            }
             self.turn(&mut machine, now, &mut effects);
         }
         self.recorder.flush();
@@ -280,6 +289,18 @@ impl<'a> Driver<'a> {
             requests: machine.requests_in_flight(),
             disk_operations: to_usize(self.disk.counts().in_flight),
         }
+    }
+
+    /// Calls a sync for all that wait for one. Gives the time after it.
+    fn sync_here(&mut self, begin: Moment) -> Moment {
+        let result = rustix::fs::fdatasync(&self.store);
+        let end = timer::now();
+        self.sync_way.took(end.since(begin));
+        for io in self.syncs.drain(..) {
+            let errno = result.map_err(rustix::io::Errno::raw_os_error);
+            self.events.push_back(self.disk.synced(io, errno));
+        }
+        end
     }
 
     /// Tells the machine everything that has happened, and lets it settle.
@@ -409,6 +430,13 @@ impl<'a> Driver<'a> {
         }
         self.recorder.effect(&effect);
         match effect {
+            Effect::Disk {
+                io,
+                op: DiskOp::Sync,
+            } if self.sync_way.is_here(self.pacer.has_few()) => {
+                self.disk.sync_begins();
+                self.syncs.push(io);
+            }
             Effect::Disk { io, op } => {
                 let event = self.disk.start(&mut self.ring, io, op);
                 self.events.extend(event);

@@ -18,6 +18,7 @@ pub mod record;
 pub mod replay;
 mod ring;
 mod store_file;
+mod sync_way;
 pub mod timer;
 
 pub use disk::DiskCounts;

@@ -212,6 +212,11 @@ impl Pacer {
         }
     }
 
+    /// Whether one or two requests are on their way, or none.
+    pub(crate) fn has_few(&self) -> bool {
+        self.load == Load::Few
+    }
+
     fn plan_spin(&mut self) -> Wait {
         let usual = Duration::from_nanos(self.near_wait_ns);
         if !self.was_near || usual > SPIN_TIME_MAX {
