@@ -33,6 +33,7 @@ fn serve(mut stream: UnixStream, size_bytes: u64) -> std::io::Result<()> {
     loop {
         while let Some(action) = session.poll() {
             match action {
+                Action::StartTls => panic!("TLS is not offered"),
                 Action::ListExports => session.list_exports(&[(String::new(), size_bytes)]),
                 Action::Export { name, .. } => session.export(Ok(export(name, size_bytes))),
                 Action::Request(request) => {

@@ -166,6 +166,7 @@ fn main() {
     world.next.push(Event::Connected {
         conn: CONN,
         transport: Transport::Unix,
+        tls: esker_node::TlsPolicy::Off,
     });
     world.rest();
     let mut hello = Vec::from(3u32.to_be_bytes());

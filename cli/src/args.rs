@@ -1,5 +1,6 @@
 //! The words of the command line.
 
+use crate::cert::CertVerb;
 use crate::error::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{BufRead, IsTerminal, Write};
@@ -107,6 +108,9 @@ pub enum Noun {
         #[arg(long)]
         why: bool,
     },
+    /// Make certificates for TLS, with an authority of your own
+    #[command(subcommand)]
+    Cert(CertVerb),
     /// Check every invariant of a store that no daemon has open
     Verify {
         /// Device or file

@@ -28,6 +28,9 @@ pub enum CliError {
     /// The words contradict each other, or what they name: exit code 2.
     #[error("{0}")]
     Usage(String),
+    /// A certificate cannot be made or read.
+    #[error(transparent)]
+    Certificate(#[from] esker_keys::KeyError),
     /// A scrub found damage.
     #[error("{0}")]
     Damaged(String),

@@ -2,6 +2,7 @@
 //! admin API (`esker_api`); [`offline`] reads a store that no daemon holds.
 
 pub mod args;
+pub mod cert;
 pub mod completions;
 pub mod error;
 pub mod graph;
@@ -35,6 +36,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Noun::Inspect { store, part } => {
             offline::inspect(&store, part.unwrap_or_default(), &mut output)
         }
+        Noun::Cert(verb) => cert::run(verb, &mut output),
         Noun::Volume(verb) => {
             let verb = verb.confirmed()?;
             with_daemon(&args.admin, async |client| {

@@ -1,10 +1,11 @@
 //! The daemon's command line.
 
-use crate::config::ListenOn;
+use crate::config::{ListenOn, NbdOn};
 use crate::live::{LogFormat, SlowRequest};
 use crate::retention::policy::Schedule;
 use crate::rewind::Window;
 use crate::scrub::ScrubRate;
+use crate::tls::TlsSettings;
 use clap::Parser;
 use std::path::PathBuf;
 
@@ -38,9 +39,10 @@ pub struct Args {
     /// How far back volumes that are created without a window can be had at any second, like 6h [default: none]
     #[arg(long, value_name = "TIME|none")]
     pub rewind: Option<Window>,
-    /// TCP address for NBD, repeatable, or none [default: 127.0.0.1:10809]
+    /// TCP address for NBD, repeatable, or none; with TLS other than --nbd-tls says: HOST:PORT,tls=MODE
+    /// [default: 127.0.0.1:10809]
     #[arg(long, value_name = "HOST:PORT|none")]
-    pub nbd: Vec<ListenOn>,
+    pub nbd: Vec<NbdOn>,
     /// Address for Prometheus metrics, or none [default: 127.0.0.1:9809]
     #[arg(long, value_name = "HOST:PORT|none")]
     pub metrics: Option<ListenOn>,
@@ -50,9 +52,18 @@ pub struct Args {
     /// Warn of requests that take this long, like 500ms, or none [default: 1s]
     #[arg(long, value_name = "TIME|none")]
     pub slow_request: Option<SlowRequest>,
+    /// TLS of the node's sockets
+    #[command(flatten)]
+    pub tls: TlsSettings,
     /// Check the settings, say so, and exit; touches nothing
     #[arg(long)]
     pub check_config: bool,
+    /// Keep all that the user may do, for looking into the process with other tools
+    #[arg(long)]
+    pub no_sandbox: bool,
+    /// Try to read, write and run this file from within the sandbox, and tell how that went
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub sandbox_probe: Option<PathBuf>,
     /// Write the man page and completions into folders of this folder
     #[arg(long, value_name = "DIR", hide = true)]
     pub dist: Option<PathBuf>,

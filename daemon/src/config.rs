@@ -10,6 +10,11 @@
 //! rewind = "none"                    # --rewind, of volumes created without one
 //! nbd = "127.0.0.1:10809"            # --nbd, several as ["…", "…"], or "none"
 //! metrics = "127.0.0.1:9809"         # --metrics, or "none"
+//! tls_cert = "none"                  # --tls-cert, certificate of this node in PEM, or "none"
+//! tls_key = "none"                   # --tls-key, its key
+//! tls_ca = "none"                    # --tls-ca, authorities of clients
+//! nbd_tls = "off"                    # --nbd-tls, with a certificate by default "require"
+//! nbd_socket_tls = "off"             # --nbd-socket-tls
 //! log = "info"                       # as RUST_LOG, which goes before it
 //! log_format = "text"                # --log-format, or "json"
 //! slow_request = "1s"                # --slow-request, or "none"
@@ -23,6 +28,7 @@ use crate::live::{Live, LogFormat, SlowRequest};
 use crate::retention::policy::Schedule;
 use crate::rewind::Window;
 use crate::scrub::ScrubRate;
+use crate::tls::{MaybeFile, TlsConfig, TlsMode, TlsSettings};
 use esker_api::size;
 use esker_base::BLOCK_SIZE_U64;
 use esker_node::admin::one_line;
@@ -151,6 +157,41 @@ impl fmt::Display for ListenOn {
     }
 }
 
+/// Where to serve NBD over TCP, and with what TLS if not as all do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdOn {
+    /// Where.
+    pub on: ListenOn,
+    /// TLS there, when it says it itself.
+    pub tls: Option<TlsMode>,
+}
+
+impl FromStr for NbdOn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((address, option)) = text.split_once(',') else {
+            let on = text.parse()?;
+            return Ok(Self { on, tls: None });
+        };
+        let on: ListenOn = address.parse()?;
+        let mode = option.strip_prefix("tls=");
+        let mode = mode.filter(|_| on != ListenOn::None);
+        let mode = mode.ok_or_else(|| format!("`{text}` is not HOST:PORT,tls=MODE"))?;
+        let tls = Some(mode.parse()?);
+        Ok(Self { on, tls })
+    }
+}
+
+impl fmt::Display for NbdOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.tls {
+            None => self.on.fmt(f),
+            Some(mode) => write!(f, "{},tls={mode}", self.on),
+        }
+    }
+}
+
 /// The settings of a node, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -171,9 +212,11 @@ pub struct Config {
     /// The rewind window of volumes that are created without one.
     pub rewind: Window,
     /// TCP addresses for NBD; none when not to listen.
-    pub nbd: Vec<ListenOn>,
+    pub nbd: Vec<NbdOn>,
     /// Address for metrics.
     pub metrics: ListenOn,
+    /// TLS of its sockets.
+    pub tls: TlsConfig,
     /// What SIGHUP changes.
     pub live: Live,
 }
@@ -235,7 +278,10 @@ impl Config {
                 .or(file.snapshot_schedule)
                 .unwrap_or_default(),
             nbd: addresses(match args.nbd.is_empty() {
-                true => file.nbd.unwrap_or_else(|| vec![ListenOn::local(10809)]),
+                true => file.nbd.unwrap_or_else(|| {
+                    let on = ListenOn::local(10809);
+                    vec![NbdOn { on, tls: None }]
+                }),
                 false => args.nbd.clone(),
             })?,
             metrics: args
@@ -243,6 +289,7 @@ impl Config {
                 .clone()
                 .or(file.metrics)
                 .unwrap_or_else(|| ListenOn::local(9809)),
+            tls: TlsConfig::of(args.tls.over(file.tls)).map_err(ConfigError::Value)?,
             live: Live {
                 log: file.log.unwrap_or(live.log),
                 log_format: args
@@ -279,6 +326,15 @@ impl Config {
             ),
             ("nbd", self.nbd != other.nbd),
             ("metrics", self.metrics != other.metrics),
+            (
+                "tls_cert, tls_key, tls_ca",
+                self.tls.files != other.tls.files,
+            ),
+            ("nbd_tls", self.tls.nbd != other.tls.nbd),
+            (
+                "nbd_socket_tls",
+                self.tls.nbd_socket != other.tls.nbd_socket,
+            ),
         ];
         let different = keys.into_iter().filter(|(_, differs)| *differs);
         different.map(|(key, _)| key).collect()
@@ -315,6 +371,12 @@ impl Config {
             if self.stores[..index].contains(path) {
                 return refuse(format!("store {} is named twice", path.display()));
             }
+        }
+        for nbd in &self.nbd {
+            let policy = nbd.tls.unwrap_or_default().0;
+            self.tls
+                .check(policy, &format!("nbd {}: tls", nbd.on))
+                .map_err(ConfigError::Value)?;
         }
         let socket = self.admin_socket_while_binding();
         let length = socket.as_os_str().len();
@@ -354,9 +416,9 @@ impl fmt::Display for Config {
 }
 
 /// Addresses to listen on, as they were named.
-fn addresses(named: Vec<ListenOn>) -> Result<Vec<ListenOn>, ConfigError> {
+fn addresses(named: Vec<NbdOn>) -> Result<Vec<NbdOn>, ConfigError> {
     let refuse = |reason: String| Err(ConfigError::Value(one_line(&reason)));
-    if named == [ListenOn::None] {
+    if matches!(&named[..], [only] if only.on == ListenOn::None) {
         return Ok(Vec::new());
     }
     if named.len() > NBD_ADDRESSES_MAX {
@@ -366,10 +428,11 @@ fn addresses(named: Vec<ListenOn>) -> Result<Vec<ListenOn>, ConfigError> {
         ));
     }
     for (index, address) in named.iter().enumerate() {
-        if *address == ListenOn::None {
+        if address.on == ListenOn::None {
             return refuse("NBD: `none` stands alone".into());
         }
-        if named[..index].contains(address) {
+        if named[..index].iter().any(|other| other.on == address.on) {
+            let address = &address.on;
             return refuse(format!("NBD address {address} is named twice"));
         }
     }
@@ -377,7 +440,7 @@ fn addresses(named: Vec<ListenOn>) -> Result<Vec<ListenOn>, ConfigError> {
 }
 
 /// Addresses in one line; `none` when there is none.
-fn listed(addresses: &[ListenOn]) -> String {
+fn listed(addresses: &[NbdOn]) -> String {
     let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     match all.is_empty() {
         true => ListenOn::None.to_string(),
@@ -398,6 +461,11 @@ struct RawSettings {
     rewind: Option<Spanned<String>>,
     nbd: Option<Spanned<toml::Value>>,
     metrics: Option<Spanned<String>>,
+    tls_cert: Option<Spanned<String>>,
+    tls_key: Option<Spanned<String>>,
+    tls_ca: Option<Spanned<String>>,
+    nbd_tls: Option<Spanned<String>>,
+    nbd_socket_tls: Option<Spanned<String>>,
     log: Option<Spanned<String>>,
     log_format: Option<Spanned<String>>,
     slow_request: Option<Spanned<String>>,
@@ -414,8 +482,9 @@ struct FileSettings {
     scrub_rate: Option<ScrubRate>,
     snapshot_schedule: Option<Schedule>,
     rewind: Option<Window>,
-    nbd: Option<Vec<ListenOn>>,
+    nbd: Option<Vec<NbdOn>>,
     metrics: Option<ListenOn>,
+    tls: TlsSettings,
     log: Option<String>,
     log_format: Option<LogFormat>,
     slow_request: Option<SlowRequest>,
@@ -454,6 +523,17 @@ impl FileSettings {
             )?,
             nbd: source.addresses("nbd", raw.nbd)?,
             metrics: source.value("metrics", raw.metrics, ListenOn::from_str)?,
+            tls: TlsSettings {
+                cert: source.file("tls_cert", raw.tls_cert, folder)?,
+                key: source.file("tls_key", raw.tls_key, folder)?,
+                ca: source.file("tls_ca", raw.tls_ca, folder)?,
+                nbd_tls: source.value("nbd_tls", raw.nbd_tls, TlsMode::from_str)?,
+                nbd_socket_tls: source.value(
+                    "nbd_socket_tls",
+                    raw.nbd_socket_tls,
+                    TlsMode::from_str,
+                )?,
+            },
             log: source.value("log", raw.log, log_filter)?,
             log_format: source.value("log_format", raw.log_format, LogFormat::from_str)?,
             slow_request: source.value("slow_request", raw.slow_request, SlowRequest::from_str)?,
@@ -485,19 +565,30 @@ impl Source<'_> {
         parse(value.get_ref()).map(Some).map_err(reason)
     }
 
+    /// A file, or none.
+    fn file(
+        &self,
+        key: &str,
+        value: Option<Spanned<String>>,
+        folder: &Path,
+    ) -> Result<Option<MaybeFile>, ConfigError> {
+        let file = self.value(key, value, MaybeFile::from_str)?;
+        Ok(file.map(|file| file.in_folder(folder)))
+    }
+
     /// One address, or a list of them.
     fn addresses(
         &self,
         key: &str,
         value: Option<Spanned<toml::Value>>,
-    ) -> Result<Option<Vec<ListenOn>>, ConfigError> {
+    ) -> Result<Option<Vec<NbdOn>>, ConfigError> {
         let Some(value) = value else { return Ok(None) };
         let wrong = |reason: String| self.line_error(&value.span(), format!("{key}: {reason}"));
         let one = |value: &toml::Value| {
             let text = value.as_str();
             let text =
                 text.ok_or_else(|| wrong("expected a string or a list of strings".into()))?;
-            ListenOn::from_str(text).map_err(wrong)
+            NbdOn::from_str(text).map_err(wrong)
         };
         let all = match value.get_ref() {
             toml::Value::Array(list) if list.is_empty() => {

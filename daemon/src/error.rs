@@ -79,6 +79,9 @@ pub enum DaemonError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// The certificate or its key does not do.
+    #[error("{0}")]
+    Tls(esker_keys::KeyError),
     /// The operating system refused something the daemon itself needs.
     #[error("cannot {operation}: {source}")]
     System {

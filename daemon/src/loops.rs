@@ -9,7 +9,7 @@ use crate::store::{Backend, Ended, ReplySender, StoreHandle, StoreState, StoreSt
 use esker_base::{Moment, WallClock};
 use esker_node::admin::{AdminError, AdminRequest};
 use esker_node::{AdminToken, Effect, Event, ExportInfo, Machine};
-use esker_runtime::{Inbound, Listener, LoopConfig, LoopHandle, Outbound};
+use esker_runtime::{Inbound, Listener, LoopConfig, LoopHandle, Outbound, TlsSlot};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,6 +58,7 @@ pub fn start<M, F>(
     identity: &Identity,
     files: Vec<OpenStore>,
     listeners: Vec<Listener>,
+    tls: &TlsSlot,
     make: &impl Fn(StoreSetup) -> F,
 ) -> Result<Loops, DaemonError>
 where
@@ -90,7 +91,7 @@ where
         let told = Arc::clone(&shared);
         let named = path.clone();
         let spawned = esker_runtime::spawn(
-            loop_config(index),
+            loop_config(index, tls),
             store.file,
             listeners.take().unwrap_or_default(),
             make(setup),
@@ -125,8 +126,9 @@ where
 
 /// The settings of a loop. For tests of power cuts, ESKER_RECORD names a file that gets everything
 /// store 0 asks of its disk and its clients; the other stores' have their index appended.
-fn loop_config(index: usize) -> LoopConfig {
+fn loop_config(index: usize, tls: &TlsSlot) -> LoopConfig {
     let mut config = LoopConfig::new(index);
+    config.tls = tls.clone();
     config.record = std::env::var_os("ESKER_RECORD").map(|mut path| {
         if index > 0 {
             path.push(format!(".{index}"));

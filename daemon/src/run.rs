@@ -18,9 +18,10 @@ use crate::retention;
 use crate::scrub;
 use crate::store::{Ended, StoreHandle, StoreStates};
 use crate::stores::Stores;
-use crate::uri::Endpoints;
+use crate::tls::{TlsKeeper, LOOK_INTERVAL};
+use crate::uri::{Endpoints, TcpEndpoint};
 use esker_base::{Moment, WallClock};
-use esker_node::{Effect, Machine};
+use esker_node::{Effect, Machine, TlsPolicy};
 use esker_runtime::Listener;
 use sd_notify::NotifyState;
 use std::io::Write;
@@ -80,6 +81,7 @@ where
     let mut signals = Signals::new()?;
     let mut hangups = listen(SignalKind::hangup())?;
     let mut known = KnownStores::load(&config.data)?;
+    let mut tls = TlsKeeper::load(&config.tls)?;
     let identity = Identity::load_or_create(&config.data)?;
     // Addresses before stores: what is busy is found before anything is written.
     let metrics = match (handed.metrics, resolve(&config.metrics, "metrics")?) {
@@ -93,7 +95,7 @@ where
     let (listeners, endpoints) = listen_nbd(&config, predecessor, handed.nbd).await?;
     // All files before any loop: a wrong path or a locked store is found before anything runs.
     let files = opening::open_all(&config, predecessor, &mut known).await?;
-    let loops = loops::start(&config, &identity, files, listeners, make)?;
+    let loops = loops::start(&config, &identity, files, listeners, &tls.slot(), make)?;
     let mut supervisor = Supervisor {
         stores: Arc::new(Stores::new(loops.stores)),
         states: loops.states,
@@ -132,7 +134,7 @@ where
             let stores = Arc::clone(&supervisor.stores);
             tokio::select! {
                 error = supervisor.watch() => Err(error),
-                () = reload_forever(&mut hangups, args, &mut config, logs, &stores) => Ok(()),
+                () = reload_forever(&mut hangups, args, (&mut config, &mut tls), logs, &stores) => Ok(()),
                 broken = servers.join_next() => broken.map_or(Ok(()), server_end),
             }
         } => result,
@@ -276,19 +278,31 @@ fn listen(kind: SignalKind) -> Result<Signal, DaemonError> {
     })
 }
 
-/// Reads the configuration anew at each SIGHUP; does not end.
+/// Reads the configuration and the certificates anew at each SIGHUP, and the certificates also when they
+/// have changed; does not end.
 async fn reload_forever(
     hangups: &mut Signal,
     args: &Args,
-    config: &mut Config,
+    (config, tls): (&mut Config, &mut TlsKeeper),
     logs: Option<&Logs>,
     stores: &Stores,
 ) {
-    while hangups.recv().await.is_some() {
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        tokio::select! {
+            hangup = hangups.recv() => if hangup.is_none() {
+                break;
+            },
+            _ = look.tick() => {
+                tls.refresh(false);
+                continue;
+            }
+        }
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
         notify(&states);
         reload::reload(args, config, logs, stores).await;
+        tls.refresh(true);
         notify(&[NotifyState::Ready]);
     }
     std::future::pending().await
@@ -352,30 +366,39 @@ async fn listen_nbd(
     predecessor: Predecessor,
     handed: Vec<Listener>,
 ) -> Result<(Vec<Listener>, Endpoints), DaemonError> {
-    let mut listeners = vec![
-        predecessor
-            .outlast(|| Listener::unix(config.nbd_socket()))
-            .await?,
-    ];
+    let mut listeners = vec![predecessor
+        .outlast(|| Listener::unix(config.nbd_socket()))
+        .await?
+        .with_tls(config.tls.nbd_socket)];
     // Whoever hands sockets over decides on the addresses.
-    let mut tcp: Vec<String> = handed
-        .iter()
-        .filter(|listener| listener.port().is_some())
-        .map(|listener| listener.local_addr().to_string())
-        .collect();
     let mut own = Vec::new();
-    for on in config.nbd.iter().filter(|_| handed.is_empty()) {
-        own.extend(resolve(on, "NBD")?);
+    for nbd in config.nbd.iter().filter(|_| handed.is_empty()) {
+        let policy = nbd.tls.map_or(config.tls.nbd, |mode| mode.0);
+        own.extend(resolve(&nbd.on, "NBD")?.map(|address| (address, policy)));
     }
-    listeners.extend(handed);
-    for address in own {
-        if !address.ip().is_loopback() {
+    listeners.extend(handed.into_iter().map(|listener| {
+        let is_tcp = listener.port().is_some();
+        listener.with_tls(if is_tcp {
+            config.tls.nbd
+        } else {
+            config.tls.nbd_socket
+        })
+    }));
+    for (address, policy) in own {
+        if !address.ip().is_loopback() && policy != TlsPolicy::Require {
             tracing::warn!(%address, "NBD without TLS: whoever reaches this address has the volumes");
         }
         let listener = predecessor.outlast(|| Listener::tcp(address)).await?;
-        tcp.push(listener.local_addr().to_string());
-        listeners.push(listener);
+        listeners.push(listener.with_tls(policy));
     }
+    let on_tcp = listeners
+        .iter()
+        .filter(|listener| listener.port().is_some());
+    let endpoint = |listener: &Listener| TcpEndpoint {
+        address: listener.local_addr().to_string(),
+        needs_tls: listener.tls() == TlsPolicy::Require,
+    };
+    let tcp = on_tcp.map(endpoint).collect();
     Ok((
         listeners,
         Endpoints {

@@ -9,8 +9,24 @@ use std::path::{Path, PathBuf};
 pub struct Endpoints {
     /// The unix socket; absolute.
     pub socket: PathBuf,
-    /// Each `HOST:PORT` as it was bound; none when the node does not listen on TCP.
-    pub tcp: Vec<String>,
+    /// Each TCP address; none when the node does not listen on TCP.
+    pub tcp: Vec<TcpEndpoint>,
+}
+
+/// A TCP address where exports can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpEndpoint {
+    /// `HOST:PORT` as it was bound.
+    pub address: String,
+    /// Whether it needs TLS.
+    pub needs_tls: bool,
+}
+
+impl TcpEndpoint {
+    fn uri(&self) -> String {
+        let scheme = if self.needs_tls { "nbds" } else { "nbd" };
+        format!("{scheme}://{}", self.address)
+    }
 }
 
 impl Endpoints {
@@ -27,14 +43,14 @@ impl Endpoints {
     /// The URI of an export over TCP, at the first address.
     #[must_use]
     pub fn tcp_uri(&self, export: &str) -> Option<String> {
-        let address = self.tcp.first()?;
-        Some(format!("nbd://{address}/{}", encode(export.as_bytes(), "")))
+        let uri = self.tcp.first()?.uri();
+        Some(format!("{uri}/{}", encode(export.as_bytes(), "")))
     }
 
     /// All URIs of the node itself, for the line that says it is ready.
     #[must_use]
     pub fn all(&self) -> Vec<String> {
-        let tcp = self.tcp.iter().map(|address| format!("nbd://{address}"));
+        let tcp = self.tcp.iter().map(TcpEndpoint::uri);
         tcp.chain([self.unix_uri("")]).collect()
     }
 
@@ -66,7 +82,10 @@ mod tests {
         let socket = PathBuf::from("/tmp/a b&c#/nbd.sock");
         let endpoints = Endpoints {
             socket,
-            tcp: vec!["[::1]:10809".into()],
+            tcp: vec![TcpEndpoint {
+                address: "[::1]:10809".into(),
+                needs_tls: false,
+            }],
         };
         let unix = "nbd+unix:///vm-1%40daily?socket=/tmp/a%20b%26c%23/nbd.sock";
         assert_eq!(endpoints.unix_uri("vm-1@daily"), unix);

@@ -37,6 +37,7 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "snapshot" -d 'Take, lis
 complete -c esker -n "__fish_esker_needs_command" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
 complete -c esker -n "__fish_esker_needs_command" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_needs_command" -f -a "status" -d 'Show the health of the node'
+complete -c esker -n "__fish_esker_needs_command" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
 complete -c esker -n "__fish_esker_needs_command" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
 complete -c esker -n "__fish_esker_needs_command" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
 complete -c esker -n "__fish_esker_needs_command" -f -a "man" -d 'Write man pages'
@@ -261,6 +262,68 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand status" -l why -d 'Say what is wrong, and the next safe step'
 complete -c esker -n "__fish_esker_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand status" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "server" -d 'Issue a certificate for a node'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "show" -d 'Show what a certificate says'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l out -d 'Folder for it; made if it is not there' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l name -d 'Its name' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l days -d 'Days that it is valid' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l authority -d 'Folder of the authority; the certificate goes there too' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l host -d 'Host name or address that the node is reached under; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l name -d 'Name of the certificate and of its files' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l days -d 'Days that it is valid' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l authority -d 'Folder of the authority; the certificate goes there too' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l role -d 'What it may do over the admin API on TCP' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l volume -d 'Volumes it may open over NBD, like `vm-*`; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l days -d 'Days that it is valid' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l bundle -d 'Also put it into this new folder, with the file names that libnbd and QEMU look for' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "server" -d 'Issue a certificate for a node'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show what a certificate says'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand verify" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand verify" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand verify" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
@@ -346,16 +409,17 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand completions" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "man" -d 'Write man pages'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "man" -d 'Write man pages'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'
@@ -371,6 +435,10 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "prune" -d 'Delete the automatic snapshots that the volume\'s schedule does not need any more'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "server" -d 'Issue a certificate for a node'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "show" -d 'Show what a certificate says'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "superblock" -d 'All copies of the superblock'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "checkpoint" -d 'The newest checkpoint'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "segment" -d 'What a segment holds'

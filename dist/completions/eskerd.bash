@@ -23,7 +23,7 @@ _eskerd() {
 
     case "${cmd}" in
         eskerd)
-            opts="-h -V --data --config --store --store-size --cache-size --scrub-rate --snapshot-schedule --rewind --nbd --metrics --log-format --slow-request --check-config --dist --help --version"
+            opts="-h -V --data --config --store --store-size --cache-size --scrub-rate --snapshot-schedule --rewind --nbd --metrics --log-format --slow-request --tls-cert --tls-key --tls-ca --nbd-tls --nbd-socket-tls --check-config --no-sandbox --sandbox-probe --dist --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -74,6 +74,30 @@ _eskerd() {
                     return 0
                     ;;
                 --slow-request)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tls-cert)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tls-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tls-ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --nbd-tls)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --nbd-socket-tls)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sandbox-probe)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

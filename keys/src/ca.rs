@@ -8,15 +8,16 @@
 //! | `issued` | one line per certificate: serial, what for, name, last second of validity | all |
 //!
 //! Keys are on the curve P-256. A node's certificate is one of a server and of a client, for the hosts it
-//! names; a client's is of a client alone, and its name is what roles are given to. Serials are random,
+//! names; a client's is of a client alone, and says what it gives ([`crate::rights`]). Serials are random,
 //! 127 bits.
 
 use crate::error::KeyError;
 use crate::private::{self, failed, SECRET_BYTES_MAX};
 use crate::random;
+use crate::rights::Rights;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
@@ -55,6 +56,8 @@ pub struct Request {
     pub name: String,
     /// Names and addresses that a node is reached under; empty for a client.
     pub hosts: Vec<String>,
+    /// What it gives a client; nothing for a node.
+    pub rights: Rights,
     /// Days that it is valid.
     pub days: u32,
 }
@@ -70,6 +73,8 @@ pub struct Certificate {
     pub serial: String,
     /// Names and addresses it is for.
     pub hosts: Vec<String>,
+    /// What it gives its owner.
+    pub rights: Rights,
     /// Whether it may issue others.
     pub is_authority: bool,
     /// First second of its validity, since the Unix epoch.
@@ -206,6 +211,9 @@ impl Authority {
                     "a node's certificate needs a host name or address",
                 ))
             }
+            Role::Node if request.rights != Rights::default() => {
+                return Err(KeyError::config("a node's certificate gives no rights"))
+            }
             Role::Client if !hosts.is_empty() => {
                 return Err(KeyError::config(
                     "a client's certificate has no hosts; leave them out",
@@ -226,7 +234,12 @@ impl Authority {
                 let names = CertificateParams::new(hosts.clone()).map_err(odd)?;
                 params.subject_alt_names = names.subject_alt_names;
             }
-            Role::Client => {}
+            Role::Client => {
+                for name in request.rights.names()? {
+                    let name = name.try_into().map_err(odd)?;
+                    params.subject_alt_names.push(SanType::URI(name));
+                }
+            }
         }
         Ok(params)
     }
@@ -276,6 +289,7 @@ pub fn inspect(path: &Path) -> Result<Certificate, KeyError> {
         issuer: common_name(parsed.issuer()),
         serial: hex(parsed.raw_serial()),
         hosts: hosts.collect(),
+        rights: Rights::of(&der)?,
         is_authority: parsed.is_ca(),
         not_before_unix: parsed.validity().not_before.timestamp(),
         not_after_unix: parsed.validity().not_after.timestamp(),

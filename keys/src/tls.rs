@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -32,7 +32,7 @@ pub(crate) struct TlsFiles {
 impl TlsFiles {
     fn config(&self) -> Result<ClientConfig, KeyError> {
         let mut roots = RootCertStore::empty();
-        for certificate in self.certificates("ca_file", &self.ca_file)? {
+        for certificate in certificates(&self.named("ca_file"), &self.ca_file)? {
             let added = roots.add(certificate);
             added.map_err(|e| self.wrong("ca_file", &self.ca_file, &e.to_string()))?;
         }
@@ -44,7 +44,7 @@ impl TlsFiles {
         let Some((cert_file, key_file)) = &self.client else {
             return Ok(builder.with_no_client_auth());
         };
-        let chain = self.certificates("cert_file", cert_file)?;
+        let chain = certificates(&self.named("cert_file"), cert_file)?;
         let bytes = private::secret(&format!("{}.key_file", self.prefix), key_file)?;
         let key = PrivateKeyDer::from_pem_slice(&bytes)
             .map_err(|_| self.wrong("key_file", key_file, "no private key in PEM"))?;
@@ -52,23 +52,31 @@ impl TlsFiles {
         config.map_err(|e| self.wrong("cert_file", cert_file, &e.to_string()))
     }
 
-    fn certificates(
-        &self,
-        key: &str,
-        path: &PathBuf,
-    ) -> Result<Vec<CertificateDer<'static>>, KeyError> {
-        let all = CertificateDer::pem_file_iter(path);
-        let all = all.and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let all = all.map_err(|e| self.wrong(key, path, &e.to_string()))?;
-        match all.is_empty() {
-            true => Err(self.wrong(key, path, "no certificate in PEM")),
-            false => Ok(all),
-        }
+    fn named(&self, key: &str) -> String {
+        format!("{}.{key}", self.prefix)
     }
 
-    fn wrong(&self, key: &str, path: &std::path::Path, what: &str) -> KeyError {
-        KeyError::config(format!("{}.{key}: {}: {what}", self.prefix, path.display()))
+    fn wrong(&self, key: &str, path: &Path, what: &str) -> KeyError {
+        wrong(&self.named(key), path, what)
     }
+}
+
+/// The certificates of a PEM file, at least one; `key` is that of the configuration.
+pub(crate) fn certificates(
+    key: &str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, KeyError> {
+    let all = CertificateDer::pem_file_iter(path);
+    let all = all.and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all = all.map_err(|e| wrong(key, path, &e.to_string()))?;
+    match all.is_empty() {
+        true => Err(wrong(key, path, "no certificate in PEM")),
+        false => Ok(all),
+    }
+}
+
+fn wrong(key: &str, path: &Path, what: &str) -> KeyError {
+    KeyError::config(format!("{key}: {}: {what}", path.display()))
 }
 
 /// Connects to `host` and `port`, with TLS if `tls` is given. `server` is how errors call it.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 use esker_keys::ca::{inspect, Authority, Request, Role};
-use esker_keys::KeyErrorKind;
+use esker_keys::{KeyErrorKind, Rights};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -20,6 +20,7 @@ fn request(role: Role, name: &str, hosts: &[&str], days: u32) -> Request {
         role,
         name: name.into(),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        rights: Rights::default(),
         days,
     }
 }

@@ -1,12 +1,13 @@
 //! The handshake: greeting, client flags, options, until an export is attached.
 
+use crate::access::{Access, TlsPolicy};
 use crate::export::{ContextsAsked, Export, ExportError};
 use crate::headers::Headers;
 use crate::input::Input;
 use crate::limits::{HANDSHAKE_OPTIONS_MAX, OPTION_BYTES_MAX, OPTION_DISCARD_BYTES_MAX};
 use crate::option::{
-    self, acknowledge, export_name, info, list, refuse, ExportQuery, Outcome, PayloadRule,
-    QueryForm, Refusal,
+    self, acknowledge, export_name, info, list, refuse, starttls, ExportQuery, Outcome,
+    PayloadRule, QueryForm, Refusal,
 };
 use crate::output::Output;
 use crate::session::{Action, Closing, Step};
@@ -26,6 +27,11 @@ pub(crate) struct Handshake {
     /// The metadata contexts selected last, and the export they are of, by its canonical name.
     selected: Option<(Arc<str>, Vec<Arc<str>>)>,
     options_seen: usize,
+    tls: TlsPolicy,
+    /// TLS is established.
+    is_secured: bool,
+    /// What the client may know of.
+    access: Access,
 }
 
 /// What comes next.
@@ -45,6 +51,8 @@ enum State {
         left: usize,
         refusal: Option<Refusal>,
     },
+    /// The caller owes TLS.
+    Tls,
     /// The caller owes the list of exports.
     List,
     /// The caller owes an export.
@@ -80,6 +88,28 @@ impl Handshake {
             headers: Headers::default(),
             selected: None,
             options_seen: 0,
+            tls: TlsPolicy::Off,
+            is_secured: false,
+            access: Access::all(),
+        }
+    }
+
+    /// From now on the client is offered TLS, or needs it.
+    pub(crate) fn offer_tls(&mut self, policy: TlsPolicy) {
+        self.tls = policy;
+    }
+
+    /// True between the acknowledgement of `NBD_OPT_STARTTLS` and [`Self::secured`].
+    pub(crate) fn awaits_tls(&self) -> bool {
+        matches!(self.state, State::Tls)
+    }
+
+    /// TLS is established, with a client that may know of so much. Ignored when it was not asked for.
+    pub(crate) fn secured(&mut self, access: Access) {
+        if self.awaits_tls() {
+            self.state = State::OptionHeader;
+            self.is_secured = true;
+            self.access = access;
         }
     }
 
@@ -109,7 +139,7 @@ impl Handshake {
                     return Step::Wait;
                 }
                 let (code, bytes) = (*code, std::mem::take(bytes));
-                self.run(code, &bytes, output, shutting_down)
+                self.run(code, &bytes, input.len(), output, shutting_down)
             }
             State::Discard {
                 code,
@@ -121,11 +151,11 @@ impl Handshake {
                     return Step::Wait;
                 }
                 match (*code, refusal.take()) {
-                    (code, None) => self.run(code, &[], output, shutting_down),
+                    (code, None) => self.run(code, &[], input.len(), output, shutting_down),
                     (code, Some(refusal)) => self.refuse(code, refusal, output),
                 }
             }
-            State::List | State::Export(_) => Step::Wait,
+            State::Tls | State::List | State::Export(_) => Step::Wait,
         }
     }
 
@@ -163,6 +193,10 @@ impl Handshake {
         if length > OPTION_DISCARD_BYTES_MAX {
             return violation(format!("option {code} announces {length} bytes"));
         }
+        let needs_tls = self.tls == TlsPolicy::Require && !self.is_secured;
+        if needs_tls && code == wire::option::EXPORT_NAME {
+            return violation("NBD_OPT_EXPORT_NAME without TLS".to_owned());
+        }
         if code == wire::option::SET_META_CONTEXT {
             self.selected = None; // also when it fails, for whatever reason
         }
@@ -171,7 +205,12 @@ impl Handshake {
             left: length,
             refusal,
         };
-        self.state = match option::payload_rule(code) {
+        let is_exempt = matches!(code, wire::option::STARTTLS | wire::option::ABORT);
+        self.state = match self.payload_rule(code) {
+            _ if needs_tls && !is_exempt => discard(Some(Refusal {
+                kind: option_reply::ERR_TLS_REQD,
+                text: "this server needs TLS: begin with NBD_OPT_STARTTLS",
+            })),
             PayloadRule::Arguments if length <= OPTION_BYTES_MAX => State::Payload {
                 code,
                 length,
@@ -192,7 +231,22 @@ impl Handshake {
         Step::Again
     }
 
-    fn run(&mut self, code: u32, payload: &[u8], output: &mut Output, shutting_down: bool) -> Step {
+    fn payload_rule(&self, code: u32) -> PayloadRule {
+        match code {
+            wire::option::STARTTLS if self.tls != TlsPolicy::Off => PayloadRule::Empty,
+            _ => option::payload_rule(code),
+        }
+    }
+
+    /// Runs an option; `rest` is the number of bytes that have arrived behind it.
+    fn run(
+        &mut self,
+        code: u32,
+        payload: &[u8],
+        rest: usize,
+        output: &mut Output,
+        shutting_down: bool,
+    ) -> Step {
         self.state = State::OptionHeader;
         if shutting_down && code == wire::option::EXPORT_NAME {
             return Step::Close(Closing::shutdown());
@@ -206,10 +260,32 @@ impl Handshake {
             );
             return Step::Again;
         }
-        match option::run(code, payload, self.headers) {
+        let outcome = match code {
+            wire::option::STARTTLS => starttls::run(self.tls, self.is_secured, rest),
+            _ => option::run(code, payload, self.headers),
+        };
+        match outcome {
             Outcome::List => {
                 self.state = State::List;
                 Step::Act(Action::ListExports)
+            }
+            Outcome::StartTls => {
+                acknowledge(output, code);
+                // What was said without protection counts for nothing.
+                (self.headers, self.selected) = (Headers::default(), None);
+                self.state = State::Tls;
+                Step::Act(Action::StartTls)
+            }
+            Outcome::Export(query) if !self.access.permits(&query.name) => {
+                let text = match query.name.is_empty() {
+                    true => "name a volume: this client's certificate is for some volumes only",
+                    false => "this client's certificate is not for that volume",
+                };
+                let error = ExportError::Policy(text.to_owned());
+                match Self::unavailable(&query, &error, output) {
+                    Answered::Close(closing) => Step::Close(closing),
+                    Answered::Stay | Answered::Attached { .. } => Step::Again,
+                }
             }
             Outcome::Export(query) => {
                 let (name, attach) = (query.name.clone(), query.form.attaches());
@@ -245,7 +321,8 @@ impl Handshake {
     pub(crate) fn list_exports(&mut self, exports: &[(String, u64)], output: &mut Output) {
         if matches!(self.state, State::List) {
             self.state = State::OptionHeader;
-            list::answer(output, exports);
+            let permitted = exports.iter().filter(|(name, _)| self.access.permits(name));
+            list::answer(output, permitted);
         }
     }
 

@@ -17,8 +17,13 @@
 //!    nor `poll` while too much of it is waiting.
 //! 5. [`Action::Close`] comes once and last. The output that remains is sent, then the connection is
 //!    closed. Requests still unanswered need no completion then; one that comes is ignored.
-//! 6. A session may be dropped at any time, and moved to another thread at any time.
+//! 6. [`Action::StartTls`] comes only after [`Session::offer_tls`]. The output so far is sent as it is;
+//!    from then on bytes go through TLS both ways. Whatever arrived and was not given to `receive` yet
+//!    belongs to TLS. Once its handshake is done, [`Session::secured`] follows. When it fails, the
+//!    connection is closed.
+//! 7. A session may be dropped at any time, and moved to another thread at any time.
 
+mod access;
 mod errno;
 mod export;
 mod filter;
@@ -36,6 +41,7 @@ mod transmission;
 mod validate;
 pub mod wire;
 
+pub use access::{Access, TlsPolicy};
 pub use export::{ContextsAsked, Export, ExportError};
 pub use limits::{
     SessionLimits, CONTEXTS_SELECTED_MAX, EXPORT_NAME_BYTES_MAX, HANDSHAKE_OPTIONS_MAX,

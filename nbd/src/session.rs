@@ -1,5 +1,6 @@
 //! One client's session: its phases, and the calls its owner makes.
 
+use crate::access::{Access, TlsPolicy};
 use crate::export::{ContextsAsked, Export, ExportError};
 use crate::handshake::{Answered, Handshake};
 use crate::input::Input;
@@ -13,6 +14,8 @@ use esker_base::num::to_u32_saturating;
 /// What a session needs from its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Send the output, then begin TLS; see [`Session::secured`].
+    StartTls,
     /// The list of exports; see [`Session::list_exports`].
     ListExports,
     /// An export by the name the client gave; see [`Session::export`].
@@ -121,8 +124,29 @@ impl Session {
         }
     }
 
+    /// Offers TLS, or demands it. To be called before anything is received.
+    pub fn offer_tls(&mut self, policy: TlsPolicy) {
+        if let Phase::Handshake(handshake) = &mut self.phase {
+            handshake.offer_tls(policy);
+        }
+    }
+
+    /// Answers [`Action::StartTls`]: TLS is established, with a client that may see and open these
+    /// exports. Ignored when it is not due.
+    pub fn secured(&mut self, access: Access) {
+        if let Phase::Handshake(handshake) = &mut self.phase {
+            handshake.secured(access);
+        }
+    }
+
     /// Takes bytes from the client, in order and in any split. They wait until [`Session::poll`].
+    /// Between [`Action::StartTls`] and [`Session::secured`] there are none that could be trusted: any
+    /// end the session.
     pub fn receive(&mut self, data: Bytes) {
+        if matches!(&self.phase, Phase::Handshake(handshake) if handshake.awaits_tls()) {
+            let reason = "bytes without TLS after NBD_OPT_STARTTLS".to_owned();
+            self.phase = Phase::Closing(Closing::violation(reason));
+        }
         if self.is_open() {
             self.input.push(data);
         }

@@ -96,8 +96,9 @@ impl Node {
     }
 
     /// A client connected.
-    pub(crate) fn connected(&mut self, id: ConnId, transport: Transport) {
+    pub(crate) fn connected(&mut self, id: ConnId, transport: Transport, tls: nbd::TlsPolicy) {
         let mut session = nbd::Session::new(self.config.session_limits.clone());
+        session.offer_tls(tls);
         if self.phase != Phase::Serving && self.phase != Phase::Opening {
             session.shutdown();
         }
@@ -117,6 +118,15 @@ impl Node {
             self.answer_adopted(id, &name);
         }
         self.conns_dirty.insert(id);
+    }
+
+    /// TLS is established.
+    pub(crate) fn secured(&mut self, id: ConnId, access: nbd::Access) {
+        if let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.closing) {
+            tracing::debug!(conn = id.0, ?access, "TLS is established");
+            conn.session.secured(access);
+            self.conns_dirty.insert(id);
+        }
     }
 
     /// Bytes arrived.
@@ -239,6 +249,10 @@ impl Node {
             };
             self.count(id);
             match action {
+                nbd::Action::StartTls => {
+                    self.send_output(id, effects);
+                    effects.push(Effect::StartTls { conn: id });
+                }
                 nbd::Action::ListExports => {
                     let list = self.listed_exports();
                     if let Some(conn) = self.conns.get_mut(&id) {

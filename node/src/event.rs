@@ -66,6 +66,16 @@ pub enum Event {
         conn: ConnId,
         /// How.
         transport: Transport,
+        /// What the listener does with TLS.
+        tls: esker_nbd::TlsPolicy,
+    },
+    /// TLS is established on a connection ([`Effect::StartTls`]); what it receives from now on came
+    /// through it.
+    Secured {
+        /// Which.
+        conn: ConnId,
+        /// What its client may see and open.
+        access: esker_nbd::Access,
     },
     /// A connection that another store's loop had accepted and handed over (see
     /// [`Effect::HandOver`]); its session waits for an answer about an export of this store.
@@ -164,6 +174,12 @@ pub enum Effect {
         conn: ConnId,
         /// Why, for the log.
         reason: String,
+    },
+    /// Begin TLS on a connection, as its server, after what was sent so far: [`Event::Secured`] follows,
+    /// or [`Event::Disconnected`]. What was received and not told yet belongs to TLS.
+    StartTls {
+        /// Which.
+        conn: ConnId,
     },
     /// Move a connection to the loop of another store of this node: give its socket and this
     /// session to that loop, which gets [`Event::Adopted`]. Bytes received later go there too.

@@ -24,6 +24,7 @@ mod sums;
 mod turns;
 mod volume;
 
+pub use esker_nbd::{Access, TlsPolicy};
 pub use event::{AdminToken, Effect, Event, ExportInfo, PeerFrame, Transport};
 pub use node::{Node, NodeConfig};
 

@@ -281,7 +281,12 @@ impl Node {
                 self.tell_engine(engine_event::Event::Disk { io, result })
             }
             Event::Timer => self.timer = None,
-            Event::Connected { conn, transport } => self.connected(conn, transport),
+            Event::Connected {
+                conn,
+                transport,
+                tls,
+            } => self.connected(conn, transport, tls),
+            Event::Secured { conn, access } => self.secured(conn, access),
             Event::Adopted {
                 conn,
                 transport,

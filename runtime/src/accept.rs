@@ -136,7 +136,7 @@ impl Acceptor {
             return; // dropping the descriptor closes the connection
         }
         let transport = listener.transport_of(fd.as_fd());
-        net.connect(fd, transport, events);
+        net.connect(fd, transport, listener.tls(), events);
     }
 
     /// Stops listening: each listener is closed as soon as the kernel has let go of it.

@@ -1,10 +1,12 @@
 //! One client connection: its queue of output and where it is between open and gone.
 
+use crate::net::Events;
 use crate::ring::{OpKey, VECTORS_MAX};
+use crate::tls::Tls;
 use bytes::{Buf, Bytes};
-use esker_base::Moment;
+use esker_base::{ConnId, Moment};
 use esker_nbd::Session;
-use esker_node::Transport;
+use esker_node::{Event, Transport};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
@@ -68,6 +70,8 @@ pub(crate) struct Connection {
     /// The send in flight: at most one, which keeps the order.
     pub(crate) send: Option<OpKey>,
     pub(crate) queue: SendQueue,
+    /// From its handshake on.
+    pub(crate) tls: Option<Box<Tls>>,
     pub(crate) is_paused: bool,
     /// What a receive that was in flight at a pause brought.
     pub(crate) held: Option<Bytes>,
@@ -168,6 +172,7 @@ impl Connection {
             receive: None,
             send: None,
             queue: SendQueue::default(),
+            tls: None,
             is_paused: false,
             held: None,
             is_at_end: false,
@@ -190,6 +195,21 @@ impl Connection {
             }
         } else {
             self.small_receives = 0;
+        }
+    }
+
+    /// Takes what the client said.
+    pub(crate) fn receive(&mut self, conn: ConnId, data: Bytes, events: &mut Events) {
+        match &mut self.phase {
+            Phase::Open if self.is_paused => {
+                self.held = Some(match self.held.take() {
+                    None => data,
+                    Some(first) => [first, data].concat().into(),
+                });
+            }
+            Phase::Open => events.push_back(Event::Received { conn, data }),
+            Phase::Leaving(leaving) => leaving.unread.push(data),
+            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Dead => {}
         }
     }
 

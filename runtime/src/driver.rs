@@ -12,9 +12,10 @@ use crate::ring::{Completion, Op, OpKey, Owner, Ring};
 use crate::store_file::StoreFile;
 use crate::sync_way::SyncWay;
 use crate::timer::{self, Timer};
+use crate::tls::TlsSlot;
 use esker_base::num::to_usize;
 use esker_base::{limits, AlignedBuf, DiskOp, IoId, Moment, WallClock};
-use esker_node::{Effect, Event, Machine};
+use esker_node::{Effect, Event, Machine, TlsPolicy};
 use rustix::event::EventfdFlags;
 use std::os::fd::AsRawFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -44,6 +45,8 @@ pub struct LoopConfig {
     pub staged_bytes_max: usize,
     /// Connections of the node past which new ones are closed at once.
     pub connections_max: usize,
+    /// What new TLS connections are served with.
+    pub tls: TlsSlot,
     /// Where to record all disk operations and client bytes, for tests of power cuts.
     pub record: Option<PathBuf>,
 }
@@ -59,6 +62,7 @@ impl LoopConfig {
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
             staged_bytes_max: 0,
             connections_max: limits::NODE_CONNECTIONS_MAX,
+            tls: TlsSlot::default(),
             record: None,
         }
     }
@@ -206,6 +210,7 @@ impl<'a> Driver<'a> {
                 Arc::clone(&shared),
                 name.clone(),
                 config.receive_buffer_bytes,
+                config.tls.clone(),
             ),
             acceptor: Acceptor::new(listeners, config.connections_max, Arc::clone(&shared), name),
             disk: Disk::new(store.size_bytes(), config.staged_bytes_max),
@@ -407,18 +412,20 @@ impl<'a> Driver<'a> {
                 // Dropping the socket of a loop that ends closes it.
                 Inbound::NewConnection(..) | Inbound::Adopt { .. } if !is_running => {}
                 Inbound::NewConnection(fd, transport) => {
-                    self.net.connect(fd, transport, &mut self.events);
+                    let tls = TlsPolicy::Off; // it did not come from a listener
+                    self.net.connect(fd, transport, tls, &mut self.events);
                 }
                 Inbound::Adopt {
                     fd,
                     transport,
                     session,
+                    tls,
                     unread,
                     unsent,
                 } => {
-                    let bytes = (unread, unsent);
+                    let way = (tls, unread, unsent);
                     self.net
-                        .adopt(fd, transport, session, bytes, &mut self.events);
+                        .adopt(fd, transport, session, way, &mut self.events);
                 }
             }
         }
@@ -450,6 +457,7 @@ impl<'a> Driver<'a> {
             Effect::Close { conn, reason } => {
                 self.net.close(conn, reason, now, &mut self.events);
             }
+            Effect::StartTls { conn } => self.net.start_tls(conn, now, &mut self.events),
             Effect::HandOver {
                 conn,
                 store,

@@ -1,6 +1,7 @@
 //! What goes into a loop from other threads and what comes out of it.
 
 use crate::disk::DiskCounts;
+use crate::tls::Tls;
 use bytes::Bytes;
 use esker_base::{ConnId, NodeId};
 use esker_nbd::Session;
@@ -31,9 +32,11 @@ pub enum Inbound {
         transport: Transport,
         /// The session as the other loop left it.
         session: Box<Session>,
+        /// Its TLS, if it has begun.
+        tls: Option<Box<Tls>>,
         /// Bytes that were received and not given to the other machine, in order.
         unread: Vec<Bytes>,
-        /// Bytes the other machine sent that the kernel has not taken yet, in order.
+        /// Bytes the other machine sent that the kernel has not taken yet, in order; sealed with TLS.
         unsent: Vec<Bytes>,
     },
     /// The state of the loop, for tests and for the log.

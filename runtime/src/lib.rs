@@ -20,6 +20,7 @@ mod ring;
 mod store_file;
 mod sync_way;
 pub mod timer;
+mod tls;
 
 pub use disk::DiskCounts;
 pub use driver::{spawn, LoopConfig, OutboundFn, RECEIVE_BUFFER_BYTES, RING_ENTRIES};
@@ -32,3 +33,4 @@ pub use listener::Listener;
 pub use net::{CLOSE_DRAIN_TIME_MAX, LINGER_TIME_MAX, SEND_QUEUE_BYTES_MAX};
 pub use record::{TraceEvent, TraceReader};
 pub use store_file::StoreFile;
+pub use tls::{Tls, TlsServer, TlsSlot};

@@ -2,7 +2,7 @@
 //! the start, and given to the loop of store 0.
 
 use crate::error::RuntimeError;
-use esker_node::Transport;
+use esker_node::{TlsPolicy, Transport};
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
@@ -24,6 +24,7 @@ pub struct Listener {
     socket: Socket,
     text: String,
     is_unix: bool,
+    tls: TlsPolicy,
     /// The socket file to remove at the end, with its inode: a successor's file is not touched.
     file: Option<(PathBuf, u64)>,
 }
@@ -60,6 +61,7 @@ impl Listener {
             socket,
             text,
             is_unix: true,
+            tls: TlsPolicy::Off,
             file: Some((path.to_path_buf(), inode)),
         })
     }
@@ -94,6 +96,7 @@ impl Listener {
             socket,
             text,
             is_unix: false,
+            tls: TlsPolicy::Off,
             file: None,
         })
     }
@@ -122,8 +125,22 @@ impl Listener {
             socket,
             text,
             is_unix: address.is_unix(),
+            tls: TlsPolicy::Off,
             file: None,
         })
+    }
+
+    /// Serves TLS like this to whoever connects here.
+    #[must_use]
+    pub fn with_tls(mut self, policy: TlsPolicy) -> Self {
+        self.tls = policy;
+        self
+    }
+
+    /// What is done with TLS here.
+    #[must_use]
+    pub fn tls(&self) -> TlsPolicy {
+        self.tls
     }
 
     /// The address as text: `unix:PATH`, or `HOST:PORT` with the port that was really bound.

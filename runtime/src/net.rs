@@ -6,10 +6,11 @@
 use crate::connection::{Connection, Leaving, Phase};
 use crate::handle::{ConnectionStatus, Inbound, Shared};
 use crate::ring::{Completion, Op, Owner, ReceiveBuffers, Ring, Vectors};
+use crate::tls::{End, Tls, TlsSlot};
 use bytes::Bytes;
 use esker_base::{limits, ConnId, Moment};
 use esker_nbd::Session;
-use esker_node::{Event, Transport};
+use esker_node::{Event, TlsPolicy, Transport};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::Shutdown;
@@ -38,6 +39,7 @@ pub(crate) struct Net {
     touched: Vec<ConnId>,
     deadlines: BinaryHeap<Reverse<(Moment, ConnId)>>,
     buffers: ReceiveBuffers,
+    tls: TlsSlot,
     shared: Arc<Shared>,
     name: String,
 }
@@ -46,7 +48,12 @@ pub(crate) struct Net {
 pub(crate) type Events = VecDeque<Event>;
 
 impl Net {
-    pub(crate) fn new(shared: Arc<Shared>, name: String, receive_buffer_bytes: usize) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        name: String,
+        receive_buffer_bytes: usize,
+        tls: TlsSlot,
+    ) -> Self {
         // The store's index is part of each id, so that ids are unique in the node.
         let next_conn = (esker_base::num::to_u64(shared.store_index) << 48) + 1;
         Self {
@@ -55,15 +62,26 @@ impl Net {
             touched: Vec::new(),
             deadlines: BinaryHeap::new(),
             buffers: ReceiveBuffers::new(receive_buffer_bytes),
+            tls,
             shared,
             name,
         }
     }
 
     /// Takes in a connected socket.
-    pub(crate) fn connect(&mut self, fd: OwnedFd, transport: Transport, events: &mut Events) {
+    pub(crate) fn connect(
+        &mut self,
+        fd: OwnedFd,
+        transport: Transport,
+        tls: TlsPolicy,
+        events: &mut Events,
+    ) {
         let conn = self.add(fd, &transport);
-        events.push_back(Event::Connected { conn, transport });
+        events.push_back(Event::Connected {
+            conn,
+            transport,
+            tls,
+        });
     }
 
     /// Takes in a connection of another loop, with the bytes that were on their way.
@@ -72,11 +90,12 @@ impl Net {
         fd: OwnedFd,
         transport: Transport,
         session: Box<Session>,
-        (unread, unsent): (Vec<Bytes>, Vec<Bytes>),
+        (tls, unread, unsent): (Option<Box<Tls>>, Vec<Bytes>, Vec<Bytes>),
         events: &mut Events,
     ) {
         let conn = self.add(fd, &transport);
         if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.tls = tls;
             connection.queue.push_unanswered(unsent);
             connection.held = Some(joined(unread)).filter(|data| !data.is_empty());
         }
@@ -95,7 +114,13 @@ impl Net {
             Phase::Open
             | Phase::Closing {
                 is_asked: false, ..
-            } => connection.queue.push(bufs),
+            } => {
+                let bufs = match &mut connection.tls {
+                    None => bufs,
+                    Some(tls) => tls.seal(&bufs),
+                };
+                connection.queue.push(bufs);
+            }
             _ => return,
         }
         if connection.queue.bytes() > SEND_QUEUE_BYTES_MAX {
@@ -122,7 +147,70 @@ impl Net {
     pub(crate) fn close(&mut self, conn: ConnId, reason: String, now: Moment, events: &mut Events) {
         let is_received = |e: &Event| matches!(e, Event::Received { conn: of, .. } if *of == conn);
         events.retain(|event| !is_received(event));
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            if let Some(tls) = &mut connection.tls {
+                let bytes = tls.close();
+                connection.queue.push_unanswered(vec![bytes]);
+            }
+        }
         self.begin_close(conn, reason, true, now);
+    }
+
+    /// Begins TLS on a connection.
+    pub(crate) fn start_tls(&mut self, conn: ConnId, now: Moment, events: &mut Events) {
+        let tls = Tls::new(&self.tls);
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
+        match tls {
+            Ok(tls) => connection.tls = Some(Box::new(tls)),
+            Err(why) => return self.begin_close(conn, format!("TLS: {why}"), false, now),
+        }
+        // What has come meanwhile was meant for TLS, or was put there by somebody else: never plaintext.
+        let mut early = take_received(conn, events);
+        early.extend(connection.held.take());
+        for data in early {
+            self.open(conn, &data, now, events);
+        }
+    }
+
+    /// Takes bytes of a connection with TLS.
+    fn open(&mut self, conn: ConnId, data: &[u8], now: Moment, events: &mut Events) {
+        self.touch(conn);
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
+        let Some(tls) = &mut connection.tls else {
+            return;
+        };
+        let opened = tls.open(data);
+        let may_send = match connection.phase {
+            Phase::Open | Phase::Leaving(_) => true,
+            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Dead => false,
+        };
+        if may_send {
+            connection.queue.push_unanswered(vec![opened.answer]);
+        }
+        if let (Some(access), Phase::Open) = (opened.secured, &connection.phase) {
+            events.push_back(Event::Secured { conn, access });
+        }
+        if !opened.plaintext.is_empty() {
+            connection.receive(conn, opened.plaintext.into(), events);
+        }
+        match opened.end {
+            None => {}
+            Some(End::Closed) => {
+                connection.is_at_end = true;
+                if matches!(connection.phase, Phase::Open) {
+                    self.begin_close(conn, "end of stream".into(), false, now);
+                }
+            }
+            Some(End::Failed(why)) => {
+                connection.is_at_end = true;
+                tracing::info!("{}: connection {conn}: {why}", self.name);
+                self.begin_close(conn, why, false, now);
+            }
+        }
     }
 
     /// Hands a connection to the loop of another store.
@@ -203,6 +291,12 @@ impl Net {
             }
             Ok(length) => {
                 connection.learn_of_receive(length, buf.len());
+                connection.tries = 0;
+                if connection.tls.is_some() {
+                    self.open(conn, &buf[..length], now, events);
+                    self.buffers.give_back(buf);
+                    return;
+                }
                 self.buffers.hand_up(buf, length)
             }
             Err(errno) => {
@@ -210,13 +304,7 @@ impl Net {
                 return self.failed(conn, errno, events);
             }
         };
-        connection.tries = 0;
-        match &mut connection.phase {
-            Phase::Open if connection.is_paused => connection.held = Some(data),
-            Phase::Open => events.push_back(Event::Received { conn, data }),
-            Phase::Leaving(leaving) => leaving.unread.push(data),
-            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Dead => {}
-        }
+        connection.receive(conn, data, events);
     }
 
     /// Takes the completion of a send.
@@ -378,6 +466,7 @@ impl Net {
             fd: connection.fd,
             transport,
             session,
+            tls: connection.tls,
             unread,
             unsent,
         };
@@ -484,14 +573,23 @@ impl Net {
     }
 }
 
-/// Removes all events that name this connection; returns the bytes they had received.
-fn forget(conn: ConnId, events: &mut Events) -> Vec<Bytes> {
+/// Removes what a connection has received from the events.
+fn take_received(conn: ConnId, events: &mut Events) -> Vec<Bytes> {
     let mut received = Vec::new();
     events.retain(|event| match event {
         Event::Received { conn: of, data } if *of == conn => {
             received.push(data.clone());
             false
         }
+        _ => true,
+    });
+    received
+}
+
+/// Removes all events that name this connection; returns the bytes they had received.
+fn forget(conn: ConnId, events: &mut Events) -> Vec<Bytes> {
+    let received = take_received(conn, events);
+    events.retain(|event| match event {
         Event::Sent { conn: of } | Event::Disconnected { conn: of, .. } => *of != conn,
         _ => true,
     });

@@ -34,6 +34,7 @@ impl Direct {
         let mut close = None;
         while let Some(action) = session.poll() {
             match action {
+                Action::StartTls => unreachable!("TLS is not offered"),
                 Action::ListExports => session.list_exports(&[("v".into(), self.size_bytes)]),
                 Action::Export { .. } => session.export(Ok(Export {
                     name: "v".into(),

@@ -9,7 +9,7 @@ use esker_daemon::admin::{AdminService, AdminSocket};
 use esker_daemon::identity::Identity;
 use esker_daemon::store::{Backend, Ended, ReplySender, StoreHandle, StoreState};
 use esker_daemon::stores::Stores;
-use esker_daemon::uri::Endpoints;
+use esker_daemon::uri::{Endpoints, TcpEndpoint};
 use esker_engine::meters::EngineSample;
 use esker_node::admin::{
     AdminError, AdminReply, AdminRequest, ScrubPage, SnapshotPage, SpaceReport, StatusReport,
@@ -249,7 +249,10 @@ impl FakeNode {
         let socket = AdminSocket::bind(&path, &data.join("admin.sock.new")).unwrap();
         let endpoints = Endpoints {
             socket: "/data/nbd.sock".into(),
-            tcp: vec!["127.0.0.1:10809".into()],
+            tcp: vec![TcpEndpoint {
+                address: "127.0.0.1:10809".into(),
+                needs_tls: false,
+            }],
         };
         let service = AdminService::new(self.stores(), IDENTITY, endpoints);
         socket.publish(&path).unwrap().serve(service).await.unwrap();

@@ -1,7 +1,7 @@
 //! The configuration file, and the sizes and addresses in it.
 
 use esker_api::size;
-use esker_daemon::config::{Config, ConfigError, ListenOn};
+use esker_daemon::config::{Config, ConfigError, ListenOn, NbdOn};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -16,8 +16,13 @@ pub(crate) fn run(data: &[u8]) {
             assert!(config
                 .store_size_bytes
                 .is_none_or(|bytes| bytes > 0 && bytes % 4096 == 0));
-            for listen in config.nbd.iter().chain([&config.metrics]) {
-                assert_eq!(ListenOn::from_str(&listen.to_string()).as_ref(), Ok(listen));
+            let metrics = &config.metrics;
+            assert_eq!(
+                ListenOn::from_str(&metrics.to_string()).as_ref(),
+                Ok(metrics)
+            );
+            for nbd in &config.nbd {
+                assert_eq!(NbdOn::from_str(&nbd.to_string()).as_ref(), Ok(nbd));
             }
         }
         Err(error) => {

@@ -5,8 +5,9 @@ use crate::nbd_client::{to_u64, Negotiated, Sent};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use esker_nbd::{
-    Action, ContextsAsked, Export, ExportError, Extent, Operation, ReadPiece, Reply, Request,
-    RequestError, Session, SessionLimits, CONTEXTS_SELECTED_MAX, META_QUERIES_MAX,
+    Access, Action, ContextsAsked, Export, ExportError, Extent, Operation, ReadPiece, Reply,
+    Request, RequestError, Session, SessionLimits, TlsPolicy, CONTEXTS_SELECTED_MAX,
+    META_QUERIES_MAX,
 };
 use std::sync::Arc;
 
@@ -56,11 +57,16 @@ enum ClientStep<'a> {
     Shutdown,
     /// From here on so many bytes arrive at a time.
     Split(u16),
+    /// The owner offers TLS, or demands it; of clients with TLS some may open little.
+    OfferTls(u8),
 }
 
 struct Owner {
     session: Session,
     negotiated: Negotiated,
+    policy: TlsPolicy,
+    is_secured: bool,
+    access: Access,
     /// The client is in transmission.
     attached: bool,
     closed: bool,
@@ -80,6 +86,9 @@ pub(crate) fn run(data: &[u8]) {
     let mut owner = Owner {
         session: Session::new(LIMITS),
         negotiated: Negotiated::default(),
+        policy: TlsPolicy::Off,
+        is_secured: false,
+        access: Access::all(),
         attached: false,
         closed: false,
         waiting: Vec::new(),
@@ -154,6 +163,15 @@ impl Owner {
             ClientStep::Shutdown => {
                 self.session.shutdown();
                 self.settle();
+            }
+            ClientStep::OfferTls(how) => {
+                let all = [TlsPolicy::Off, TlsPolicy::Allow, TlsPolicy::Require];
+                self.policy = all[usize::from(how % 3)];
+                self.session.offer_tls(self.policy);
+                if !self.is_secured {
+                    let some = || Access::only(["v".into()]);
+                    self.access = if *how >= 0x80 { some() } else { Access::all() };
+                }
             }
             ClientStep::Split(bytes) => self.split = usize::from(*bytes).max(1),
         }
@@ -278,6 +296,13 @@ impl Owner {
             assert!(!self.closed, "an action after the end: {action:?}");
             self.read_own();
             match action {
+                Action::StartTls => {
+                    assert!(!self.is_secured, "TLS begins twice");
+                    self.is_secured = true;
+                    self.negotiated = Negotiated::default();
+                    // What the client has sent and the session has not seen belongs to TLS, and is none.
+                    self.session.secured(self.access.clone());
+                }
                 Action::ListExports => {
                     self.session
                         .list_exports(&[("v".into(), SIZE_BYTES), (String::new(), 0)]);
@@ -286,7 +311,13 @@ impl Owner {
                     name,
                     attach,
                     contexts,
-                } => self.export(&name, attach, &contexts),
+                } => {
+                    let is_served = self.is_secured || self.policy != TlsPolicy::Require;
+                    assert!(is_served, "{name} is asked for without TLS");
+                    let may = !self.is_secured || self.access.permits(&name);
+                    assert!(may, "{name} is for other clients");
+                    self.export(&name, attach, &contexts);
+                }
                 Action::Request(request) => {
                     check_request(&request);
                     self.waiting.push(request);

@@ -12,7 +12,7 @@ pub(crate) fn run() -> Outcome {
 
 /// Answers with one reply per export. A name longer than the protocol's strings cannot be told and
 /// is left out.
-pub(crate) fn answer(output: &mut Output, exports: &[(String, u64)]) {
+pub(crate) fn answer<'a>(output: &mut Output, exports: impl Iterator<Item = &'a (String, u64)>) {
     for (name, _size_bytes) in exports {
         if name.len() > STRING_BYTES_MAX {
             continue;

@@ -7,6 +7,7 @@ pub(crate) mod extended_headers;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod meta_context;
+pub(crate) mod starttls;
 pub(crate) mod structured_reply;
 pub(crate) mod unsupported;
 
@@ -36,6 +37,8 @@ pub(crate) enum Outcome {
     Export(ExportQuery),
     /// Acknowledge, and use these headers in transmission.
     Headers(Headers),
+    /// Acknowledge, and go on with TLS.
+    StartTls,
     /// Acknowledge, and end the session.
     Abort,
     /// Refuse, and go on.

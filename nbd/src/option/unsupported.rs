@@ -1,5 +1,4 @@
-//! Every option without a file of its own, `NBD_OPT_STARTTLS` included: its payload is dropped and
-//! the handshake goes on.
+//! Every option without a file of its own: its payload is dropped and the handshake goes on.
 
 use super::{Outcome, Refusal};
 use crate::wire::option_reply;

@@ -7,4 +7,5 @@ mod handshake;
 mod limits;
 mod splits;
 mod table;
+mod tls;
 mod transmission;

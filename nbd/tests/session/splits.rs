@@ -32,6 +32,7 @@ impl Owner {
         while let Some(action) = self.session.poll() {
             self.seen.push(action.clone());
             match action {
+                Action::StartTls => panic!("TLS is not offered"),
                 Action::ListExports => self.session.list_exports(&[("vol".to_owned(), 1 << 20)]),
                 Action::Export { name, .. } if name == "none" => {
                     self.session

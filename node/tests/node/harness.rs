@@ -186,7 +186,11 @@ impl World {
     pub fn connect(&mut self, number: u64) -> ConnId {
         let conn = ConnId(number);
         let transport = Transport::Unix;
-        self.events.push(Event::Connected { conn, transport });
+        self.events.push(Event::Connected {
+            conn,
+            transport,
+            tls: esker_node::TlsPolicy::Off,
+        });
         self.give(conn, Vec::from(3u32.to_be_bytes()));
         conn
     }

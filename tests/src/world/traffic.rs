@@ -120,7 +120,13 @@ impl World {
         };
         self.stats.did("connections");
         let conn = ConnId(id);
-        self.step_node(host, Event::Connected { conn, transport });
+        let tls = esker_node::TlsPolicy::Off;
+        let connected = Event::Connected {
+            conn,
+            transport,
+            tls,
+        };
+        self.step_node(host, connected);
     }
 
     fn request_something(&mut self, client: usize) {

@@ -463,6 +463,7 @@ impl World {
                 self.deliver_soon(conn.0);
             }
             Effect::Close { conn, reason } => self.close_effect(conn.0, &reason),
+            Effect::StartTls { .. } => self.violate("TLS begins where it is not offered".into()),
             Effect::HandOver { .. } => self.violate("a connection is handed over".into()),
             Effect::SetTimer { at } => {
                 let late = if self.rng.chance(100) {
