@@ -1,6 +1,6 @@
 //! The volumes as an operator knows them, and what is unsure about them after a crash.
 
-use super::oracle::Oracle;
+use super::oracle::{Frozen, Oracle};
 use super::snapshots::Kept;
 use esker_node::admin::{AdminRequest, VolumeReport};
 use std::collections::BTreeSet;
@@ -11,6 +11,13 @@ pub(crate) enum Change {
     Create {
         name: String,
         size_bytes: u64,
+    },
+    /// A volume that begins as this snapshot of another one; what that may hold.
+    Clone {
+        name: String,
+        volume: String,
+        snapshot: String,
+        frozen: Frozen,
     },
     Resize {
         size_bytes: u64,
@@ -56,6 +63,22 @@ pub(crate) struct Slot {
     pub gone: BTreeSet<String>,
 }
 
+impl Volume {
+    fn new(name: String, sizes: BTreeSet<u64>, oracle: Oracle, born: u64) -> Self {
+        Self {
+            name,
+            sizes,
+            oracle,
+            loss_asked: false,
+            born,
+            kept: Kept {
+                is_known: true,
+                ..Kept::default()
+            },
+        }
+    }
+}
+
 impl Slot {
     /// A name that was never used.
     pub fn fresh_name(&mut self, slot: usize) -> String {
@@ -71,19 +94,17 @@ impl Slot {
 
     /// A change was made.
     pub fn done(&mut self, change: Change, step: u64, oracle: impl FnOnce() -> Oracle) {
+        let born = self.names;
         match (change, &mut self.volume) {
             (Change::Create { name, size_bytes }, none) => {
-                *none = Some(Volume {
-                    name,
-                    sizes: BTreeSet::from([size_bytes]),
-                    oracle: oracle(),
-                    loss_asked: false,
-                    born: self.names,
-                    kept: Kept {
-                        is_known: true,
-                        ..Kept::default()
-                    },
-                });
+                let sizes = BTreeSet::from([size_bytes]);
+                *none = Some(Volume::new(name, sizes, oracle(), born));
+            }
+            (Change::Clone { name, frozen, .. }, none) => {
+                let mut oracle = oracle();
+                oracle.rolled_back(&frozen, true, step);
+                // As large as its origin was then: an attachment tells.
+                *none = Some(Volume::new(name, BTreeSet::new(), oracle, born));
             }
             (Change::Delete, any) => self.gone.extend(any.take().map(|v| v.name)),
             (Change::Resize { size_bytes }, Some(volume)) => {
@@ -105,6 +126,25 @@ impl Slot {
                 volume.kept.sure.extend(keep.map(|keep| (keep, left)));
             }
             (Change::Resize { .. } | Change::Rename { .. } | Change::Rollback { .. }, None) => {}
+        }
+    }
+
+    /// The logs of a restarted store are applied: whether a clone that nobody was told of is there.
+    pub fn look_for_clone(&mut self, reports: &[VolumeReport], step: u64, oracle: Oracle) {
+        let clone = |c: &Change| match c {
+            Change::Clone { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        // One that was asked of this process is answered by it.
+        let unsure = self.change.as_ref().filter(|(token, _)| *token == 0);
+        let Some(name) = unsure.and_then(|(_, c)| clone(c)) else {
+            return;
+        };
+        let change = self.change.take().map(|(_, change)| change);
+        if reports.iter().any(|r| r.name == name) {
+            change
+                .into_iter()
+                .for_each(|c| self.done(c, step, || oracle.clone()));
         }
     }
 
@@ -134,9 +174,15 @@ impl Slot {
             volume.sizes.insert(size_bytes);
         }
         match (&mut self.volume, report, unsure) {
+            // It is an entry of its origin's log, and that is not applied yet: unsure until it is.
+            (None, None, Some(change @ Change::Clone { .. })) => self.change = Some((0, change)),
             (None, None, _) => {}
             (None, Some(r), Some(Change::Create { name, size_bytes })) if r.name == name => {
                 self.done(Change::Create { name, size_bytes }, step, oracle);
+            }
+            (None, Some(r), Some(change @ Change::Clone { .. })) if matches!(&change, Change::Clone { name, .. } if *name == r.name) =>
+            {
+                self.done(change, step, oracle);
             }
             (None, Some(r), _) => return Err(format!("{} is back after its end", r.name)),
             (Some(_), None, Some(Change::Delete)) => self.volume = None,
@@ -171,6 +217,17 @@ pub(crate) fn request_of(change: &Change, name: &str) -> AdminRequest {
         Change::Create { name, size_bytes } => AdminRequest::VolumeCreate {
             name: name.clone(),
             size_bytes: *size_bytes,
+            labels: std::collections::BTreeMap::new(),
+        },
+        Change::Clone {
+            name,
+            volume,
+            snapshot,
+            ..
+        } => AdminRequest::VolumeClone {
+            volume: volume.clone(),
+            snapshot: snapshot.clone(),
+            name: name.clone(),
             labels: std::collections::BTreeMap::new(),
         },
         Change::Resize { size_bytes } => AdminRequest::VolumeResize {

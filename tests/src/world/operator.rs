@@ -81,7 +81,7 @@ impl World {
         self.ask_operator(host, request, Purpose::Info);
     }
 
-    fn want(&mut self, slot: usize, change: Change) {
+    pub(crate) fn want(&mut self, slot: usize, change: Change) {
         let s = &mut self.slots[slot];
         if s.volume.is_some() && s.change.is_none() {
             s.wanted = Some(change);
@@ -154,8 +154,14 @@ impl World {
             }
             if s.volume.is_none() && self.plan.nodes == 1 {
                 let name = self.slots[slot].fresh_name(slot);
-                let size_bytes = self.rng.range(4, self.plan.blocks_max) * 4096;
-                self.change(0, slot, Change::Create { name, size_bytes });
+                let change = match self.clone_of_another(&name) {
+                    Some(change) => change,
+                    None => {
+                        let size_bytes = self.rng.range(4, self.plan.blocks_max) * 4096;
+                        Change::Create { name, size_bytes }
+                    }
+                };
+                self.change(0, slot, change);
                 continue;
             }
             // Who is still being greeted may be overtaken: the node refuses whom it must.
@@ -275,7 +281,21 @@ impl World {
             },
             Purpose::Compare => self.compared(host, result.is_ok()),
             Purpose::Snapshot(asked) => self.snapshot_answered(host, asked, result),
-            Purpose::Rest => self.list_snapshots(),
+            Purpose::Rest => {
+                self.list_snapshots();
+                if self.plan.clones > 0 {
+                    self.ask_operator(host, AdminRequest::VolumeList, Purpose::Clones);
+                }
+            }
+            Purpose::Clones => {
+                if let (Ok(AdminReply::Volumes(reports)), false) = (result, self.hosts[host].fenced)
+                {
+                    let (oracle, step) = (self.new_oracle(), self.step);
+                    for slot in &mut self.slots {
+                        slot.look_for_clone(&reports, step, oracle.clone());
+                    }
+                }
+            }
             Purpose::Settle(asked) => self.settled(asked),
             Purpose::Change(slot) => self.changed(host, slot, result),
             Purpose::Replica => {
@@ -314,6 +334,7 @@ impl World {
             Ok(_) => {
                 self.stats.did(match &change {
                     Change::Create { .. } => "volumes created",
+                    Change::Clone { .. } => "volumes cloned",
                     Change::Resize { .. } => "volumes resized",
                     Change::Rename { .. } => "volumes renamed",
                     Change::Delete => "volumes deleted",
@@ -325,6 +346,8 @@ impl World {
             // The store gave up meanwhile: unsure until it has been looked at again.
             Err(_) if self.hosts[host].fenced => self.slots[slot].change = Some((0, change)),
             Err(AdminError::Refused(_) | AdminError::NoSpace(_)) => {}
+            // The snapshot, or its volume, was deleted or renamed meanwhile.
+            Err(AdminError::NotFound(_)) if self.may_have_gone(&change) => {}
             Err(error) => self.violate(format!("{change:?} failed: {error}")),
         }
     }
@@ -437,6 +460,11 @@ fn contradictions(change: &Change, name: &str) -> Vec<AdminRequest> {
         // The volume goes back once at a time.
         Change::Rollback { .. } => vec![request_of(change, name)],
         Change::Rename { .. } => vec![resize(owned.clone()), request_of(&Change::Delete, name)],
+        Change::Clone { name, .. } => vec![
+            request_of(change, name),
+            request_of(&Change::Delete, name),
+            resize(name.clone()),
+        ],
         Change::Resize { .. } => vec![AdminRequest::VolumeResize {
             name: owned,
             size_bytes: 1000, // no whole blocks

@@ -14,7 +14,7 @@ use std::ops::Range;
 const NEVER: u64 = u64::MAX;
 
 /// A write that a cell may hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Candidate {
     id: u64,
     zero: bool,
@@ -312,7 +312,7 @@ impl Oracle {
 }
 
 /// What a snapshot may hold, cell by cell.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frozen {
     per_block: usize,
     cells: Vec<Vec<Candidate>>,

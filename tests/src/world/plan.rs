@@ -126,6 +126,8 @@ pub struct Plan {
     pub bad_pages: bool,
     /// Volumes of one copy have rewind windows of so many seconds.
     pub rewind_seconds: Option<u64>,
+    /// Per mille of new volumes that begin as a snapshot of another one.
+    pub clones: u64,
     /// Blocks of a volume of three copies at first; an operator grows it.
     pub blocks_first: u64,
     /// Per mille of changes that are followed at once by requests that contradict them.
@@ -204,6 +206,7 @@ impl Plan {
             overfull,
             bad_pages: false,
             rewind_seconds: None,
+            clones: 0,
             blocks_first: blocks_max,
             contradictions: 0,
             options,
@@ -253,6 +256,11 @@ impl Plan {
         let rewind_seconds = r.pick(&[1, 2, 5, 3600]);
         if single && r.chance(300) {
             self.rewind_seconds = Some(rewind_seconds);
+        }
+        let clones = r.pick(&[500, 950]);
+        if single && self.weights.snapshots > 0 && r.chance(600) {
+            self.clones = clones;
+            self.volumes = self.volumes.max(2);
         }
     }
 

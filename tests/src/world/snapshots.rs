@@ -114,6 +114,7 @@ impl World {
                 let keep = self.rng.chance(500) && !full;
                 return self.want_rollback(slot, snapshot, keep);
             }
+            82..95 if self.plan.clones > 0 => return self.want(slot, Change::Delete),
             _ => match pick(self) {
                 Some(name) => What::Delete { name },
                 None => return,
@@ -135,6 +136,44 @@ impl World {
                 asked: 0,
             });
         }
+    }
+
+    /// A new volume that begins as a snapshot of another one, if there is one and by chance.
+    pub(crate) fn clone_of_another(&mut self, name: &str) -> Option<Change> {
+        if self.plan.clones == 0 || !self.rng.chance(self.plan.clones) {
+            return None;
+        }
+        let volumes = self.slots.iter().filter(|s| s.change.is_none());
+        let volumes = volumes.filter_map(|s| s.volume.as_ref());
+        let stay = volumes.filter(|v| v.kept.is_known).flat_map(|v| {
+            let there = v.kept.sure.iter();
+            let there = there.filter(|(name, _)| !v.kept.leaving.contains(*name));
+            there.map(|(snapshot, frozen)| (v.name.clone(), snapshot.clone(), frozen))
+        });
+        let all: Vec<(String, String, &Frozen)> = stay.collect();
+        let (volume, snapshot, frozen) = all.get(self.rng.index(all.len().max(1)))?;
+        Some(Change::Clone {
+            name: name.to_owned(),
+            volume: volume.clone(),
+            snapshot: snapshot.clone(),
+            frozen: (*frozen).clone(),
+        })
+    }
+
+    /// Whether what a clone begins at may be there no more.
+    pub(crate) fn may_have_gone(&self, change: &Change) -> bool {
+        let Change::Clone {
+            volume, snapshot, ..
+        } = change
+        else {
+            return false;
+        };
+        let mut volumes = self.slots.iter().filter_map(|s| s.volume.as_ref());
+        let origin = volumes.find(|v| v.name == *volume);
+        let stays = |v: &super::catalog::Volume| {
+            v.kept.sure.contains_key(snapshot) && !v.kept.leaving.contains(snapshot)
+        };
+        !origin.is_some_and(stays)
     }
 
     fn ask_about_snapshots(&mut self, slot: usize, what: What) {

@@ -111,6 +111,8 @@ pub(crate) enum Purpose {
     Snapshot(super::snapshots::Asked),
     /// The store is to settle, after a restart.
     Rest,
+    /// The clones of a restarted store, once its logs are applied.
+    Clones,
     /// It is to give back what was deleted, at the end; how often that was asked.
     Settle(u32),
 }
