@@ -159,6 +159,7 @@ fn main() {
         name: "bench".into(),
         size_bytes: VOLUME_BYTES,
         labels: BTreeMap::new(),
+        encrypted: false,
     };
     let token = AdminToken(1);
     world.rest();

@@ -96,6 +96,9 @@ pub enum Noun {
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
         labels: Vec<(String, String)>,
     },
+    /// Show and rotate the keys of encrypted volumes
+    #[command(subcommand)]
+    Key(KeyVerb),
     /// Show where the space is, of the node or of one volume
     Space {
         /// Volume
@@ -135,6 +138,24 @@ pub enum Noun {
     Completions {
         /// Shell
         shell: clap_complete::Shell,
+    },
+}
+
+/// What to do with keys.
+#[derive(Clone, Debug, Subcommand)]
+pub enum KeyVerb {
+    /// List the keys a volume reads and writes with: what wraps them, and whether they are open
+    Show {
+        /// Volume
+        volume: String,
+    },
+    /// Wrap a volume's keys anew, under the newest key of the provider; I/O goes on
+    Rotate {
+        /// Volume
+        volume: String,
+        /// Encrypt what it holds under another key, too; not in this version
+        #[arg(long)]
+        data_key: bool,
     },
 }
 
@@ -180,7 +201,7 @@ pub enum VolumeVerb {
         /// Number of copies
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         replicas: u32,
-        /// Encrypt its blocks
+        /// Encrypt its blocks, under a key of its own that the daemon's key provider wraps
         #[arg(long)]
         encrypt: bool,
         /// Label; may be repeated

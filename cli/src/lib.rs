@@ -6,6 +6,7 @@ pub mod cert;
 pub mod completions;
 pub mod error;
 pub mod graph;
+pub mod key;
 pub mod man;
 pub mod model;
 pub mod offline;
@@ -55,6 +56,9 @@ pub fn run(args: Args) -> Result<(), CliError> {
             labels,
         } => with_daemon(&args.admin, async |client| {
             volume::clone(place, name, labels, client, &mut output).await
+        }),
+        Noun::Key(verb) => with_daemon(&args.admin, async |client| {
+            key::run(verb, client, &mut output).await
         }),
         Noun::Space { volume } => with_daemon(&args.admin, async |client| {
             space::run(volume, client, &mut output).await

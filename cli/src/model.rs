@@ -460,6 +460,7 @@ fn state_text(state: v1::VolumeState) -> &'static str {
         v1::VolumeState::Starting => "starting",
         v1::VolumeState::Suspended => "suspended",
         v1::VolumeState::Fenced => "fenced",
+        v1::VolumeState::Locked => "locked",
     }
 }
 

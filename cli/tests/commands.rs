@@ -304,10 +304,6 @@ fn refusals_are_code_1_and_one_line() {
             &["volume", "create", "w", "--size", "1MiB", "--replicas", "3"],
             "needs a cluster",
         ),
-        (
-            &["volume", "create", "w", "--size", "1MiB", "--encrypt"],
-            "cannot encrypt",
-        ),
         (&["volume", "resize", "v", "--size", "4KiB"], "shrink"),
         (&["space", "none"], "no volume none"),
     ] {

@@ -8,9 +8,10 @@
 //!   are sealed under one key.
 //! - **AAD**, 28 bytes, little-endian: format (4), the volume that wrote the block (16), its LBA (8).
 //!
-//! The stored bytes are as many as the block's; the tag is kept elsewhere, with the pointer to them.
+//! The stored bytes are as many as the block's; the tag, of 96 bits, is kept elsewhere, with the pointer
+//! to them.
 
-use crate::aead::{Authenticator, Backend, Cipher, NONCE_BYTES};
+use crate::aead::{Backend, BlockTag, Cipher, NONCE_BYTES, TAG_BYTES};
 use crate::derive;
 use crate::secret::DataKey;
 use esker_base::{Epoch, Lba, Stamp, VolumeId, BLOCK_SIZE};
@@ -67,14 +68,14 @@ impl BlockKey {
         self.epoch
     }
 
-    /// Encrypts a block in place and returns its authenticator. A stamp is used once: a block that has
+    /// Encrypts a block in place and returns its tag. A stamp is used once: a block that has
     /// to be sealed again, whatever its content, takes a new one.
     ///
     /// # Panics
     /// When `block` is not a whole block, or the stamp is not one of this key's epoch: both would be
     /// defects of the caller, and the second could spend a nonce twice.
     #[must_use]
-    pub fn seal(&self, lba: Lba, stamp: Stamp, block: &mut [u8]) -> Authenticator {
+    pub fn seal(&self, lba: Lba, stamp: Stamp, block: &mut [u8]) -> BlockTag {
         assert_eq!(block.len(), BLOCK_SIZE, "a block is sealed whole");
         assert!(
             stamp.epoch() == self.epoch && self.epoch != Epoch(0),
@@ -82,7 +83,10 @@ impl BlockKey {
             self.epoch.0
         );
         let aad = self.aad(BlockFormat::Whole, lba);
-        self.cipher.seal(&nonce(stamp), &aad, block)
+        let auth = self.cipher.seal(&nonce(stamp), &aad, block);
+        let mut tag = [0; TAG_BYTES];
+        tag.copy_from_slice(&auth[..TAG_BYTES]);
+        tag
     }
 
     /// Decrypts a block in place.
@@ -93,16 +97,16 @@ impl BlockKey {
         &self,
         lba: Lba,
         stamp: Stamp,
-        auth: &Authenticator,
+        tag: &BlockTag,
         block: &mut [u8],
     ) -> Result<(), Refused> {
         let aad = self.aad(BlockFormat::Whole, lba);
-        let is_possible = block.len() == BLOCK_SIZE && stamp.epoch() == self.epoch;
-        if !is_possible {
+        let whole = <&mut [u8; BLOCK_SIZE]>::try_from(&mut *block).ok();
+        let Some(whole) = whole.filter(|_| stamp.epoch() == self.epoch) else {
             block.fill(0);
             return Err(Refused);
-        }
-        match self.cipher.open(&nonce(stamp), &aad, auth, block) {
+        };
+        match self.cipher.open_short(&nonce(stamp), &aad, tag, whole) {
             true => Ok(()),
             false => Err(Refused),
         }
@@ -135,7 +139,6 @@ fn nonce(stamp: Stamp) -> [u8; NONCE_BYTES] {
 mod tests {
     use super::*;
     use crate::aead::tests::BOTH;
-    use crate::aead::AUTH_BYTES;
     use crate::secret::tests::count_from;
     use aws_lc_rs::digest::{digest, SHA256};
     use proptest::prelude::*;
@@ -168,7 +171,7 @@ mod tests {
         for backend in BOTH {
             let mut block = content();
             let auth = key(backend).seal(Lba(0x1_2345_6789), Stamp::new(Epoch(7), 42), &mut block);
-            assert_eq!(hex(&auth), "164a35cfbe8f76340bcf9111a715276e");
+            assert_eq!(hex(&auth), "164a35cfbe8f76340bcf9111");
             assert_eq!(
                 hex(digest(&SHA256, &block).as_ref()),
                 "3c00d8192dee81eec8ce3efa01d7036e71e57e1dfe316f993d6539eb19335842"
@@ -182,7 +185,7 @@ mod tests {
         for (backend, other) in [(BOTH[0], BOTH[1]), (BOTH[1], BOTH[0])] {
             let mut sealed = content();
             let auth = key(backend).seal(lba, stamp, &mut sealed);
-            let open = |key: &BlockKey, lba, stamp, auth: &Authenticator| {
+            let open = |key: &BlockKey, lba, stamp, auth: &BlockTag| {
                 let mut block = sealed.clone();
                 let opened = key.open(lba, stamp, auth, &mut block);
                 let expected = if opened.is_ok() {
@@ -200,7 +203,7 @@ mod tests {
             assert_eq!(open(&own, lba, later, &auth), Err(Refused));
             let elsewhere = Stamp::new(Epoch(8), 1);
             assert_eq!(open(&own, lba, elsewhere, &auth), Err(Refused));
-            assert_eq!(open(&own, lba, stamp, &[0; AUTH_BYTES]), Err(Refused));
+            assert_eq!(open(&own, lba, stamp, &[0; TAG_BYTES]), Err(Refused));
             let derive = |first, volume, epoch, salt| {
                 BlockKey::derive(other, &dek(first), volume, Epoch(epoch), salt)
             };
@@ -223,7 +226,7 @@ mod tests {
     fn a_short_block_is_refused() {
         let mut block = vec![9; BLOCK_SIZE - 1];
         let stamp = Stamp::new(Epoch(7), 1);
-        let opened = key(Backend::AwsLc).open(Lba(0), stamp, &[0; AUTH_BYTES], &mut block);
+        let opened = key(Backend::AwsLc).open(Lba(0), stamp, &[0; TAG_BYTES], &mut block);
         assert_eq!(opened, Err(Refused));
         assert!(block.iter().all(|b| *b == 0));
     }

@@ -29,9 +29,9 @@ pub mod secret;
 pub mod slots;
 pub mod wrap;
 
-pub use aead::{Authenticator, Backend, AUTH_BYTES};
+pub use aead::{Authenticator, Backend, BlockTag, AUTH_BYTES, TAG_BYTES};
 pub use block::{BlockFormat, BlockKey, Refused};
 pub use epochs::{EpochId, EpochKeys};
 pub use root::{RootKey, RootMac};
 pub use secret::{DataKey, KeyEncryptionKey, KEY_BYTES};
-pub use wrap::{KekId, KeyId, UnwrapError, WrappedKey};
+pub use wrap::{KekId, KeyId, KeyName, UnwrapError, WrappedKey};

@@ -49,6 +49,15 @@ impl fmt::Display for KeyId {
     }
 }
 
+/// Which DEK: the volume it belongs to, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The number.
+    pub key: KeyId,
+}
+
 /// Name of a KEK as its provider knows it: printable ASCII without spaces, at most
 /// [`KEK_ID_BYTES_MAX`] bytes. Begins with the provider's kind and a colon.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,6 +189,13 @@ impl WrappedKey {
                 false => Err(UnwrapError::Refused),
             }
         })
+    }
+
+    /// Which DEK it is.
+    #[must_use]
+    pub fn name(&self) -> KeyName {
+        let (volume, key) = (self.volume, self.key);
+        KeyName { volume, key }
     }
 
     /// The volume the DEK belongs to.

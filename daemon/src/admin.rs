@@ -207,12 +207,6 @@ fn require_supported(request: &v1::CreateVolumeRequest) -> Result<(), Status> {
             request.replicas
         )));
     }
-    if request.encrypted {
-        return Err(Status::failed_precondition(
-            "this version cannot encrypt; create the volume without --encrypt, on an encrypted \
-             device if need be",
-        ));
-    }
     Ok(())
 }
 
@@ -239,7 +233,7 @@ impl Admin for AdminService {
         labels.extend(window.map(|text| (REWIND_LABEL.into(), text)));
         let created = self
             .stores
-            .create(request.name, request.size_bytes, labels)
+            .create(request.name, request.size_bytes, labels, request.encrypted)
             .await;
         let volume = self.volume(created.map_err(refusal)?);
         Ok(Response::new(v1::CreateVolumeResponse { volume }))
@@ -514,6 +508,28 @@ impl Admin for AdminService {
         tracing::warn!(name, "accept the loss of a record of this volume's log");
         let volume = self.volume(self.stores.accept_loss(name).await.map_err(refusal)?);
         Ok(Response::new(v1::AcceptLossResponse { volume }))
+    }
+
+    async fn show_keys(
+        &self,
+        request: Request<v1::ShowKeysRequest>,
+    ) -> Answer<v1::ShowKeysResponse> {
+        let keys = self.stores.keys(request.into_inner().volume).await;
+        let keys = keys.map_err(refusal)?.into_iter().map(report::key);
+        let keys = keys.collect();
+        Ok(Response::new(v1::ShowKeysResponse { keys }))
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<v1::RotateKeysRequest>,
+    ) -> Answer<v1::RotateKeysResponse> {
+        let v1::RotateKeysRequest { volume, data_key } = request.into_inner();
+        tracing::info!(volume, data_key, "rotate keys");
+        let keys = self.stores.rotate_keys(volume, data_key).await;
+        let keys = keys.map_err(refusal)?.into_iter().map(report::key);
+        let keys = keys.collect();
+        Ok(Response::new(v1::RotateKeysResponse { keys }))
     }
 
     async fn space(&self, request: Request<v1::SpaceRequest>) -> Answer<v1::SpaceResponse> {

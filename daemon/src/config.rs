@@ -19,6 +19,8 @@
 //! log_format = "text"                # --log-format, or "json"
 //! slow_request = "1s"                # --slow-request, or "none"
 //! metrics_volumes_max = 100          # volumes of each store with metrics of their own
+//! [keys]                             # see `esker_keys::config`
+//! provider = "file"
 //! ```
 //!
 //! Relative paths in the file are relative to the folder it lies in.
@@ -31,6 +33,7 @@ use crate::scrub::ScrubRate;
 use crate::tls::{MaybeFile, TlsConfig, TlsMode, TlsSettings};
 use esker_api::size;
 use esker_base::BLOCK_SIZE_U64;
+use esker_keys::{KeyError, KeysConfig, Provider};
 use esker_node::admin::one_line;
 use serde::Deserialize;
 use std::fmt;
@@ -217,6 +220,8 @@ pub struct Config {
     pub metrics: ListenOn,
     /// TLS of its sockets.
     pub tls: TlsConfig,
+    /// Where the keys of encrypted volumes come from.
+    pub keys: KeysConfig,
     /// What SIGHUP changes.
     pub live: Live,
 }
@@ -290,6 +295,7 @@ impl Config {
                 .or(file.metrics)
                 .unwrap_or_else(|| ListenOn::local(9809)),
             tls: TlsConfig::of(args.tls.over(file.tls)).map_err(ConfigError::Value)?,
+            keys: file.keys,
             live: Live {
                 log: file.log.unwrap_or(live.log),
                 log_format: args
@@ -324,6 +330,7 @@ impl Config {
                 "snapshot_schedule",
                 self.snapshot_schedule != other.snapshot_schedule,
             ),
+            ("keys", self.keys != other.keys),
             ("nbd", self.nbd != other.nbd),
             ("metrics", self.metrics != other.metrics),
             (
@@ -338,6 +345,14 @@ impl Config {
         ];
         let different = keys.into_iter().filter(|(_, differs)| *differs);
         different.map(|(key, _)| key).collect()
+    }
+
+    /// The providers of keys; the first one wraps new ones. Touches nothing.
+    ///
+    /// # Errors
+    /// When what is said of them cannot work.
+    pub fn key_providers(&self) -> Result<Vec<Box<dyn Provider>>, KeyError> {
+        self.keys.providers(&self.data, Path::new(""))
     }
 
     /// The admin socket.
@@ -377,6 +392,9 @@ impl Config {
             self.tls
                 .check(policy, &format!("nbd {}: tls", nbd.on))
                 .map_err(ConfigError::Value)?;
+        }
+        if let Err(error) = self.key_providers() {
+            return refuse(error.to_string());
         }
         let socket = self.admin_socket_while_binding();
         let length = socket.as_os_str().len();
@@ -470,6 +488,7 @@ struct RawSettings {
     log_format: Option<Spanned<String>>,
     slow_request: Option<Spanned<String>>,
     metrics_volumes_max: Option<usize>,
+    keys: Option<KeysConfig>,
 }
 
 /// The file with its values understood.
@@ -489,6 +508,7 @@ struct FileSettings {
     log_format: Option<LogFormat>,
     slow_request: Option<SlowRequest>,
     metrics_volumes_max: Option<usize>,
+    keys: KeysConfig,
 }
 
 impl FileSettings {
@@ -538,6 +558,7 @@ impl FileSettings {
             log_format: source.value("log_format", raw.log_format, LogFormat::from_str)?,
             slow_request: source.value("slow_request", raw.slow_request, SlowRequest::from_str)?,
             metrics_volumes_max: raw.metrics_volumes_max,
+            keys: raw.keys.unwrap_or_default().rebased(folder),
         })
     }
 }

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// A failure that ends the daemon with exit code 1.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    /// Where keys come from is not said in a way that can work.
+    #[error("{0}")]
+    Keys(String),
     /// The configuration is not acceptable.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -12,6 +12,7 @@ pub mod dist;
 pub mod error;
 mod handed;
 pub mod identity;
+pub mod keys;
 pub mod known;
 pub mod live;
 pub mod logging;

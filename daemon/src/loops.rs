@@ -4,6 +4,7 @@
 use crate::config::Config;
 use crate::error::DaemonError;
 use crate::identity::{random, Identity};
+use crate::keys::KeyService;
 use crate::opening::OpenStore;
 use crate::store::{Backend, Ended, ReplySender, StoreHandle, StoreState, StoreStates};
 use esker_base::{Moment, WallClock};
@@ -59,6 +60,7 @@ pub fn start<M, F>(
     files: Vec<OpenStore>,
     listeners: Vec<Listener>,
     tls: &TlsSlot,
+    keys: Arc<KeyService>,
     make: &impl Fn(StoreSetup) -> F,
 ) -> Result<Loops, DaemonError>
 where
@@ -69,6 +71,7 @@ where
     let shared = Arc::new(Shared {
         states,
         stores: Mutex::default(),
+        keys,
     });
     let mut loops = Loops {
         stores: Vec::new(),
@@ -155,6 +158,7 @@ fn end_all(handles: &[LoopHandle], threads: Vec<JoinHandle<()>>) {
 struct Shared {
     states: watch::Sender<Vec<StoreState>>,
     stores: Mutex<Vec<SharedStore>>,
+    keys: Arc<KeyService>,
 }
 
 #[derive(Default)]
@@ -209,6 +213,15 @@ impl Shared {
             Outbound::Ready(report) => self.change(index, |state| state.ready = Some(report)),
             Outbound::Fenced { message } => {
                 self.change(index, |state| state.fenced = Some(message));
+            }
+            Outbound::Keys(ask) => {
+                let Some(handle) = self.with(index, |store| store.handle.clone()) else {
+                    return; // it is being started, and asks nothing before it is connected
+                };
+                self.keys.ask(ask, move |answer| {
+                    // A store that has ended needs no key.
+                    _ = handle.send(Inbound::Event(Event::Keys(answer)));
+                });
             }
             Outbound::Peer { to, .. } => {
                 tracing::debug!(%to, "a frame for another node is dropped: this node is alone");

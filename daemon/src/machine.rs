@@ -16,6 +16,7 @@ pub fn node(
             cluster: setup.identity.cluster,
             seed: setup.seed,
             tuning: setup.tuning,
+            keys: true,
             ..NodeConfig::default()
         };
         config.engine.format_if_blank = setup.may_format;

@@ -11,8 +11,8 @@ use esker_base::GroupId;
 use esker_engine::event::ScrubTarget;
 use esker_engine::format::versions::VersionId;
 use esker_node::admin::{
-    DiffPage, ScrubPage, ScrubPlace, SnapshotReport, SpaceReport, StatusReport, VersionKind,
-    VersionReport, VolumeReport, VolumeState,
+    DiffPage, KeyReport, ScrubPage, ScrubPlace, SnapshotReport, SpaceReport, StatusReport,
+    VersionKind, VersionReport, VolumeReport, VolumeState,
 };
 
 /// The version of this software.
@@ -157,6 +157,25 @@ fn state(state: VolumeState) -> v1::VolumeState {
         VolumeState::Starting => v1::VolumeState::Starting,
         VolumeState::Suspended => v1::VolumeState::Suspended,
         VolumeState::Fenced => v1::VolumeState::Fenced,
+        VolumeState::Locked => v1::VolumeState::Locked,
+    }
+}
+
+/// A key's message.
+#[must_use]
+pub fn key(report: KeyReport) -> v1::Key {
+    let epochs = report.epochs.unwrap_or_default();
+    v1::Key {
+        volume_uuid: report.volume_uuid,
+        key_id: report.key_id,
+        is_own: report.is_own,
+        provider: report.provider,
+        kek: report.kek,
+        state: report.state,
+        reason: report.reason,
+        first_epoch: epochs.first,
+        last_epoch: epochs.last,
+        epochs: epochs.count,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::data_dir::DataDir;
 use crate::error::DaemonError;
 use crate::handed::Handed;
 use crate::identity::Identity;
+use crate::keys::KeyService;
 use crate::known::KnownStores;
 use crate::logging::Logs;
 use crate::loops::{self, StoreSetup};
@@ -21,6 +22,7 @@ use crate::stores::Stores;
 use crate::tls::{TlsKeeper, LOOK_INTERVAL};
 use crate::uri::{Endpoints, TcpEndpoint};
 use esker_base::{Moment, WallClock};
+use esker_keys::Providers;
 use esker_node::{Effect, Machine, TlsPolicy};
 use esker_runtime::Listener;
 use sd_notify::NotifyState;
@@ -29,6 +31,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{signal, Signal, SignalKind};
 use tokio::task::{JoinError, JoinSet};
 
@@ -95,7 +98,18 @@ where
     let (listeners, endpoints) = listen_nbd(&config, predecessor, handed.nbd).await?;
     // All files before any loop: a wrong path or a locked store is found before anything runs.
     let files = opening::open_all(&config, predecessor, &mut known).await?;
-    let loops = loops::start(&config, &identity, files, listeners, &tls.slot(), make)?;
+    let keys = config.key_providers().and_then(Providers::new);
+    let keys = keys.map_err(|e| DaemonError::Keys(e.to_string()))?;
+    let keys = KeyService::new(keys, Handle::current());
+    let loops = loops::start(
+        &config,
+        &identity,
+        files,
+        listeners,
+        &tls.slot(),
+        Arc::clone(&keys),
+        make,
+    )?;
     let mut supervisor = Supervisor {
         stores: Arc::new(Stores::new(loops.stores)),
         states: loops.states,
@@ -134,7 +148,7 @@ where
             let stores = Arc::clone(&supervisor.stores);
             tokio::select! {
                 error = supervisor.watch() => Err(error),
-                () = reload_forever(&mut hangups, args, (&mut config, &mut tls), logs, &stores) => Ok(()),
+                () = reload_forever(&mut hangups, args, (&mut config, &mut tls), logs, &stores, &keys) => Ok(()),
                 broken = servers.join_next() => broken.map_or(Ok(()), server_end),
             }
         } => result,
@@ -286,6 +300,7 @@ async fn reload_forever(
     (config, tls): (&mut Config, &mut TlsKeeper),
     logs: Option<&Logs>,
     stores: &Stores,
+    keys: &KeyService,
 ) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     loop {
@@ -303,6 +318,7 @@ async fn reload_forever(
         notify(&states);
         reload::reload(args, config, logs, stores).await;
         tls.refresh(true);
+        keys.ask_again();
         notify(&[NotifyState::Ready]);
     }
     std::future::pending().await

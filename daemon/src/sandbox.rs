@@ -160,12 +160,14 @@ fn restrict_paths(
     Ok(status.ruleset)
 }
 
-/// Folders in which the daemon makes files: its own, those of stores that are not there yet, that of a
-/// recording.
+/// Folders in which the daemon makes files: its own, those of stores that are not there yet, that of the
+/// keyring, that of a recording.
 fn written(config: &Config) -> Vec<PathBuf> {
     let mut folders = vec![config.data.clone()];
     let to_make = config.stores.iter().filter(|store| !store.exists());
     folders.extend(to_make.map(|store| folder_of(store)));
+    let keyring = config.keys.keyring();
+    folders.extend(keyring.map(|path| folder_of(&config.data.join(path))));
     let record = std::env::var_os("ESKER_RECORD");
     folders.extend(record.map(|path| folder_of(Path::new(&path))));
     folders
@@ -183,6 +185,7 @@ fn only_read(config: &Config, config_file: Option<&Path>) -> Vec<PathBuf> {
     let tls = config.tls.files.iter();
     let tls = tls.flat_map(|f| [Some(&f.cert), Some(&f.key), f.ca.as_ref()]);
     let files = tls.flatten().map(PathBuf::as_path).chain(config_file);
+    let files = files.chain(config.keys.files());
     for file in files {
         folders.push(folder_of(file));
         // Where it really lies, when its name is a link.

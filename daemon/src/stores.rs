@@ -4,8 +4,9 @@
 use crate::retention::Counters;
 use crate::store::{RequestError, StoreHandle};
 use esker_node::admin::{
-    one_line, AdminError, AdminReply, AdminRequest, DiffPage, RolledBack, ScrubPage, ScrubPlace,
-    SnapshotPage, SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport, VolumeReport,
+    one_line, AdminError, AdminReply, AdminRequest, DiffPage, KeyReport, RolledBack, ScrubPage,
+    ScrubPlace, SnapshotPage, SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport,
+    VolumeReport,
 };
 use esker_node::meters::StoreSample;
 use std::collections::BTreeMap;
@@ -64,6 +65,7 @@ impl Stores {
         name: String,
         size_bytes: u64,
         labels: BTreeMap<String, String>,
+        encrypted: bool,
     ) -> Result<VolumeReport> {
         let _naming = self.naming.lock().await;
         self.require_free(&name).await?;
@@ -72,6 +74,7 @@ impl Stores {
             name,
             size_bytes,
             labels,
+            encrypted,
         };
         let created = volume_of(store, store.request(request).await?);
         self.changed.notify_one();
@@ -380,6 +383,26 @@ impl Stores {
         volume_of(store, store.request(request).await?)
     }
 
+    /// The keys of an encrypted volume.
+    ///
+    /// # Errors
+    /// When no store has it, or it is not encrypted.
+    pub async fn keys(&self, volume: String) -> Result<Vec<KeyReport>> {
+        let store = self.find(&volume).await?;
+        let reply = store.request(AdminRequest::KeyShow { volume }).await?;
+        keys_of(store, reply)
+    }
+
+    /// Wraps the keys of an encrypted volume anew.
+    ///
+    /// # Errors
+    /// When no store has it, it is not encrypted, or a provider refuses.
+    pub async fn rotate_keys(&self, volume: String, data_key: bool) -> Result<Vec<KeyReport>> {
+        let store = self.find(&volume).await?;
+        let request = AdminRequest::KeyRotate { volume, data_key };
+        keys_of(store, store.request(request).await?)
+    }
+
     /// The part of its store's space that a volume holds.
     ///
     /// # Errors
@@ -550,6 +573,13 @@ async fn snapshots_of(
 fn volume_of(store: &StoreHandle, reply: AdminReply) -> Result<VolumeReport> {
     match reply {
         AdminReply::Volume(report) => Ok(at(store, report)),
+        other => Err(mismatch(store, &other)),
+    }
+}
+
+fn keys_of(store: &StoreHandle, reply: AdminReply) -> Result<Vec<KeyReport>> {
+    match reply {
+        AdminReply::Keys(keys) => Ok(keys),
         other => Err(mismatch(store, &other)),
     }
 }

@@ -134,10 +134,6 @@ async fn every_refusal_has_its_code_and_its_line() {
             replicas: 3,
             ..create("b", 4096)
         };
-        let secret = v1::CreateVolumeRequest {
-            encrypted: true,
-            ..create("b", 4096)
-        };
         let space = v1::SpaceRequest {
             volume: Some("none".into()),
         };
@@ -165,11 +161,6 @@ async fn every_refusal_has_its_code_and_its_line() {
                 client.create_volume(two).await.unwrap_err(),
                 Code::FailedPrecondition,
                 "one copy",
-            ),
-            (
-                client.create_volume(secret).await.unwrap_err(),
-                Code::FailedPrecondition,
-                "encrypt",
             ),
             (
                 client.space(space).await.unwrap_err(),

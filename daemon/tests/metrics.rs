@@ -60,14 +60,14 @@ fn sample() -> StoreSample {
             name: name.into(),
             volumes: 1,
             counts,
-            in_state: [1, 0, 0, 0],
+            in_state: [1, 0, 0, 0, 0],
             ..VolumeSample::default()
         });
     }
     sample.others = VolumeSample {
         volumes: 3,
         counts,
-        in_state: [2, 1, 0, 0],
+        in_state: [2, 1, 0, 0, 0],
         ..VolumeSample::default()
     };
     sample

@@ -31,6 +31,9 @@ _esker() {
             esker,inspect)
                 cmd="esker__subcmd__inspect"
                 ;;
+            esker,key)
+                cmd="esker__subcmd__key"
+                ;;
             esker,man)
                 cmd="esker__subcmd__man"
                 ;;
@@ -94,6 +97,9 @@ _esker() {
             esker__subcmd__help,inspect)
                 cmd="esker__subcmd__help__subcmd__inspect"
                 ;;
+            esker__subcmd__help,key)
+                cmd="esker__subcmd__help__subcmd__key"
+                ;;
             esker__subcmd__help,man)
                 cmd="esker__subcmd__help__subcmd__man"
                 ;;
@@ -138,6 +144,12 @@ _esker() {
                 ;;
             esker__subcmd__help__subcmd__inspect,superblock)
                 cmd="esker__subcmd__help__subcmd__inspect__subcmd__superblock"
+                ;;
+            esker__subcmd__help__subcmd__key,rotate)
+                cmd="esker__subcmd__help__subcmd__key__subcmd__rotate"
+                ;;
+            esker__subcmd__help__subcmd__key,show)
+                cmd="esker__subcmd__help__subcmd__key__subcmd__show"
                 ;;
             esker__subcmd__help__subcmd__snapshot,create)
                 cmd="esker__subcmd__help__subcmd__snapshot__subcmd__create"
@@ -219,6 +231,24 @@ _esker() {
                 ;;
             esker__subcmd__inspect__subcmd__help,superblock)
                 cmd="esker__subcmd__inspect__subcmd__help__subcmd__superblock"
+                ;;
+            esker__subcmd__key,help)
+                cmd="esker__subcmd__key__subcmd__help"
+                ;;
+            esker__subcmd__key,rotate)
+                cmd="esker__subcmd__key__subcmd__rotate"
+                ;;
+            esker__subcmd__key,show)
+                cmd="esker__subcmd__key__subcmd__show"
+                ;;
+            esker__subcmd__key__subcmd__help,help)
+                cmd="esker__subcmd__key__subcmd__help__subcmd__help"
+                ;;
+            esker__subcmd__key__subcmd__help,rotate)
+                cmd="esker__subcmd__key__subcmd__help__subcmd__rotate"
+                ;;
+            esker__subcmd__key__subcmd__help,show)
+                cmd="esker__subcmd__key__subcmd__help__subcmd__show"
                 ;;
             esker__subcmd__snapshot,create)
                 cmd="esker__subcmd__snapshot__subcmd__create"
@@ -329,7 +359,7 @@ _esker() {
 
     case "${cmd}" in
         esker)
-            opts="-o -h -V --data --admin --output --help --version volume snapshot clone space status cert verify inspect man completions help"
+            opts="-o -h -V --data --admin --output --help --version volume snapshot clone key space status cert verify inspect man completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -705,7 +735,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help)
-            opts="volume snapshot clone space status cert verify inspect man completions help"
+            opts="volume snapshot clone key space status cert verify inspect man completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -901,6 +931,48 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__inspect__subcmd__superblock)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__key)
+            opts="show rotate"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__key__subcmd__rotate)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__key__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1457,6 +1529,152 @@ _esker() {
             return 0
             ;;
         esker__subcmd__inspect__subcmd__superblock)
+            opts="-o -h -V --data --admin --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__key)
+            opts="-o -h -V --data --admin --output --help --version show rotate help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__key__subcmd__help)
+            opts="show rotate help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__key__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__key__subcmd__help__subcmd__rotate)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__key__subcmd__help__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__key__subcmd__rotate)
+            opts="-o -h -V --data-key --data --admin --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__key__subcmd__show)
             opts="-o -h -V --data --admin --output --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -35,6 +35,7 @@ complete -c esker -n "__fish_esker_needs_command" -s V -l version -d 'Print vers
 complete -c esker -n "__fish_esker_needs_command" -f -a "volume" -d 'Create, list and change volumes'
 complete -c esker -n "__fish_esker_needs_command" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
 complete -c esker -n "__fish_esker_needs_command" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
+complete -c esker -n "__fish_esker_needs_command" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
 complete -c esker -n "__fish_esker_needs_command" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_needs_command" -f -a "status" -d 'Show the health of the node'
 complete -c esker -n "__fish_esker_needs_command" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
@@ -72,7 +73,7 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l encrypt -d 'Encrypt its blocks'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l encrypt -d 'Encrypt its blocks, under a key of its own that the daemon\'s key provider wraps'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l snapshot-schedule -d 'When it gets snapshots by itself and how many are kept, like `every 15m keep 8, daily keep 7`, or `none`. Periods: every TIME (s, m, h, d, w), hourly, daily, weekly, monthly, yearly, and `last`' -r
@@ -245,6 +246,37 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand clone" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand clone" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l data-key -d 'Encrypt what it holds under another key, too; not in this version'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand space" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand space" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand space" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
@@ -409,17 +441,18 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand completions" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "man" -d 'Write man pages'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone space status cert verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "man" -d 'Write man pages'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'
@@ -435,6 +468,8 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "prune" -d 'Delete the automatic snapshots that the volume\'s schedule does not need any more'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "server" -d 'Issue a certificate for a node'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'

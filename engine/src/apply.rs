@@ -333,6 +333,7 @@ fn apply_entry(
                     epoch: group.epoch,
                     key_id: *key_id,
                     salt: *salt,
+                    volume: group.meta.volume,
                 });
             }
             return Ok(Outcome::EpochOpened {

@@ -101,6 +101,15 @@ pub enum ReadError {
     /// The stored bytes are not the ones that were written.
     #[error("block {0} is damaged on the device")]
     Damaged(Lba),
+    /// A sealed block does not open with its key: it is not what was written there.
+    #[error("block {0} does not open: it was changed, moved, or replaced by an older one")]
+    Refused(Lba),
+    /// The key of a sealed block is not here.
+    #[error("the key of block {0} is not here")]
+    NoKey(Lba),
+    /// An encrypted volume has blocks that are not sealed.
+    #[error("blocks of an encrypted volume are not sealed: the map was changed")]
+    Unsealed,
     /// A map node is damaged.
     #[error("the map over block {0} is damaged on the device")]
     MapDamaged(Lba),

@@ -19,7 +19,7 @@
 
 use crate::error::{CatalogError, OpenError, ReadError, StoreError};
 use crate::format::checkpoint::{GroupMeta, Membership};
-use crate::format::operation::RequestId;
+use crate::format::operation::{RequestId, TAG_BYTES};
 use crate::format::record::{EntryKind, HardState};
 use crate::format::versions::VersionId;
 use crate::recovery::OpenReport;
@@ -358,6 +358,15 @@ pub enum ReadPiece {
     Data(Bytes),
     /// This many blocks of zeros.
     Zeros(u64),
+    /// Sealed blocks as stored: what their keys are derived from is in [`crate::Engine::epoch`].
+    Sealed {
+        /// The first one.
+        lba: u64,
+        /// The blocks.
+        data: Bytes,
+        /// Stamp and tag of each.
+        seals: Vec<(Stamp, [u8; TAG_BYTES])>,
+    },
 }
 
 /// A group as recovery found it.

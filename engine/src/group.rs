@@ -187,6 +187,12 @@ impl Group {
         }
     }
 
+    /// What the keys of an epoch's blocks are derived from, if they are sealed.
+    pub fn epoch_entry(&self, epoch: Epoch) -> Option<&EpochEntry> {
+        let at = self.epochs.binary_search_by_key(&epoch, |e| e.epoch).ok()?;
+        self.epochs.get(at)
+    }
+
     pub fn from_entry(entry: GroupEntry) -> Result<Self, FormatError> {
         let mut group = Self::new(entry.meta);
         group.hard_state = entry.hard_state;

@@ -18,6 +18,7 @@ pub mod format;
 mod gc;
 mod group;
 pub mod inspect;
+pub mod keys;
 mod log;
 mod map;
 mod merging;

@@ -7,7 +7,7 @@ use crate::error::{ReadError, StoreError};
 use crate::event::{Effect, ReadPiece, ReadRequest};
 use crate::format::dead;
 use crate::format::node::{LeafKind, NodeHead, NodePage};
-use crate::format::operation::{plain_crc, Authenticator, Operation};
+use crate::format::operation::{stored_crc, tag_of, Authenticator, Operation, TAG_BYTES};
 use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::group::Group;
@@ -47,11 +47,15 @@ enum Source {
     },
 }
 
+/// Stamp and tag of each block of a piece; none when they are not sealed.
+type Seals = Vec<(Stamp, [u8; TAG_BYTES])>;
+
 #[derive(Debug)]
 struct Piece {
     lba: u64,
     source: Source,
     data: Option<Bytes>,
+    seals: Seals,
 }
 
 /// A read on its way.
@@ -167,15 +171,18 @@ impl Engine {
             };
             // What garbage collection packed may lie in several places.
             let (mut vaddr, mut lba, mut rest) = (*vaddr, piece.lba, std::mem::take(auths));
+            let mut seals = std::mem::take(&mut piece.seals);
             for (segment, slot, count) in runs {
                 let after = rest.split_off((count as usize).min(rest.len()));
+                let seals_after = seals.split_off((count as usize).min(seals.len()));
                 reads.push((placed.len(), segment, slot, count as usize));
                 placed.push(Piece {
                     lba,
                     source: Source::Device { vaddr, auths: rest },
                     data: None,
+                    seals,
                 });
-                rest = after;
+                (rest, seals) = (after, seals_after);
                 (vaddr, lba) = (vaddr.plus(u64::from(count)), lba + u64::from(count));
             }
         }
@@ -223,7 +230,7 @@ impl Engine {
                 (Ok(data), Source::Device { auths, .. }) => {
                     let bad = (0..auths.len()).find(|i| {
                         data.get(i * PAGE..(i + 1) * PAGE)
-                            .is_none_or(|block| crc32(block) != plain_crc(&auths[*i]))
+                            .is_none_or(|block| crc32(block) != stored_crc(&auths[*i]))
                     });
                     match bad {
                         None => piece.data = Some(data),
@@ -262,7 +269,14 @@ impl Engine {
                 .pieces
                 .into_iter()
                 .map(|piece| match (piece.source, piece.data) {
-                    (_, Some(data)) | (Source::Memory(data), None) => ReadPiece::Data(data),
+                    (_, Some(data)) | (Source::Memory(data), None) => match piece.seals {
+                        seals if seals.is_empty() => ReadPiece::Data(data),
+                        seals => ReadPiece::Sealed {
+                            lba: piece.lba,
+                            data,
+                            seals,
+                        },
+                    },
                     (Source::Zeros(count), None) => ReadPiece::Zeros(count),
                     (Source::Device { auths, .. }, None) => ReadPiece::Zeros(to_u64(auths.len())),
                 })
@@ -511,18 +525,17 @@ impl Resolver<'_> {
             next = lba + pending.count;
             let entry = group.entry(pending.index);
             let operation = entry.and_then(|e| e.operation.as_deref());
-            let (Some(entry), Some(Operation::Write { blocks, .. })) = (entry, operation) else {
+            let (Some(entry), Some(Operation::Write { blocks, stamp, .. })) = (entry, operation)
+            else {
                 self.zeros(lba, pending.count);
                 continue;
             };
             for i in 0..pending.count {
                 let block = pending.from + i;
+                let (auth, stamp) = (blocks[to_usize(block)].auth, Stamp(stamp.0 + block));
                 match entry.block_in_memory(block) {
-                    Some(data) => self.memory(lba + i, data),
-                    None => {
-                        let auth = blocks[to_usize(block)].auth;
-                        self.device(lba + i, entry.vaddr.plus(block), auth);
-                    }
+                    Some(data) => self.memory(lba + i, data, stamp, auth),
+                    None => self.device(lba + i, entry.vaddr.plus(block), stamp, auth),
                 }
             }
         }
@@ -560,7 +573,7 @@ impl Resolver<'_> {
             }
             for i in 0..extent.count {
                 let leaf = extent.leaf(i);
-                self.device(lba + i, leaf.vaddr, leaf.auth);
+                self.device(lba + i, leaf.vaddr, leaf.stamp, leaf.auth);
             }
         }
         self.delta(between(next, range.end()), layer + 1);
@@ -580,7 +593,12 @@ impl Resolver<'_> {
         for run in runs {
             match run {
                 TreeRun::Zeros { lba, count } => self.zeros(lba, count),
-                TreeRun::Data { lba, vaddr, auth } => self.device(lba, vaddr, auth),
+                TreeRun::Data {
+                    lba,
+                    vaddr,
+                    auth,
+                    stamp,
+                } => self.device(lba, vaddr, stamp, auth),
             }
         }
     }
@@ -601,18 +619,27 @@ impl Resolver<'_> {
             lba,
             source: Source::Zeros(count),
             data: None,
+            seals: Seals::new(),
         });
     }
 
-    fn memory(&mut self, lba: u64, data: Bytes) {
+    /// Stamp and tag of a block, if it was sealed.
+    fn seal_of(&self, stamp: Stamp, auth: &Authenticator) -> Option<(Stamp, [u8; TAG_BYTES])> {
+        let is_sealed = self.view.group.epoch_entry(stamp.epoch()).is_some();
+        is_sealed.then(|| (stamp, tag_of(auth)))
+    }
+
+    fn memory(&mut self, lba: u64, data: Bytes, stamp: Stamp, auth: Authenticator) {
         self.pieces.push(Piece {
             lba,
             source: Source::Memory(data),
             data: None,
+            seals: self.seal_of(stamp, &auth).into_iter().collect(),
         });
     }
 
-    fn device(&mut self, lba: u64, vaddr: VAddr, auth: Authenticator) {
+    fn device(&mut self, lba: u64, vaddr: VAddr, stamp: Stamp, auth: Authenticator) {
+        let seal = self.seal_of(stamp, &auth);
         if let Some(Piece {
             lba: first,
             source:
@@ -620,6 +647,7 @@ impl Resolver<'_> {
                     vaddr: start,
                     auths,
                 },
+            seals,
             ..
         }) = self.pieces.last_mut()
         {
@@ -628,8 +656,10 @@ impl Resolver<'_> {
                 && start.vseg() == vaddr.vseg()
                 && start.plus(run) == vaddr
                 && run < DEVICE_READ_BLOCKS_MAX
+                && seals.is_empty() == seal.is_none()
             {
                 auths.push(auth);
+                seals.extend(seal);
                 return;
             }
         }
@@ -640,6 +670,7 @@ impl Resolver<'_> {
                 auths: vec![auth],
             },
             data: None,
+            seals: seal.into_iter().collect(),
         });
     }
 }

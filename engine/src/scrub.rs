@@ -8,7 +8,7 @@ use crate::engine::{Engine, Purpose};
 use crate::error::ReadError;
 use crate::event::{Damage, Effect, ScrubPart, ScrubRequest, ScrubTarget};
 use crate::format::node::{ChildPointer, LeafKind, NodePage};
-use crate::format::operation::{plain_crc, Authenticator};
+use crate::format::operation::{stored_crc, Authenticator};
 use crate::format::vaddr::VAddr;
 use crate::format::versions::{Version, VersionId, VersionKind};
 use crate::format::PAGE;
@@ -453,7 +453,7 @@ impl Engine {
             What::Node(_) => self.scrub_again(state, item),
             What::Blocks { lba, auths } => {
                 let page = |i: usize| bytes.get(i * PAGE..(i + 1) * PAGE);
-                let good = |i: usize| page(i).is_some_and(|b| crc32(b) == plain_crc(&auths[i]));
+                let good = |i: usize| page(i).is_some_and(|b| crc32(b) == stored_crc(&auths[i]));
                 for i in (0..auths.len()).filter(|i| !good(*i)) {
                     let what = What::Blocks {
                         lba: lba + to_u64(i),

@@ -10,7 +10,7 @@ use crate::error::{OpenError, ReadError};
 use crate::event::{Effect, Event, Opened, ReadPiece, ReadRequest};
 use crate::format::dead::{self, DeadKind};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
-use crate::format::operation::{plain_crc, Operation};
+use crate::format::operation::{stored_crc, Operation};
 use crate::format::table::{PagePointer, Place};
 use crate::format::vaddr::VAddr;
 use crate::format::versions::{Chunk, DeadlistId, VersionKind};
@@ -237,7 +237,9 @@ impl<'a> Offline<'a> {
         let mut bytes = Vec::new();
         for piece in answer? {
             match piece {
-                ReadPiece::Data(data) => bytes.extend_from_slice(&data),
+                ReadPiece::Data(data) | ReadPiece::Sealed { data, .. } => {
+                    bytes.extend_from_slice(&data)
+                }
                 ReadPiece::Zeros(blocks) => {
                     bytes.resize(bytes.len() + to_usize(blocks) * PAGE, 0);
                 }
@@ -506,7 +508,7 @@ impl Walk<'_> {
                     name,
                     first_lba + to_u64(i),
                     entry.vaddr,
-                    plain_crc(&entry.auth),
+                    stored_crc(&entry.auth),
                 );
             }
         }

@@ -115,7 +115,7 @@ fn superblock() {
         .collect();
     let fields = [
         ("magic", b"ESKERSTO".to_vec()),
-        ("version", le(6u32.to_le_bytes())),
+        ("version", le(7u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
         ("copy", le(3u32.to_le_bytes())),
         ("chunk_count", le(1u32.to_le_bytes())),
@@ -363,7 +363,7 @@ fn operations() {
         kind: BlockKind::Compressed,
         stored_length: 0x61,
         crc: 0x62,
-        auth: [0x63; 16],
+        auth: BlockInfo::sealed(0x62, &[0x63; 12]).auth,
     };
     let full = Operation::Write {
         lba: 0,
@@ -376,7 +376,7 @@ fn operations() {
         ("kind", vec![2]),
         ("stored_length", le(0x61u16.to_le_bytes())),
         ("crc", le(0x62u32.to_le_bytes())),
-        ("auth", vec![0x63; 16]),
+        ("auth", block.auth.to_vec()),
     ];
     check("block", &full[48..], &fields);
     all_named("block", &fields.iter().map(|f| f.0).collect::<Vec<_>>());
@@ -552,7 +552,7 @@ fn checkpoint_head() {
     let bytes = Checkpoint::default().encode();
     let fields = [
         ("magic", b"ESKERCKP".to_vec()),
-        ("version", le(6u32.to_le_bytes())),
+        ("version", le(7u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
     ];
     check("checkpoint", &bytes, &fields);

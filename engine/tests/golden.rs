@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 const SEGMENT_BYTES: u64 = 32 * 4096;
 const SEGMENTS: u64 = 16;
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// The oldest version that is still read.
 const OLDEST: u32 = 4;
 
@@ -169,6 +169,7 @@ fn meta(group: u64, name: &str, blocks: u64) -> Box<GroupMeta> {
             voters: vec![ReplicaId(7)],
             ..Membership::default()
         },
+        key_id: 0,
     })
 }
 
@@ -265,6 +266,7 @@ fn make() -> Vec<u8> {
             through: RaftIndex(3 + u64::from(n)),
         });
     }
+    sealed(&mut b);
     b.tell(Event::Delete {
         token: 4,
         group: GroupId(3),
@@ -278,6 +280,38 @@ fn make() -> Vec<u8> {
         name: "gamma".into(),
     });
     b.device
+}
+
+/// An encrypted volume; its blocks are as good as any that no key is at hand for.
+fn sealed(b: &mut Bench) {
+    let group = GroupId(4);
+    let meta = Box::new(GroupMeta {
+        key_id: 1,
+        ..*meta(4, "secret", 64)
+    });
+    b.tell(Event::Create { token: 7, meta });
+    let (salt, key_id, nonce) = (8, 1, 9);
+    let epoch = Operation::OpenEpoch {
+        salt,
+        key_id,
+        nonce,
+    };
+    b.append(group, 1, &epoch, Vec::new());
+    let bytes = block(77);
+    let operation = Operation::Write {
+        lba: 5,
+        stamp: Stamp::new(Epoch(1), 1),
+        key_id,
+        blocks: vec![BlockInfo::sealed(crc32(&bytes), &[0xa5; 12])],
+    };
+    b.append(
+        group,
+        2,
+        &operation,
+        vec![AlignedBuf::copy_of(&bytes).freeze()],
+    );
+    let through = RaftIndex(2);
+    b.tell(Event::Apply { group, through });
 }
 
 fn to_pages(device: &[u8]) -> Vec<u8> {
@@ -366,7 +400,11 @@ fn images_of_every_version_are_read() {
         assert_eq!(report.problems, Vec::<String>::new(), "version {version}");
         assert_eq!(
             (report.volumes, report.blocks),
-            if version < 5 { (2, 36) } else { (3, 37) },
+            match version {
+                ..5 => (2, 36),
+                5..7 => (3, 37),
+                _ => (4, 38), // one is encrypted
+            },
             "version {version}"
         );
         assert!(
@@ -382,9 +420,10 @@ fn images_of_every_version_are_read() {
             .iter()
             .map(|g| g.meta.name.clone())
             .collect();
-        match version < 5 {
-            true => assert_eq!(names, ["alpha", "gamma"]),
-            false => assert_eq!(names, ["alpha", "gamma", "delta"]),
+        match version {
+            ..5 => assert_eq!(names, ["alpha", "gamma"]),
+            5..7 => assert_eq!(names, ["alpha", "gamma", "delta"]),
+            _ => assert_eq!(names, ["alpha", "gamma", "secret", "delta"]),
         }
         let mut read = |group, lba| {
             let range = BlockRange::new(lba, 1);
@@ -398,6 +437,9 @@ fn images_of_every_version_are_read() {
         assert_eq!(read(1, 300), block(4));
         assert_eq!(read(1, 901), block(12), "appended after the checkpoint");
         assert_eq!(read(2, 0), block(9));
+        if version > 6 {
+            assert_eq!(read(4, 5), block(77), "as it is stored");
+        }
         if version > 4 {
             let mut read = |lba| {
                 let range = BlockRange::new(lba, 1);

@@ -166,6 +166,53 @@ fn wrong(key: &str, what: impl std::fmt::Display) -> KeyError {
 }
 
 impl KeysConfig {
+    /// The same with relative paths, but for the keyring's, beginning at `folder`.
+    #[must_use]
+    pub fn rebased(mut self, folder: &Path) -> Self {
+        let optional = |path: &mut Option<PathBuf>| {
+            if let Some(path) = path {
+                *path = folder.join(&*path);
+            }
+        };
+        if let Some(file) = &mut self.file {
+            optional(&mut file.passphrase_file);
+        }
+        if let Some(kmip) = &mut self.kmip {
+            for path in [&mut kmip.ca_file, &mut kmip.cert_file, &mut kmip.key_file] {
+                *path = folder.join(&*path);
+            }
+            optional(&mut kmip.password_file);
+        }
+        if let Some(vault) = &mut self.vault {
+            optional(&mut vault.ca_file);
+            optional(&mut vault.token_file);
+            optional(&mut vault.secret_id_file);
+        }
+        self
+    }
+
+    /// Files that providers read: certificates, keys, passwords, tokens.
+    #[must_use]
+    pub fn files(&self) -> Vec<&Path> {
+        let file = self.file.iter().map(|file| file.passphrase_file.as_ref());
+        let kmip = self.kmip.iter().flat_map(|kmip| {
+            let files = [&kmip.ca_file, &kmip.cert_file, &kmip.key_file].map(Some);
+            files.into_iter().chain([kmip.password_file.as_ref()])
+        });
+        let vault = self.vault.iter().flat_map(|vault| {
+            let files = [&vault.ca_file, &vault.token_file, &vault.secret_id_file];
+            files.map(Option::as_ref)
+        });
+        let all = file.chain(kmip).chain(vault).flatten();
+        all.map(PathBuf::as_path).collect()
+    }
+
+    /// The keyring file, unless it has its usual name in the data folder.
+    #[must_use]
+    pub fn keyring(&self) -> Option<&Path> {
+        self.file.as_ref()?.path.as_deref()
+    }
+
     /// Makes the providers it names, without reaching for any of them. The first one wraps. A relative
     /// keyring lies in `data`; other relative paths are relative to `folder`, that of the
     /// configuration file.

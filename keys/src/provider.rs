@@ -1,22 +1,13 @@
 //! What every key provider does.
 
 use crate::error::KeyError;
-use esker_base::VolumeId;
-use esker_crypto::{DataKey, KekId, KeyId, WrappedKey};
+pub use esker_crypto::KeyName;
+use esker_crypto::{DataKey, KekId, WrappedKey};
 use std::future::Future;
 use std::pin::Pin;
 
 /// An answer that is on its way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, KeyError>> + Send + 'a>>;
-
-/// Which DEK: the volume it belongs to, and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyName {
-    /// The volume.
-    pub volume: VolumeId,
-    /// The number.
-    pub key: KeyId,
-}
 
 /// Keeps key-encryption keys and wraps DEKs under them.
 ///

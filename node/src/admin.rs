@@ -15,6 +15,8 @@ pub enum AdminRequest {
         size_bytes: u64,
         /// Labels.
         labels: BTreeMap<String, String>,
+        /// Encrypt its blocks, under a key of its own.
+        encrypted: bool,
     },
     /// Create this store's replica of a volume whose group spans several nodes. The layer that
     /// places replicas asks it of each node with the same ids.
@@ -154,6 +156,18 @@ pub enum AdminRequest {
         /// The volume; none for the whole store.
         volume: Option<String>,
     },
+    /// The keys that an encrypted volume reads and writes with.
+    KeyShow {
+        /// The volume.
+        volume: String,
+    },
+    /// Wrap them anew, under the newest key of their provider.
+    KeyRotate {
+        /// The volume.
+        volume: String,
+        /// Encrypt what it holds under another key, too.
+        data_key: bool,
+    },
     /// Health, in data and words.
     Status,
     /// Write a checkpoint now.
@@ -220,6 +234,8 @@ pub enum AdminReply {
     Diff(DiffPage),
     /// To a part of a scrub.
     Scrub(ScrubPage),
+    /// To keys: by the volume they were made for, and number.
+    Keys(Vec<KeyReport>),
     /// To space.
     Space(SpaceReport),
     /// To status.
@@ -264,6 +280,38 @@ pub struct VolumeReport {
     pub rewind_from_unix: Option<u64>,
     /// Bytes that nothing but its rewind points holds; none where sums do not tell.
     pub rewind_bytes: Option<u64>,
+}
+
+/// A key of an encrypted volume, as `key show` prints it. Nothing in it is secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeyReport {
+    /// The volume it was made for: this one, or one that it began from.
+    pub volume_uuid: String,
+    /// Its number there.
+    pub key_id: u32,
+    /// The volume writes with it.
+    pub is_own: bool,
+    /// Kind of the provider that wrapped it; empty when it is in no slot.
+    pub provider: String,
+    /// The key that wrapped it, with its version, as the provider knows it.
+    pub kek: String,
+    /// `open`, `waiting` for its provider, or `locked`.
+    pub state: String,
+    /// Why it is locked.
+    pub reason: String,
+    /// Epochs of the volume that were written with it.
+    pub epochs: Option<EpochReport>,
+}
+
+/// Epochs that were written with one key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EpochReport {
+    /// The first one.
+    pub first: u32,
+    /// The last one.
+    pub last: u32,
+    /// How many.
+    pub count: u64,
 }
 
 /// Most snapshots in one answer.
@@ -409,6 +457,8 @@ pub enum VolumeState {
     Suspended,
     /// The store is fenced: reads only.
     Fenced,
+    /// Its key is not to be had now.
+    Locked,
 }
 
 /// Space of a store, or the part of it one volume holds. All in bytes of 4 KiB slots.

@@ -80,7 +80,8 @@ impl Node {
                 name,
                 size_bytes,
                 labels,
-            } => self.volume_create(token, name, size_bytes, labels),
+                encrypted,
+            } => self.volume_create(token, name, size_bytes, labels, encrypted),
             AdminRequest::ReplicaCreate(spec) => self.replica_create(token, spec),
             AdminRequest::VolumeList => Ok(Some(AdminReply::Volumes(self.reports()))),
             AdminRequest::VolumeShow { name } => {
@@ -148,6 +149,10 @@ impl Node {
             AdminRequest::Space { volume } => self.space(volume).map(Some),
             AdminRequest::Metrics => Ok(Some(AdminReply::Metrics(Box::new(self.sample())))),
             AdminRequest::Tune(tuning) => Ok(Some(self.tune(tuning))),
+            AdminRequest::KeyShow { volume } => self.key_show(&volume),
+            AdminRequest::KeyRotate { volume, data_key } => {
+                self.key_rotate(token, &volume, data_key)
+            }
             AdminRequest::Status => Ok(Some(AdminReply::Status(self.status()))),
             AdminRequest::Checkpoint => {
                 self.writable()?;
@@ -223,8 +228,12 @@ impl Node {
         name: String,
         size_bytes: u64,
         labels: BTreeMap<String, String>,
+        encrypted: bool,
     ) -> Outcome {
         self.check_new(&name, size_bytes)?;
+        if encrypted {
+            self.require_keys()?;
+        }
         check_label_set("volume", &labels)?;
         let high = u128::from(self.random());
         let volume = VolumeId::from_random(high << 64 | u128::from(self.random()));
@@ -239,7 +248,10 @@ impl Node {
             replica,
             voters: vec![replica],
         };
-        self.create(token, spec, labels);
+        match encrypted {
+            true => self.make_volume_key(token, spec, labels),
+            false => self.create(token, spec, labels, 0),
+        }
         Ok(None)
     }
 
@@ -253,11 +265,18 @@ impl Node {
                 "the replica's ids contradict each other".into(),
             ));
         }
-        self.create(token, spec, BTreeMap::new());
+        self.create(token, spec, BTreeMap::new(), 0);
         Ok(None)
     }
 
-    fn create(&mut self, token: AdminToken, spec: ReplicaSpec, labels: BTreeMap<String, String>) {
+    /// Begins a volume, encrypted when it has a key.
+    pub(crate) fn create(
+        &mut self,
+        token: AdminToken,
+        spec: ReplicaSpec,
+        labels: BTreeMap<String, String>,
+        key_id: u32,
+    ) {
         let id = spec.group;
         let meta = GroupMeta {
             group: id,
@@ -272,6 +291,7 @@ impl Node {
                 voters: spec.voters,
                 ..Membership::default()
             },
+            key_id,
         };
         self.by_name.insert(spec.name, id); // taken from now on
         let pending = self.admin_token(AdminPending::Create(token, id));
@@ -466,6 +486,7 @@ impl Node {
         if let Err(error) = result {
             if let AdminPending::Create(_, id) = pending {
                 self.by_name.retain(|_, group| *group != id);
+                self.forget_reserved();
             }
             Self::answer(answer, Err(AdminError::Refused(error.to_string())), effects);
             return;
@@ -488,7 +509,11 @@ impl Node {
             AdminPending::Rename(_, id) => id,
             AdminPending::Delete(_, id) => {
                 self.by_name.retain(|_, group| *group != id);
+                let is_encrypted = self.volumes.get(&id).is_some_and(|v| v.key_id != 0);
                 self.remove_volume(id);
+                if is_encrypted && self.sweep_keys_now(Some(answer)) {
+                    return; // answered when its key is destroyed
+                }
                 Self::answer(answer, Ok(AdminReply::Done), effects);
                 return;
             }
@@ -586,7 +611,7 @@ impl Node {
             unique_bytes,
             snapshot_bytes,
             replicas: to_u32_saturating(view.meta.membership.voters.len()),
-            encrypted: false,
+            encrypted: volume.key_id != 0,
             snapshots: self.engine.snapshot_count(id),
             labels: volume.labels.clone(),
             rewind_seconds: volume.rewind.window.unwrap_or(0),
@@ -677,6 +702,7 @@ impl Node {
             ));
         }
         problems.extend(self.rewind_problems());
+        problems.extend(self.lock_problems());
         let lost = self.report.damaged_records;
         if lost > 0 {
             problems.push(format!(

@@ -15,11 +15,14 @@
 //! 5. There is one timer: a later [`Effect::SetTimer`] replaces an earlier one. [`Event::Timer`] may
 //!    come late and may come spuriously, never never.
 //! 6. Effects are taken in the order in which they were given.
-//! 7. After one or more events comes [`crate::Machine::settle`], before any waiting.
+//! 7. Every [`KeyAsk::Make`] and [`KeyAsk::Rewrap`] is answered by one [`Event::Keys`]; [`KeyAsk::Open`] by
+//!    one for each time its provider failed, and a last one with the key. They may take any time.
+//! 8. After one or more events comes [`crate::Machine::settle`], before any waiting.
 
 use crate::admin::{AdminError, AdminReply, AdminRequest};
 use bytes::Bytes;
 use esker_base::{ConnId, DiskError, DiskOp, IoId, Moment, NodeId};
+use esker_crypto::{DataKey, KeyName, WrappedKey};
 
 /// How a client reached the node; decides when its writes are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,28 @@ pub struct ExportInfo {
     pub store: usize,
     /// Names and sizes in bytes of its newest snapshots, newest first.
     pub snapshots: Vec<(String, u64)>,
+}
+
+/// What a node asks of the providers of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyAsk {
+    /// Make a DEK, and wrap it.
+    Make(KeyName),
+    /// Open a wrapped one; ask again until that succeeds, where it can.
+    Open(WrappedKey),
+    /// Wrap it anew under the newest KEK; one that is the newest already makes way for another.
+    Rewrap(WrappedKey),
+}
+
+/// The answer to a [`KeyAsk`]; what failed says why in one line.
+#[derive(Debug)]
+pub enum KeyAnswer {
+    /// A DEK, and how it is stored.
+    Made(KeyName, Result<(DataKey, WrappedKey), String>),
+    /// A DEK.
+    Opened(KeyName, Result<DataKey, String>),
+    /// The same DEK as it is stored from now on.
+    Rewrapped(KeyName, Result<WrappedKey, String>),
 }
 
 /// Something that happened.
@@ -120,6 +145,8 @@ pub enum Event {
         /// What is asked.
         request: AdminRequest,
     },
+    /// Of the providers of keys.
+    Keys(KeyAnswer),
     /// A frame from another node.
     Peer {
         /// The sender.
@@ -205,6 +232,8 @@ pub enum Effect {
         /// The answer.
         result: Result<AdminReply, AdminError>,
     },
+    /// Ask the providers of keys.
+    Keys(KeyAsk),
     /// Send a frame to another node. May be lost, delayed, duplicated or reordered.
     Peer {
         /// The receiver.

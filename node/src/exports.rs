@@ -3,6 +3,7 @@
 use crate::admin::one_line;
 use crate::conns::Conn;
 use crate::event::{Effect, ExportInfo};
+use crate::keys::{lock_text, Lock};
 use crate::node::{Node, Phase};
 use crate::status::{Context, SINCE_PREFIX};
 use crate::volume::Volume;
@@ -221,6 +222,14 @@ impl Node {
         let Some((name, attach, asked)) = conn.session.export_asked().cloned() else {
             return;
         };
+        let key_waits = match &volume.lock {
+            Lock::Away(why) => {
+                let text = lock_text(volume, why);
+                return self.answer_export(id, Err(nbd::ExportError::Unavailable(text)));
+            }
+            Lock::Waits => true,
+            Lock::Open => false,
+        };
         if let Some(trouble) = &volume.trouble {
             let trouble = nbd::ExportError::Unavailable(trouble.clone());
             return self.answer_export(id, Err(trouble));
@@ -237,7 +246,7 @@ impl Node {
         }
         // What a volume holds is another thing once it is rolled back.
         let changes = volume.is_rolling_back && parts(&name).1.is_none();
-        if !volume.is_serving() || changes {
+        if !volume.is_serving() || changes || key_waits {
             volume.attaching.push(id);
             return;
         }

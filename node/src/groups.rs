@@ -3,6 +3,7 @@
 
 use crate::control::too_many_labels;
 use crate::event::{Effect, PeerFrame};
+use crate::keys::Lock;
 use crate::node::{Node, Phase, ReadFor};
 use crate::rewind::Rewind;
 use crate::volume::{EpochState, Proposal, Volume};
@@ -114,6 +115,7 @@ impl Node {
         for group in opened.groups {
             self.add_volume(group);
         }
+        self.keys_begin();
         effects.push(Effect::Ready(self.report.clone()));
         self.exports_changed(effects);
     }
@@ -126,6 +128,11 @@ impl Node {
         let applied = group.applied;
         let mut volume = Volume {
             id: meta.volume,
+            key_id: meta.key_id,
+            lock: match meta.key_id {
+                0 => Lock::Open,
+                _ => Lock::Waits,
+            },
             name: meta.name.clone(),
             size_bytes: meta.size_bytes,
             labels: meta.labels,
@@ -179,6 +186,7 @@ impl Node {
         self.by_name.insert(meta.name, id);
         self.volumes.insert(id, volume);
         self.dirty.insert(id);
+        self.key_changed(id);
         self.note_rewind(id);
     }
 

@@ -2,13 +2,17 @@
 
 use crate::event::Effect;
 use crate::node::{Node, ReadFor};
+use crate::sealing::seal;
 use crate::status::place_of;
 use crate::volume::{Action, EpochState, Op, OpId, Proposal, Volume};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::BLOCK_SIZE_U64;
-use esker_base::{limits, AlignedBuf, BlockRange, GroupId, RaftIndex, SessionId, BLOCK_SIZE};
+use esker_base::{
+    limits, AlignedBuf, BlockRange, GroupId, Lba, RaftIndex, SessionId, Stamp, BLOCK_SIZE,
+};
+use esker_crypto::BlockKey;
 use esker_engine::event::{self as engine_event, ReadPiece, ReadRequest};
 use esker_engine::format::operation::{BlockInfo, Operation, RequestId};
 use esker_engine::ReadError;
@@ -202,6 +206,15 @@ impl Node {
     pub(crate) fn read_done(&mut self, token: u64, result: Result<Vec<ReadPiece>, ReadError>) {
         let Some(purpose) = self.reads.remove(&token) else {
             return;
+        };
+        let result = match (result, purpose) {
+            (Ok(pieces), ReadFor::Data(id, _) | ReadFor::Head(id) | ReadFor::Tail(id)) => {
+                match self.ops.get(&id).map(|op| op.group) {
+                    Some(group) => self.open_read(group, pieces),
+                    None => Ok(pieces),
+                }
+            }
+            (result, _) => result,
         };
         if let Err(error) = &result {
             tracing::error!(%error, ?purpose, "read failed");
@@ -400,6 +413,21 @@ impl Node {
             return Err(Held::Epoch);
         };
         let mut stamp = first;
+        let key = match volume.key_id {
+            0 => None,
+            key_id => {
+                let epoch = self.engine.epoch(group_id, first.epoch());
+                let epoch = epoch.filter(|e| e.key_id == key_id && e.volume == volume.id);
+                let Some(epoch) = epoch else {
+                    return Err(Held::Failed(RequestError::Io));
+                };
+                self.keys.note_seals(&epoch, first, blocks);
+                let Some(key) = self.keys.block_key(&epoch) else {
+                    return Err(Held::Failed(RequestError::Io));
+                };
+                Some((key, key_id))
+            }
+        };
         let (first_entry, mut outstanding) = (op.entries, 0u16);
         for part in parts {
             let stamps = part_stamps(&part);
@@ -407,7 +435,7 @@ impl Node {
                 part: first_entry.saturating_add(outstanding),
                 ..request
             };
-            let (data, payload) = encode_part(part, stamp, request);
+            let (data, payload) = encode_part(part, stamp, request, key);
             stamp.0 += stamps;
             match volume.group.as_mut().map(|g| g.propose(data, payload)) {
                 Some(Ok(placed)) => {
@@ -458,7 +486,7 @@ impl Node {
         let salt = u128::from(high) << 64 | u128::from(low);
         let operation = Operation::OpenEpoch {
             salt,
-            key_id: 0,
+            key_id: volume.key_id,
             nonce,
         };
         let data = Bytes::from(operation.encode(RequestId::default()));
@@ -697,9 +725,24 @@ fn merged(old: &Bytes, lba: u64, offset: u64, length: u64, payload: Option<&Byte
     block.freeze()
 }
 
-fn encode_part(part: Part, stamp: esker_base::Stamp, request: RequestId) -> (Bytes, Vec<Bytes>) {
-    let (operation, payload) = match part {
-        Part::Data(lba, bytes) => {
+fn encode_part(
+    part: Part,
+    stamp: Stamp,
+    request: RequestId,
+    key: Option<(&BlockKey, u32)>,
+) -> (Bytes, Vec<Bytes>) {
+    let (operation, payload) = match (part, key) {
+        (Part::Data(lba, bytes), Some((key, key_id))) => {
+            let (blocks, sealed) = seal(key, Lba(lba), stamp, &bytes);
+            let operation = Operation::Write {
+                lba,
+                stamp,
+                key_id,
+                blocks,
+            };
+            (operation, vec![sealed])
+        }
+        (Part::Data(lba, bytes), None) => {
             let blocks = bytes
                 .chunks(BLOCK_SIZE)
                 .map(|b| BlockInfo::plain(crc32(b)))
@@ -714,8 +757,8 @@ fn encode_part(part: Part, stamp: esker_base::Stamp, request: RequestId) -> (Byt
                 vec![bytes],
             )
         }
-        Part::Hollow(range, true) => (Operation::Zero { range, stamp }, Vec::new()),
-        Part::Hollow(range, false) => (Operation::Discard { range, stamp }, Vec::new()),
+        (Part::Hollow(range, true), _) => (Operation::Zero { range, stamp }, Vec::new()),
+        (Part::Hollow(range, false), _) => (Operation::Discard { range, stamp }, Vec::new()),
     };
     (Bytes::from(operation.encode(request)), payload)
 }
@@ -727,13 +770,13 @@ pub(crate) fn cut(pieces: Vec<ReadPiece>, offset: u64, length: u64) -> Vec<esker
     let mut out = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let bytes = match &piece {
-            ReadPiece::Data(data) => to_u64(data.len()),
+            ReadPiece::Data(data) | ReadPiece::Sealed { data, .. } => to_u64(data.len()),
             ReadPiece::Zeros(blocks) => blocks * BLOCK_SIZE_U64,
         };
         let take = (bytes - skip.min(bytes)).min(left);
         if take > 0 {
             out.push(match piece {
-                ReadPiece::Data(data) => {
+                ReadPiece::Data(data) | ReadPiece::Sealed { data, .. } => {
                     esker_nbd::ReadPiece::Data(data.slice(to_usize(skip)..to_usize(skip + take)))
                 }
                 ReadPiece::Zeros(_) => esker_nbd::ReadPiece::Zeros(take),

@@ -12,11 +12,14 @@ pub mod event;
 mod exports;
 mod groups;
 mod io;
+mod key_admin;
+mod keys;
 pub mod meters;
 mod node;
 mod pieces;
 pub mod rewind;
 mod scrub;
+mod sealing;
 mod snapshots;
 mod stall;
 mod status;
@@ -25,7 +28,7 @@ mod turns;
 mod volume;
 
 pub use esker_nbd::{Access, TlsPolicy};
-pub use event::{AdminToken, Effect, Event, ExportInfo, PeerFrame, Transport};
+pub use event::{AdminToken, Effect, Event, ExportInfo, KeyAnswer, KeyAsk, PeerFrame, Transport};
 pub use node::{Node, NodeConfig};
 
 use esker_base::{Moment, WallClock};

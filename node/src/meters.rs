@@ -37,7 +37,7 @@ pub const REQUEST_ERRORS: [&str; 8] = [
     "no_memory",
 ];
 /// States of volumes, in the order of [`StoreSample::volume_states`].
-pub const VOLUME_STATES: [&str; 4] = ["ready", "starting", "suspended", "fenced"];
+pub const VOLUME_STATES: [&str; 5] = ["ready", "starting", "suspended", "fenced", "locked"];
 /// Warnings about slow requests per [`SLOW_WINDOW`]; further ones are only counted.
 pub const SLOW_WARNINGS_MAX: u64 = 5;
 /// See [`SLOW_WARNINGS_MAX`].
@@ -89,7 +89,7 @@ pub struct VolumeSample {
     /// Attached sessions.
     pub sessions: u64,
     /// How many of them are in each state, by [`VOLUME_STATES`].
-    pub in_state: [u64; 4],
+    pub in_state: [u64; 5],
 }
 
 /// Sessions and connections.
@@ -126,10 +126,12 @@ pub struct StoreSample {
     pub rewind_points: u64,
     /// Rewind points deleted for want of room.
     pub rewind_points_given_up: u64,
+    /// Times a sealed block did not open.
+    pub blocks_refused: u64,
     /// Space.
     pub space: SpaceReport,
     /// Volumes, by [`VOLUME_STATES`].
-    pub volume_states: [u64; 4],
+    pub volume_states: [u64; 5],
     /// Volumes with series of their own, at most [`Tuning::metrics_volumes_max`].
     pub volumes: Vec<VolumeSample>,
     /// The sum of the others.
@@ -256,6 +258,7 @@ fn state_index(state: VolumeState) -> usize {
         VolumeState::Starting => 1,
         VolumeState::Suspended => 2,
         VolumeState::Fenced => 3,
+        VolumeState::Locked => 4,
     }
 }
 
@@ -423,6 +426,7 @@ impl Node {
             problems: to_u64(self.problems().len()),
             rewind_points: self.rewind_points(),
             rewind_points_given_up: self.rewinds.shortened,
+            blocks_refused: self.keys.refused,
             space: self.store_space(),
             ready: self.report.clone(),
             recovery_ns: self.meters.recovery_ns,

@@ -41,6 +41,10 @@ pub struct NodeConfig {
     pub session_limits: esker_nbd::SessionLimits,
     /// What can be changed later.
     pub tuning: crate::admin::Tuning,
+    /// There are providers of keys: the store has key slots, and volumes can be encrypted.
+    pub keys: bool,
+    /// Keep what [`Node::take_seals`] gives.
+    pub note_seals: bool,
 }
 
 impl Default for NodeConfig {
@@ -58,6 +62,8 @@ impl Default for NodeConfig {
             peers: BTreeMap::new(),
             session_limits: esker_nbd::SessionLimits::default(),
             tuning: crate::admin::Tuning::default(),
+            keys: false,
+            note_seals: false,
         }
     }
 }
@@ -168,6 +174,8 @@ pub struct Node {
     pub(crate) report: ReadyReport,
     pub(crate) fenced: Option<String>,
     pub(crate) meters: crate::meters::Meters,
+    /// Keys of encrypted volumes.
+    pub(crate) keys: crate::keys::Keys,
 }
 
 impl Node {
@@ -189,6 +197,7 @@ impl Node {
         let engine = Engine::open(engine_config, &mut engine_effects);
         let next_tick = now + config.tick;
         let meters = crate::meters::Meters::new(config.tuning, now);
+        let keys = crate::keys::Keys::new(config.keys, config.note_seals);
         let mut node = Self {
             config,
             engine,
@@ -239,6 +248,7 @@ impl Node {
             report: ReadyReport::default(),
             fenced: None,
             meters,
+            keys,
         };
         node.follow_up(effects);
         node
@@ -277,6 +287,9 @@ impl Node {
 
     fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
+            Event::Disk { io, result } if crate::keys::is_key_io(io) => {
+                self.key_io_done(io, result, effects);
+            }
             Event::Disk { io, result } => {
                 self.tell_engine(engine_event::Event::Disk { io, result })
             }
@@ -300,6 +313,7 @@ impl Node {
             }
             Event::Admin { token, request } => self.admin_request(token, request, effects),
             Event::Peer { from, frame } => self.peer_frame(from, frame),
+            Event::Keys(answer) => self.key_answer(answer, effects),
             Event::Stop => self.stop(effects),
         }
     }
@@ -409,6 +423,7 @@ impl Node {
         for (token, text) in std::mem::take(&mut self.refused) {
             Self::answer(token, Err(AdminError::Refused(text.into())), effects);
         }
+        self.tell_key_asks(effects);
         self.tell_snapshots_changed(effects);
         self.cut_stalled(effects);
         self.cut_unfinished(effects);

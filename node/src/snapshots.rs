@@ -170,18 +170,26 @@ impl Node {
     ) -> Outcome {
         self.check_new(&clone, from.meta.size_bytes)?;
         check_label_set("volume", &labels)?;
+        if self.volumes.get(&id).is_some_and(|v| v.key_id != 0) {
+            self.require_keys()?;
+        }
         let (high, low) = (self.random(), self.random());
         let group = GroupId(self.random() >> 2 | 1);
+        let volume = VolumeId::from_random(u128::from(high) << 64 | u128::from(low));
         let ask = SnapshotAsk::Clone {
             name: from.meta.name.clone(),
             cut: from.cut,
             group,
-            volume: VolumeId::from_random(u128::from(high) << 64 | u128::from(low)),
+            volume,
             clone: clone.clone(),
             created_us: self.wall.0,
             labels,
         };
         self.by_name.insert(clone, group);
+        if self.volumes.get(&id).is_some_and(|v| v.key_id != 0) {
+            self.make_clone_key(token, id, volume, ask);
+            return Ok(None);
+        }
         let outcome = self.ask(token, id, ask.clone());
         if outcome.is_err() {
             self.free_name(&ask);
@@ -191,9 +199,10 @@ impl Node {
 
     /// The name that a clone was to have is free again, unless it has begun.
     pub(crate) fn free_name(&mut self, ask: &SnapshotAsk) {
-        if let SnapshotAsk::Clone { group, .. } = ask {
+        if let SnapshotAsk::Clone { group, volume, .. } = ask {
             if !self.volumes.contains_key(group) {
                 self.by_name.retain(|_, of| of != group);
+                self.unreserve_key(*volume);
             }
         }
     }

@@ -197,6 +197,8 @@ fn allocation_of(runs: &[ExtentRun], offset: u64, length: u64) -> Vec<Extent> {
 pub(crate) fn place_of(error: &ReadError, offset: u64) -> Option<u64> {
     let (ReadError::Damaged(Lba(lba))
     | ReadError::MapDamaged(Lba(lba))
+    | ReadError::Refused(Lba(lba))
+    | ReadError::NoKey(Lba(lba))
     | ReadError::Disk { lba: Lba(lba), .. }) = error
     else {
         return None;

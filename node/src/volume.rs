@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::admin::VolumeState;
 use crate::event::AdminToken;
+use crate::keys::Lock;
 use crate::meters::VolumeMeter;
 use crate::rewind::Rewind;
 use crate::snapshots::SnapshotAsk;
@@ -141,6 +142,10 @@ impl Proposal {
 /// A volume.
 pub(crate) struct Volume {
     pub id: VolumeId,
+    /// The key that its epochs are opened under; 0 when its blocks are not encrypted.
+    pub key_id: u32,
+    /// Whether its keys are here.
+    pub lock: Lock,
     pub name: String,
     pub size_bytes: u64,
     pub labels: BTreeMap<String, String>,
@@ -219,9 +224,10 @@ impl Volume {
     pub fn state(&self, fenced: bool) -> VolumeState {
         match &self.group {
             _ if fenced => VolumeState::Fenced,
+            Some(_) if matches!(self.lock, Lock::Away(_)) => VolumeState::Locked,
             None => VolumeState::Suspended,
             Some(group) if group.is_suspended() => VolumeState::Suspended,
-            Some(_) if self.is_serving() => VolumeState::Ready,
+            Some(_) if self.is_serving() && self.lock == Lock::Open => VolumeState::Ready,
             Some(_) => VolumeState::Starting,
         }
     }

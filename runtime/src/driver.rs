@@ -471,6 +471,7 @@ impl<'a> Driver<'a> {
             Effect::AdminReply { token, result } => {
                 (self.outbound)(Outbound::AdminReply { token, result });
             }
+            Effect::Keys(ask) => (self.outbound)(Outbound::Keys(ask)),
             Effect::Peer { to, frame } => (self.outbound)(Outbound::Peer { to, frame }),
             Effect::ExportsChanged { exports } => {
                 let store = self.shared.store_index;

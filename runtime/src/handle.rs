@@ -69,6 +69,8 @@ pub enum Outbound {
         /// What failed.
         message: String,
     },
+    /// For the providers of keys; answered by [`Event::Keys`].
+    Keys(esker_node::KeyAsk),
     /// A frame for another node.
     Peer {
         /// The receiver.

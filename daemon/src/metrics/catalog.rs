@@ -182,6 +182,11 @@ fn stores() -> Vec<Family> {
             Source::Number(|s| s.engine.damaged_blocks),
             "Blocks found damaged since the start.",
         ),
+        counter(
+            "esker_blocks_refused",
+            Source::Number(|s| s.blocks_refused),
+            "Reads that ended at a sealed block that does not open: changed, moved, or replaced by an older one.",
+        ),
     ]
 }
 

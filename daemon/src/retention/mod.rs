@@ -175,7 +175,8 @@ async fn keep(
 ) -> u64 {
     let soon = now + LOOK_INTERVAL_SECONDS;
     match volume.state {
-        VolumeState::Ready => {}
+        // What is locked is cut all the same: that needs no key.
+        VolumeState::Ready | VolumeState::Locked => {}
         VolumeState::Starting => return now + 1,
         VolumeState::Suspended | VolumeState::Fenced => return soon, // status tells
     }

@@ -47,6 +47,7 @@ impl FakeStore {
                 name,
                 size_bytes,
                 labels,
+                encrypted,
             } => {
                 if volumes.contains_key(&name) {
                     return Err(AdminError::Exists(format!("volume {name} exists already")));
@@ -67,6 +68,7 @@ impl FakeStore {
                     uuid,
                     size_bytes,
                     labels,
+                    encrypted,
                     replicas: 1,
                     ..VolumeReport::default()
                 };
@@ -133,6 +135,9 @@ impl FakeStore {
                 volumes.remove(&name);
                 Ok(AdminReply::Done)
             }
+            AdminRequest::KeyShow { volume } | AdminRequest::KeyRotate { volume, .. } => Err(
+                AdminError::Refused(format!("volume {volume} is not encrypted and has no keys")),
+            ),
             AdminRequest::VolumeAcceptLoss { name } => {
                 let volume = volumes.get_mut(&name).ok_or_else(|| not_found(&name))?;
                 volume.state = VolumeState::Ready;
@@ -166,7 +171,7 @@ impl FakeStore {
                 space: self.space,
                 problems: self.problems.len() as u64,
                 sessions_now: volumes.values().map(|v| u64::from(v.sessions)).sum(),
-                volume_states: [volumes.len() as u64, 0, 0, 0],
+                volume_states: [volumes.len() as u64, 0, 0, 0, 0],
                 ..StoreSample::default()
             }))),
         }

@@ -16,11 +16,13 @@ use std::collections::BTreeMap;
 /// First eight bytes.
 pub const MAGIC: [u8; 8] = *b"ESKERCKP";
 /// Version of the structure.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// The oldest version that is read.
 pub const OLDEST: u32 = 4;
-/// Version of a group, and of its meta.
+/// Version of a group without encrypted epochs, and of the meta of one that is not encrypted.
 pub const GROUP_VERSION: u16 = 1;
+/// Version of the others.
+pub const GROUP_VERSION_KEYED: u16 = 2;
 /// Bytes before the sections.
 pub const HEAD_BYTES: usize = 32;
 
@@ -71,6 +73,8 @@ pub struct GroupMeta {
     pub labels: BTreeMap<String, String>,
     /// Membership.
     pub membership: Membership,
+    /// Number of the key that new epochs are opened under; 0 when its blocks are not encrypted.
+    pub key_id: u32,
 }
 
 /// A retained entry of a group's Raft log.
@@ -99,6 +103,8 @@ pub struct EpochEntry {
     pub key_id: u32,
     /// The salt.
     pub salt: u128,
+    /// The volume that wrote them: an ancestor, for what a clone began with.
+    pub volume: VolumeId,
 }
 
 /// A group's state as the checkpoint has it.
@@ -362,7 +368,11 @@ impl GroupMeta {
 }
 
 fn encode_meta(w: &mut Writer, m: &GroupMeta) {
-    w.u16(GROUP_VERSION);
+    w.u16(match m.key_id {
+        0 => GROUP_VERSION,
+        _ => GROUP_VERSION_KEYED,
+    });
+    let key_id = m.key_id;
     w.u64(m.group.0);
     w.u128(m.volume.0);
     w.u64(m.replica.0);
@@ -381,6 +391,9 @@ fn encode_meta(w: &mut Writer, m: &GroupMeta) {
         list.iter().for_each(|replica| w.u64(replica.0));
     }
     w.u8(u8::from(m.auto_leave));
+    if key_id != 0 {
+        w.u32(key_id);
+    }
 }
 
 pub(crate) fn text(r: &mut Reader<'_>) -> Result<String, FormatError> {
@@ -392,7 +405,7 @@ pub(crate) fn text(r: &mut Reader<'_>) -> Result<String, FormatError> {
 }
 
 fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
-    check_version(r)?;
+    let is_keyed = check_version(r)?;
     let group = GroupId(r.u64()?);
     let volume = VolumeId(r.u128()?);
     let replica = ReplicaId(r.u64()?);
@@ -425,6 +438,10 @@ fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
         learners_next,
         auto_leave,
     };
+    let key_id = if is_keyed { r.u32()? } else { 0 };
+    if is_keyed && key_id == 0 {
+        return Err(r.error("an encrypted volume has key number 0"));
+    }
     let block = (block_bytes, created_us);
     Ok(GroupMeta {
         group,
@@ -436,12 +453,15 @@ fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
         created_us: block.1,
         labels,
         membership,
+        key_id,
     })
 }
 
-fn check_version(r: &mut Reader<'_>) -> Result<(), FormatError> {
+/// Whether the structure is that of an encrypted volume.
+fn check_version(r: &mut Reader<'_>) -> Result<bool, FormatError> {
     match r.u16()? {
-        GROUP_VERSION => Ok(()),
+        GROUP_VERSION => Ok(false),
+        GROUP_VERSION_KEYED => Ok(true),
         _ => Err(r.error("was written by a newer version of Esker")),
     }
 }
@@ -463,7 +483,10 @@ fn decode_group(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
 }
 
 fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
-    w.u16(GROUP_VERSION);
+    w.u16(match g.epochs.is_empty() {
+        true => GROUP_VERSION,
+        false => GROUP_VERSION_KEYED,
+    });
     encode_meta(w, &g.meta);
     encode_hard_state(w, &g.hard_state);
     w.u64(g.truncated_index.0);
@@ -475,6 +498,7 @@ fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
         w.u32(e.epoch.0);
         w.u32(e.key_id);
         w.u128(e.salt);
+        w.u128(e.volume.0);
     }
     w.u64(g.max_stamp.0);
     encode_pointer(w, &g.root);
@@ -493,7 +517,7 @@ fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
 }
 
 fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
-    check_version(r)?;
+    let has_epochs = check_version(r)?;
     let mut g = GroupEntry {
         meta: decode_meta(r)?,
         hard_state: decode_hard_state(r)?,
@@ -503,12 +527,16 @@ fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
         epoch: Epoch(r.u32()?),
         ..GroupEntry::default()
     };
-    for _ in 0..r.count32(24)? {
+    for _ in 0..r.count32(40)? {
         g.epochs.push(EpochEntry {
             epoch: Epoch(r.u32()?),
             key_id: r.u32()?,
             salt: r.u128()?,
+            volume: VolumeId(r.u128()?),
         });
+    }
+    if has_epochs == g.epochs.is_empty() {
+        return Err(r.error("its version does not go with its epochs"));
     }
     g.max_stamp = Stamp(r.u64()?);
     g.root = decode_pointer(r)?;
@@ -552,6 +580,7 @@ mod tests {
                 auto_leave: true,
                 ..Membership::default()
             },
+            key_id: 2,
         };
         let log = vec![LogEntryMeta {
             term: Term(1),
@@ -569,6 +598,7 @@ mod tests {
                 epoch: Epoch(5),
                 key_id: 1,
                 salt: 7,
+                volume: VolumeId(9),
             }],
             suspended: true,
             ended: true,

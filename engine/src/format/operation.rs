@@ -11,11 +11,14 @@ pub const VERSION: u8 = 1;
 pub const HEAD_BYTES: usize = 24;
 /// Bytes of a block's description in the full form.
 pub const BLOCK_BYTES: usize = 24;
-/// Bytes of an authenticator: an AES-GCM tag, or the CRC of a plain block and zeros.
+/// Bytes of an authenticator: the CRC of the stored bytes, and a tag.
 pub const AUTH_BYTES: usize = 16;
 
-/// What proves that stored bytes are the ones that were written: a GCM tag for encrypted volumes,
-/// the CRC of the stored bytes followed by twelve zero bytes for plain ones.
+/// Bytes of an authenticator that are the tag.
+pub const TAG_BYTES: usize = 12;
+
+/// What proves that stored bytes are the ones that were written: their CRC, which everybody can check,
+/// and twelve bytes that only the key checks: the tag of a sealed block, zeros for a plain one.
 pub type Authenticator = [u8; AUTH_BYTES];
 
 /// The authenticator of a plain block.
@@ -26,9 +29,17 @@ pub fn plain_authenticator(crc: u32) -> Authenticator {
     auth
 }
 
-/// The CRC in a plain block's authenticator.
+/// The tag in an authenticator; zeros for a plain block.
 #[must_use]
-pub fn plain_crc(auth: &Authenticator) -> u32 {
+pub fn tag_of(auth: &Authenticator) -> [u8; TAG_BYTES] {
+    let mut tag = [0; TAG_BYTES];
+    tag.copy_from_slice(&auth[AUTH_BYTES - TAG_BYTES..]);
+    tag
+}
+
+/// The CRC of the stored bytes in an authenticator.
+#[must_use]
+pub fn stored_crc(auth: &Authenticator) -> u32 {
     u32::from_le_bytes([auth[0], auth[1], auth[2], auth[3]])
 }
 
@@ -46,7 +57,7 @@ pub struct RequestId {
 /// What a stored block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockKind {
-    /// 4096 bytes as the client wrote them (encrypted when the key id is not zero).
+    /// 4096 bytes: as the client wrote them, or sealed when the key id is not zero.
     Data = 1,
     /// Compressed data of `stored_length` bytes. Reserved: written by no version yet.
     Compressed = 2,
@@ -75,6 +86,14 @@ impl BlockInfo {
             crc,
             auth: plain_authenticator(crc),
         }
+    }
+
+    /// A sealed block: the CRC of the sealed bytes, and its tag.
+    #[must_use]
+    pub fn sealed(crc: u32, tag: &[u8; TAG_BYTES]) -> Self {
+        let mut block = Self::plain(crc);
+        block.auth[AUTH_BYTES - TAG_BYTES..].copy_from_slice(tag);
+        block
     }
 }
 
@@ -525,6 +544,9 @@ fn decode_write(r: &mut Reader<'_>, full: bool) -> Result<Operation, FormatError
         let (stored_length, crc) = (r.u16()?, r.u32()?);
         let mut auth = [0; AUTH_BYTES];
         auth.copy_from_slice(r.raw(AUTH_BYTES)?);
+        if stored_crc(&auth) != crc {
+            return Err(r.error("authenticator of a block does not begin with its CRC"));
+        }
         blocks.push(BlockInfo {
             kind,
             stored_length,
@@ -552,10 +574,7 @@ mod tests {
             part: 11,
         };
         let plain = BlockInfo::plain(5);
-        let tagged = BlockInfo {
-            auth: [7; 16],
-            ..plain
-        };
+        let tagged = BlockInfo::sealed(8, &[7; 12]);
         let range = BlockRange::new(8, 1 << 30);
         let stamp = Stamp::new(Epoch(1), 2);
         for op in [

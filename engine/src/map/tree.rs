@@ -6,6 +6,7 @@ use crate::format::operation::Authenticator;
 use crate::format::vaddr::VAddr;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::BlockRange;
+use esker_base::Stamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
@@ -45,6 +46,8 @@ pub enum TreeRun {
         vaddr: VAddr,
         /// What proves it.
         auth: Authenticator,
+        /// Its version.
+        stamp: Stamp,
     },
 }
 
@@ -107,6 +110,7 @@ impl Lookup<'_> {
                             lba,
                             vaddr: entry.vaddr,
                             auth: entry.auth,
+                            stamp: entry.stamp,
                         });
                     }
                     _ => self.zeros(lba, 1),

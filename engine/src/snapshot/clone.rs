@@ -92,6 +92,8 @@ impl Engine {
             size_bytes,
             created_us: *created_us,
             labels: labels.clone(),
+            // A clone of an encrypted volume writes under a key of its own, the first one.
+            key_id: from.meta.key_id.min(1),
             ..from.meta.clone()
         });
         (group.truncated, group.applied) = (FIRST, FIRST.0);

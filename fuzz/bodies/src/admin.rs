@@ -226,6 +226,7 @@ impl World {
             name: name.clone(),
             size_bytes,
             labels,
+            encrypted: false,
         };
         if self.ask(request).is_ok() {
             check_name(&name);

@@ -241,6 +241,7 @@ fn meta(group: u64, voters: &[u64], blocks: u64) -> Box<GroupMeta> {
             voters: voters.iter().copied().map(ReplicaId).collect(),
             ..Membership::default()
         },
+        key_id: 0,
     })
 }
 

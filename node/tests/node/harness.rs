@@ -4,7 +4,7 @@ use bytes::Bytes;
 use esker_base::{AlignedBuf, ConnId, DiskOp, IoId, Moment, WallClock};
 use esker_engine::EngineConfig;
 use esker_node::admin::{AdminError, AdminReply, AdminRequest};
-use esker_node::{AdminToken, Effect, Event, Machine, Node, NodeConfig, Transport};
+use esker_node::{AdminToken, Effect, Event, KeyAsk, Machine, Node, NodeConfig, Transport};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const DEVICE_BYTES: usize = 1 << 30;
@@ -31,6 +31,9 @@ pub struct World {
     pub closed: BTreeMap<ConnId, String>,
     /// What operators were answered, by token.
     answers: BTreeMap<u64, Result<AdminReply, AdminError>>,
+    /// What the node asked of key providers, and is not answered.
+    pub key_asks: Vec<KeyAsk>,
+    asked: u64,
 }
 
 fn config() -> NodeConfig {
@@ -41,6 +44,8 @@ fn config() -> NodeConfig {
     };
     NodeConfig {
         engine,
+        keys: true,
+        note_seals: true,
         ..NodeConfig::default()
     }
 }
@@ -60,6 +65,8 @@ impl World {
             deaf: BTreeSet::new(),
             closed: BTreeMap::new(),
             answers: BTreeMap::new(),
+            key_asks: Vec::new(),
+            asked: 0,
         };
         world.interpret();
         world.rest();
@@ -67,6 +74,7 @@ impl World {
             name: "v".into(),
             size_bytes: VOLUME_BYTES,
             labels: BTreeMap::new(),
+            encrypted: false,
         };
         world.ask(request).unwrap();
         world
@@ -76,16 +84,29 @@ impl World {
     pub fn reopen(&mut self) {
         self.queue.clear();
         self.events.clear();
+        self.key_asks.clear();
         let (now, wall) = (Moment(self.now), WallClock(self.now / 1000));
         self.node = Node::new(config(), now, wall, &mut self.effects);
         self.interpret();
     }
 
-    /// An operator asks, and is answered.
-    pub fn ask(&mut self, request: AdminRequest) -> Result<AdminReply, AdminError> {
-        let number = self.answers.len() as u64 + 1;
+    /// An operator asks; the number of the answer.
+    pub fn begin(&mut self, request: AdminRequest) -> u64 {
+        let number = self.asked + 1;
+        self.asked = number;
         let token = AdminToken(number);
         self.events.push(Event::Admin { token, request });
+        number
+    }
+
+    /// What an operator was answered.
+    pub fn answer(&self, number: u64) -> Option<Result<AdminReply, AdminError>> {
+        self.answers.get(&number).cloned()
+    }
+
+    /// An operator asks, and is answered.
+    pub fn ask(&mut self, request: AdminRequest) -> Result<AdminReply, AdminError> {
+        let number = self.begin(request);
         for _ in 0..100 {
             self.rest_a_little();
             if let Some(answer) = self.answers.get(&number) {
@@ -169,6 +190,7 @@ impl World {
                 Effect::AdminReply { token, result } => {
                     self.answers.insert(token.0, result);
                 }
+                Effect::Keys(ask) => self.key_asks.push(ask),
                 _ => {}
             }
         }

@@ -635,7 +635,7 @@ pub fn check_read(
                 }
                 at = end;
             }
-            ReadPiece::Data(data) => {
+            ReadPiece::Data(data) | ReadPiece::Sealed { data, .. } => {
                 for page in data.chunks(BLOCK_SIZE) {
                     let known = allowed.iter().any(|blocks| match blocks.get(&at) {
                         Some(want) => want.as_ref() == page,

@@ -47,7 +47,9 @@ impl Trace {
                 self.note(&[4, *token]);
                 for piece in pieces {
                     match piece {
-                        ReadPiece::Data(data) => self.hash.update(data),
+                        ReadPiece::Data(data) | ReadPiece::Sealed { data, .. } => {
+                            self.hash.update(data)
+                        }
                         ReadPiece::Zeros(count) => self.note(&[*count]),
                     }
                 }

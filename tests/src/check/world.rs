@@ -530,6 +530,8 @@ impl World {
             ReadError::Disk { .. } => self.disk.counts.read_errors > 0,
             ReadError::MapDamaged(_) => self.damaged || self.disk.counts.read_errors > 0,
             ReadError::Damaged(_) => self.damaged,
+            // The engine has no keys: it opens nothing.
+            ReadError::Refused(_) | ReadError::NoKey(_) | ReadError::Unsealed => false,
             ReadError::OutOfRange => false,
             ReadError::NotMerged => self.fenced,
             ReadError::UnknownSnapshot => at.is_some_and(|cut| {

@@ -218,6 +218,7 @@ pub(crate) fn request_of(change: &Change, name: &str) -> AdminRequest {
             name: name.clone(),
             size_bytes: *size_bytes,
             labels: std::collections::BTreeMap::new(),
+            encrypted: false,
         },
         Change::Clone {
             name,

@@ -488,7 +488,8 @@ impl World {
             }
             Effect::AdminReply { token, result } => self.admin_reply(host, token, result),
             Effect::Peer { to, frame } => self.peer_effect(host, super::host::index_of(to), frame),
-            Effect::ExportsChanged { .. } => {}
+            // No volume of these worlds is encrypted.
+            Effect::ExportsChanged { .. } | Effect::Keys(_) => {}
             Effect::Ready(report) => self.host_ready(host, &report),
             Effect::OpenFailed { message } => self.open_failed(host, &message),
             Effect::Fenced { message } => self.host_fenced(host, &message),

@@ -164,10 +164,6 @@ fn what_is_busy_or_missing_is_named() {
             &["volume", "create", "w", "--size", "1MiB", "--replicas", "3"],
             "cop",
         ),
-        (
-            &["volume", "create", "w", "--size", "1MiB", "--encrypt"],
-            "encrypt",
-        ),
         (&["volume", "show", "nobody"], "nobody"),
         (&["volume", "delete", "nobody", "--yes"], "nobody"),
         (&["volume", "rename", "nobody", "x"], "nobody"),

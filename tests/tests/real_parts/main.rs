@@ -20,6 +20,7 @@ mod benches;
 mod client;
 mod damaged;
 mod disk;
+mod encryption;
 mod examples;
 mod exports;
 mod filesystem;

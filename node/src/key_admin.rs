@@ -1,0 +1,159 @@
+//! What operators ask about keys: which a volume has, and to wrap them anew.
+
+use crate::admin::{AdminError, AdminReply, EpochReport, KeyReport};
+use crate::control::Outcome;
+use crate::event::{AdminToken, Effect, KeyAsk};
+use crate::keys::{name_of, Area, Dek, Rotation, Then};
+use crate::node::Node;
+use esker_base::num::to_u64;
+use esker_base::GroupId;
+use esker_crypto::{KeyName, WrappedKey};
+use std::collections::BTreeSet;
+
+/// Rotations on their way; further ones are refused.
+const ROTATIONS_MAX: usize = 64;
+
+impl Node {
+    fn encrypted(&self, name: &str) -> Result<GroupId, AdminError> {
+        let id = self.find(name)?;
+        match self.volumes.get(&id).is_some_and(|v| v.key_id != 0) {
+            true => Ok(id),
+            false => Err(AdminError::Refused(format!(
+                "volume {name} is not encrypted and has no keys"
+            ))),
+        }
+    }
+
+    fn keys_of_volume(&self, id: GroupId) -> BTreeSet<KeyName> {
+        let keys = self.engine.keys_of(id).into_iter();
+        keys.filter_map(name_of).collect()
+    }
+
+    fn wrapped(&self, name: KeyName) -> Option<&WrappedKey> {
+        let Area::Open(area) = &self.keys.area else {
+            return None;
+        };
+        area.keys().map(|(_, key)| key).find(|k| k.name() == name)
+    }
+
+    /// The keys that a volume reads and writes with.
+    pub(crate) fn key_show(&self, name: &str) -> Outcome {
+        let id = self.encrypted(name)?;
+        let own = self.volumes.get(&id).map(|v| v.id);
+        let epochs = self.engine.epochs(id);
+        let reports = self.keys_of_volume(id).into_iter().map(|key| {
+            let wrapped = self.wrapped(key);
+            let kek = wrapped.map_or("", |w| w.kek().as_str());
+            let with = |e: &&esker_engine::format::checkpoint::EpochEntry| {
+                (e.volume, e.key_id) == (key.volume, key.key.get())
+            };
+            let of: Vec<u32> = epochs.iter().filter(with).map(|e| e.epoch.0).collect();
+            let (state, reason) = match self.keys.deks.get(&key) {
+                Some(Dek::Here(_)) => ("open", ""),
+                Some(Dek::Away(why)) => ("locked", why.as_str()),
+                Some(Dek::Asked) | None => ("waiting", ""),
+            };
+            KeyReport {
+                volume_uuid: key.volume.to_string(),
+                key_id: key.key.get(),
+                is_own: own == Some(key.volume),
+                provider: kek.split(':').next().unwrap_or("").into(),
+                kek: kek.into(),
+                state: state.into(),
+                reason: reason.into(),
+                epochs: of.first().zip(of.last()).map(|(first, last)| EpochReport {
+                    first: *first,
+                    last: *last,
+                    count: to_u64(of.len()),
+                }),
+            }
+        });
+        Ok(Some(AdminReply::Keys(reports.collect())))
+    }
+
+    /// Has the keys of a volume wrapped under their provider's newest KEK; they stay what they are.
+    pub(crate) fn key_rotate(&mut self, token: AdminToken, name: &str, data_key: bool) -> Outcome {
+        let group = self.encrypted(name)?;
+        self.writable()?;
+        self.require_keys()?;
+        if data_key {
+            return Err(AdminError::Refused(
+                "this version cannot give a volume another data key; copy it into a new encrypted \
+                 volume, or leave --data-key away to wrap the one it has anew"
+                    .into(),
+            ));
+        }
+        if self.keys.rotations.len() >= ROTATIONS_MAX {
+            return Err(AdminError::Refused(format!(
+                "{ROTATIONS_MAX} rotations are on their way; try again"
+            )));
+        }
+        let left = self.keys_of_volume(group);
+        let mut asks = Vec::new();
+        for key in &left {
+            match self.wrapped(*key) {
+                Some(wrapped) => asks.push(KeyAsk::Rewrap(wrapped.clone())),
+                None => {
+                    return Err(AdminError::Refused(format!(
+                        "key {} of volume {} is in no key slot of the store",
+                        key.key, key.volume
+                    )))
+                }
+            }
+        }
+        self.keys.asks.extend(asks);
+        self.keys.rotations.push(Rotation { token, group, left });
+        Ok(None)
+    }
+
+    /// A provider has wrapped a key anew, or has not.
+    pub(crate) fn key_rewrapped(
+        &mut self,
+        name: KeyName,
+        result: Result<WrappedKey, String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let pages = match (result, &mut self.keys.area) {
+            (Ok(wrapped), Area::Open(area)) if wrapped.name() == name => {
+                match area.find(name.volume, name.key) {
+                    Some(slot) => Ok(area.replace(slot, wrapped)),
+                    None => Err("the volume has gone".into()),
+                }
+            }
+            (Err(why), _) => Err(why),
+            (Ok(_), _) => Err("the key slots of the store cannot be written".into()),
+        };
+        match pages {
+            Ok(pages) => self.keys.change(pages.0, Then::Rewrapped(name)),
+            Err(why) => {
+                let rotations = std::mem::take(&mut self.keys.rotations).into_iter();
+                let (failed, rest): (Vec<_>, Vec<_>) =
+                    rotations.partition(|r| r.left.contains(&name));
+                self.keys.rotations = rest;
+                for rotation in failed {
+                    let refused = AdminError::Refused(why.clone());
+                    Self::answer(rotation.token, Err(refused), effects);
+                }
+            }
+        }
+    }
+
+    /// The new wrapping is durable, and the old one is gone.
+    pub(crate) fn rewrapped(&mut self, name: KeyName, effects: &mut Vec<Effect>) {
+        for rotation in &mut self.keys.rotations {
+            rotation.left.remove(&name);
+        }
+        let rotations = std::mem::take(&mut self.keys.rotations).into_iter();
+        let (done, rest): (Vec<_>, Vec<_>) = rotations.partition(|r| r.left.is_empty());
+        self.keys.rotations = rest;
+        for Rotation { token, group, .. } in done {
+            let shown = self.volumes.get(&group).map(|v| v.name.clone());
+            let shown = shown.map(|name| self.key_show(&name));
+            let reply = match shown {
+                Some(Ok(Some(reply))) => Ok(reply),
+                _ => Ok(AdminReply::Done),
+            };
+            Self::answer(token, reply, effects);
+        }
+    }
+}

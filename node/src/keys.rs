@@ -1,0 +1,599 @@
+//! Keys of encrypted volumes: who has which, where they lie wrapped, and what waits for them.
+//!
+//! A volume's DEK is made and wrapped outside ([`KeyAsk`]); the wrapped key lies in a slot of the store that
+//! is overwritten in place ([`SlotArea`]), durable before the volume exists. At the start every wrapped
+//! key is asked for in the clear; until one comes, the volumes that need it are locked. A key goes with the
+//! last group that reads or writes with it.
+
+use crate::admin::{AdminError, AdminReply, ReplicaSpec};
+use crate::event::{AdminToken, Effect, KeyAnswer, KeyAsk};
+use crate::node::Node;
+use crate::snapshots::SnapshotAsk;
+use crate::volume::Volume;
+use bytes::Bytes;
+use esker_base::num::{to_u64, to_usize};
+use esker_base::{DiskError, DiskOp, GroupId, IoId, Moment, Stamp, VolumeId};
+use esker_crypto::slots::{PageWrite, SlotArea};
+use esker_crypto::{Backend, BlockKey, DataKey, EpochId, EpochKeys, KeyId, KeyName, WrappedKey};
+use esker_engine::format::checkpoint::EpochEntry;
+use esker_engine::keys::{KeyRef, KEY_SLOTS_BYTES, KEY_SLOTS_OFFSET};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Disk operations of this module are told from the engine's by this bit of their ids.
+const KEY_IO: u64 = 1 << 62;
+/// Block keys kept ready, about 1 KiB each.
+const BLOCK_KEYS_MAX: usize = 1024;
+/// How often to look for keys that nobody needs, while volumes are still starting.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const NOT_READ: &str = "the key slots of the store are not read yet; try again";
+
+/// The key slots.
+pub(crate) enum Area {
+    /// This node keeps no keys.
+    Off,
+    /// On their way from the device.
+    Reading,
+    Open(Box<SlotArea>),
+    /// They cannot be used, and why.
+    Broken(String),
+}
+
+/// A DEK as far as this node has it.
+pub(crate) enum Dek {
+    /// Its provider was asked.
+    Asked,
+    /// It is not to be had now, and why.
+    Away(String),
+    Here(DataKey),
+}
+
+/// Whether a volume's blocks can be read and written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    Open,
+    /// Its keys are on their way.
+    Waits,
+    /// A key is not to be had, and why.
+    Away(String),
+}
+
+/// What a new key is for.
+pub(crate) enum KeyFor {
+    Volume(AdminToken, ReplicaSpec, BTreeMap<String, String>),
+    Clone(AdminToken, GroupId, SnapshotAsk),
+}
+
+/// What happens when a change of a slot is durable.
+pub(crate) enum Then {
+    Nothing,
+    Begin(KeyFor),
+    Answer(AdminToken),
+    Rewrapped(KeyName),
+}
+
+/// Pages of a slot's change: one is written and synced before the next.
+struct Change {
+    pages: VecDeque<PageWrite>,
+    then: Then,
+}
+
+/// A rotation that an operator waits for.
+pub(crate) struct Rotation {
+    pub token: AdminToken,
+    pub group: GroupId,
+    pub left: BTreeSet<KeyName>,
+}
+
+/// See the module.
+pub(crate) struct Keys {
+    pub(crate) area: Area,
+    pub(crate) deks: BTreeMap<KeyName, Dek>,
+    ready: EpochKeys,
+    changes: VecDeque<Change>,
+    /// The operation of the first change that is on its way.
+    io: Option<IoId>,
+    /// It is the sync after a page.
+    is_syncing: bool,
+    next_io: u64,
+    making: BTreeMap<KeyName, KeyFor>,
+    /// Keys of volumes that are about to begin.
+    reserved: BTreeSet<KeyName>,
+    pub(crate) rotations: Vec<Rotation>,
+    pub(crate) asks: Vec<KeyAsk>,
+    io_asks: Vec<(IoId, DiskOp)>,
+    sweep_wanted: bool,
+    sweep_next: Moment,
+    /// Blocks that did not open.
+    pub refused: u64,
+    /// What was sealed under which key, when somebody wants to know.
+    pub(crate) seals: Option<Vec<(EpochId, Stamp)>>,
+}
+
+impl Keys {
+    pub(crate) fn new(is_on: bool, notes_seals: bool) -> Self {
+        Self {
+            area: if is_on { Area::Reading } else { Area::Off },
+            deks: BTreeMap::new(),
+            ready: EpochKeys::new(BLOCK_KEYS_MAX),
+            changes: VecDeque::new(),
+            io: None,
+            is_syncing: false,
+            next_io: KEY_IO,
+            making: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+            rotations: Vec::new(),
+            asks: Vec::new(),
+            io_asks: Vec::new(),
+            sweep_wanted: false,
+            sweep_next: Moment(0),
+            refused: 0,
+            seals: notes_seals.then(Vec::new),
+        }
+    }
+
+    /// The key of an epoch's blocks; none while its DEK is not here.
+    pub(crate) fn block_key(&mut self, epoch: &EpochEntry) -> Option<&BlockKey> {
+        let key = KeyId::new(epoch.key_id)?;
+        let name = KeyName {
+            volume: epoch.volume,
+            key,
+        };
+        let Some(Dek::Here(dek)) = self.deks.get(&name) else {
+            return None;
+        };
+        let id = epoch_id(epoch);
+        let derive = || {
+            let (volume, number, salt) = (epoch.volume, epoch.epoch, epoch.salt);
+            Ok::<_, ()>(BlockKey::derive(
+                Backend::default(),
+                dek,
+                volume,
+                number,
+                salt,
+            ))
+        };
+        self.ready.get(id, derive).ok()
+    }
+
+    /// Stamps were used with an epoch's key.
+    pub(crate) fn note_seals(&mut self, epoch: &EpochEntry, first: Stamp, count: u64) {
+        if let Some(seals) = &mut self.seals {
+            seals.extend((0..count).map(|n| (epoch_id(epoch), Stamp(first.0 + n))));
+        }
+    }
+
+    /// Why no key can be made now.
+    fn refusal(&self) -> Option<String> {
+        match &self.area {
+            Area::Open(_) => None,
+            Area::Off => Some("this node keeps no keys".into()),
+            Area::Reading => Some(NOT_READ.into()),
+            Area::Broken(why) => Some(why.clone()),
+        }
+    }
+
+    pub(crate) fn change(&mut self, pages: Vec<PageWrite>, then: Then) {
+        let pages = pages.into();
+        self.changes.push_back(Change { pages, then });
+        self.go_on();
+    }
+
+    /// Begins the next operation of the first change, unless one is on its way.
+    fn go_on(&mut self) {
+        let Some(change) = self.changes.front_mut().filter(|_| self.io.is_none()) else {
+            return;
+        };
+        if let Some(PageWrite { offset, page }) = change.pages.pop_front() {
+            let offset = KEY_SLOTS_OFFSET + to_u64(offset);
+            let bufs = vec![page.freeze()];
+            self.disk(DiskOp::Write { offset, bufs });
+        }
+    }
+
+    fn disk(&mut self, op: DiskOp) {
+        let io = IoId(self.next_io);
+        self.next_io += 1;
+        self.io = Some(io);
+        self.io_asks.push((io, op));
+    }
+}
+
+fn epoch_id(epoch: &EpochEntry) -> EpochId {
+    EpochId {
+        volume: epoch.volume,
+        epoch: epoch.epoch,
+        salt: epoch.salt,
+    }
+}
+
+pub(crate) fn name_of((volume, key): KeyRef) -> Option<KeyName> {
+    KeyId::new(key).map(|key| KeyName { volume, key })
+}
+
+/// The first key of a volume.
+pub(crate) fn first_key(volume: VolumeId) -> KeyName {
+    match KeyId::new(1) {
+        Some(key) => KeyName { volume, key },
+        None => unreachable!("one is not zero"),
+    }
+}
+
+/// Why a volume is locked, as it is told.
+pub(crate) fn lock_text(volume: &Volume, why: &str) -> String {
+    let name = &volume.name;
+    format!("volume {name} is locked: {why}. It opens by itself once its key can be had")
+}
+
+/// Whether a disk operation is one of this module's.
+pub(crate) fn is_key_io(io: IoId) -> bool {
+    io.0 & KEY_IO != 0
+}
+
+impl Node {
+    /// Reads the key slots; the volumes are there.
+    pub(crate) fn keys_begin(&mut self) {
+        if matches!(self.keys.area, Area::Reading) {
+            let length = to_usize(KEY_SLOTS_BYTES);
+            let offset = KEY_SLOTS_OFFSET;
+            self.keys.disk(DiskOp::Read { offset, length });
+        }
+    }
+
+    /// What was asked for goes out.
+    pub(crate) fn tell_key_asks(&mut self, effects: &mut Vec<Effect>) {
+        self.sweep_keys();
+        let asks = self.keys.asks.drain(..).map(Effect::Keys);
+        effects.extend(asks);
+        let ios = self.keys.io_asks.drain(..);
+        effects.extend(ios.map(|(io, op)| Effect::Disk { io, op }));
+    }
+
+    /// A disk operation of the key slots ended.
+    pub(crate) fn key_io_done(
+        &mut self,
+        io: IoId,
+        result: Result<Bytes, DiskError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.keys.io != Some(io) {
+            return;
+        }
+        self.keys.io = None;
+        match result {
+            Ok(bytes) if matches!(self.keys.area, Area::Reading) => self.slots_read(&bytes),
+            Ok(_) => self.slot_step(effects),
+            Err(error) => self.slots_broken(
+                format!(
+                    "the key slots of the store failed ({error}); check the device, then restart \
+                     eskerd"
+                ),
+                effects,
+            ),
+        }
+    }
+
+    /// The slots came from the device: keys that volumes need are asked for.
+    fn slots_read(&mut self, bytes: &[u8]) {
+        let opened = match SlotArea::open(self.engine.store_id(), bytes) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.keys.area = Area::Broken(error.to_string());
+                return self.keys_changed();
+            }
+        };
+        for slot in &opened.lost {
+            tracing::error!(?slot, "a key slot is damaged; a key may be lost");
+        }
+        if !opened.mend.0.is_empty() {
+            self.keys.change(opened.mend.0, Then::Nothing);
+        }
+        let needed = self.engine.keys_in_use();
+        for name in needed.into_iter().filter_map(name_of) {
+            let slot = opened.area.find(name.volume, name.key);
+            let wrapped = opened.area.keys().find(|(index, _)| Some(*index) == slot);
+            let dek = match wrapped {
+                Some((_, wrapped)) => {
+                    self.keys.asks.push(KeyAsk::Open(wrapped.clone()));
+                    Dek::Asked
+                }
+                None => Dek::Away(format!(
+                    "key {} of volume {} is in no key slot of the store; restore the device from \
+                     a copy",
+                    name.key, name.volume
+                )),
+            };
+            self.keys.deks.insert(name, dek);
+        }
+        self.keys.area = Area::Open(Box::new(opened.area));
+        self.keys.sweep_wanted = true;
+        self.keys_changed();
+    }
+
+    /// A page is written, or synced.
+    fn slot_step(&mut self, effects: &mut Vec<Effect>) {
+        self.keys.is_syncing = !self.keys.is_syncing;
+        if self.keys.is_syncing {
+            return self.keys.disk(DiskOp::Sync);
+        }
+        if self
+            .keys
+            .changes
+            .front()
+            .is_some_and(|c| c.pages.is_empty())
+        {
+            if let Some(change) = self.keys.changes.pop_front() {
+                self.slot_changed(change.then, effects);
+            }
+        }
+        self.keys.go_on();
+    }
+
+    fn slot_changed(&mut self, then: Then, effects: &mut Vec<Effect>) {
+        match then {
+            Then::Nothing => {}
+            Then::Answer(token) => Self::answer(token, Ok(AdminReply::Done), effects),
+            Then::Begin(KeyFor::Volume(token, spec, labels)) => {
+                self.create(token, spec, labels, 1);
+            }
+            Then::Begin(KeyFor::Clone(token, origin, ask)) => {
+                if let Err(error) = self.ask(token, origin, ask.clone()) {
+                    self.free_name(&ask);
+                    Self::answer(token, Err(error), effects);
+                }
+            }
+            Then::Rewrapped(name) => self.rewrapped(name, effects),
+        }
+    }
+
+    fn slots_broken(&mut self, why: String, effects: &mut Vec<Effect>) {
+        tracing::error!(why, "key slots");
+        self.keys.area = Area::Broken(why.clone());
+        for change in std::mem::take(&mut self.keys.changes) {
+            match change.then {
+                Then::Begin(what) => self.key_failed(what, &why, effects),
+                Then::Answer(token) => {
+                    Self::answer(token, Err(AdminError::Refused(why.clone())), effects);
+                }
+                Then::Nothing | Then::Rewrapped(_) => {}
+            }
+        }
+        for rotation in std::mem::take(&mut self.keys.rotations) {
+            let refused = AdminError::Refused(why.clone());
+            Self::answer(rotation.token, Err(refused), effects);
+        }
+        self.keys_changed();
+    }
+
+    fn key_failed(&mut self, what: KeyFor, why: &str, effects: &mut Vec<Effect>) {
+        let token = match what {
+            KeyFor::Volume(token, spec, _) => {
+                self.by_name.retain(|_, group| *group != spec.group);
+                self.keys.reserved.remove(&first_key(spec.volume));
+                token
+            }
+            KeyFor::Clone(token, _, ask) => {
+                self.free_name(&ask);
+                token
+            }
+        };
+        Self::answer(token, Err(AdminError::Refused(why.into())), effects);
+    }
+
+    /// Why no encrypted volume can begin now.
+    pub(crate) fn require_keys(&self) -> Result<(), AdminError> {
+        // A keyring that is only away must not be replaced by a new one.
+        let locked = self.volumes.values().find_map(|v| match &v.lock {
+            Lock::Away(why) => Some(lock_text(v, why)),
+            Lock::Open | Lock::Waits => None,
+        });
+        if let Some(text) = locked {
+            return Err(AdminError::Refused(format!("no key is made while {text}")));
+        }
+        self.keys.refusal().map_or(Ok(()), |why| {
+            Err(AdminError::Refused(format!("no key can be made: {why}")))
+        })
+    }
+
+    /// Has a key made for a new volume, which begins once its slot is durable.
+    pub(crate) fn make_volume_key(
+        &mut self,
+        token: AdminToken,
+        spec: ReplicaSpec,
+        labels: BTreeMap<String, String>,
+    ) {
+        let name = first_key(spec.volume);
+        self.by_name.insert(spec.name.clone(), spec.group); // taken from now on
+        self.make_key(name, KeyFor::Volume(token, spec, labels));
+    }
+
+    /// As [`Self::make_volume_key`], for a clone.
+    pub(crate) fn make_clone_key(
+        &mut self,
+        token: AdminToken,
+        origin: GroupId,
+        volume: VolumeId,
+        ask: SnapshotAsk,
+    ) {
+        self.make_key(first_key(volume), KeyFor::Clone(token, origin, ask));
+    }
+
+    fn make_key(&mut self, name: KeyName, what: KeyFor) {
+        self.keys.reserved.insert(name);
+        self.keys.making.insert(name, what);
+        self.keys.asks.push(KeyAsk::Make(name));
+    }
+
+    /// A volume that was to begin with this key does not.
+    pub(crate) fn unreserve_key(&mut self, volume: VolumeId) {
+        if self.keys.reserved.remove(&first_key(volume)) {
+            self.keys.sweep_wanted = true;
+        }
+    }
+
+    /// A provider has answered.
+    pub(crate) fn key_answer(&mut self, answer: KeyAnswer, effects: &mut Vec<Effect>) {
+        match answer {
+            KeyAnswer::Made(name, result) => self.key_made(name, result, effects),
+            KeyAnswer::Opened(name, result) => {
+                let Some(dek) = self.keys.deks.get_mut(&name) else {
+                    return; // the volume has gone
+                };
+                if !matches!(dek, Dek::Here(_)) {
+                    *dek = match result {
+                        Ok(key) => Dek::Here(key),
+                        Err(why) => Dek::Away(why),
+                    };
+                }
+                self.keys_changed();
+            }
+            KeyAnswer::Rewrapped(name, result) => self.key_rewrapped(name, result, effects),
+        }
+    }
+
+    fn key_made(
+        &mut self,
+        name: KeyName,
+        result: Result<(DataKey, WrappedKey), String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(what) = self.keys.making.remove(&name) else {
+            return;
+        };
+        let added = match (result, &mut self.keys.area) {
+            (Err(why), _) => Err(why),
+            (Ok((dek, wrapped)), Area::Open(area)) if wrapped.name() == name => {
+                match area.add(wrapped) {
+                    Some((_, pages)) => Ok((dek, pages)),
+                    None => Err("all key slots of the store are taken; delete an encrypted \
+                                 volume, or use another store"
+                        .into()),
+                }
+            }
+            (Ok(_), _) => Err(self.keys.refusal().unwrap_or_else(|| NOT_READ.into())),
+        };
+        match added {
+            Ok((dek, pages)) => {
+                self.keys.deks.insert(name, Dek::Here(dek));
+                self.keys.change(pages.0, Then::Begin(what));
+            }
+            Err(why) => self.key_failed(what, &why, effects),
+        }
+    }
+
+    /// Whether a volume's blocks can be read and written, as keys are now.
+    fn lock_now(&self, id: GroupId) -> Lock {
+        if let Area::Broken(why) = &self.keys.area {
+            let keys = self.engine.keys_of(id).into_iter().filter_map(name_of);
+            let mut missing = keys.filter(|k| !matches!(self.keys.deks.get(k), Some(Dek::Here(_))));
+            return missing
+                .next()
+                .map_or(Lock::Open, |_| Lock::Away(why.clone()));
+        }
+        let mut lock = Lock::Open;
+        for name in self.engine.keys_of(id).into_iter().filter_map(name_of) {
+            match self.keys.deks.get(&name) {
+                Some(Dek::Here(_)) => {}
+                Some(Dek::Away(why)) => return Lock::Away(why.clone()),
+                Some(Dek::Asked) => lock = Lock::Waits,
+                None if matches!(self.keys.area, Area::Off) => {
+                    return Lock::Away("this node keeps no keys".into());
+                }
+                None => lock = Lock::Waits,
+            }
+        }
+        lock
+    }
+
+    /// What an operator should know of locked volumes.
+    pub(crate) fn lock_problems(&self) -> Vec<String> {
+        let encrypted = self.volumes.iter().filter(|(_, v)| v.key_id != 0);
+        let locked = encrypted.filter_map(|(_, volume)| match &volume.lock {
+            Lock::Away(why) => Some(lock_text(volume, why)),
+            Lock::Open | Lock::Waits => None,
+        });
+        let mut problems: Vec<String> = locked.collect();
+        if self.keys.refused > 0 {
+            problems.push(format!(
+                "{} times a sealed block did not open since the start: it was changed, moved, or \
+                 replaced by an older one; the log names them",
+                self.keys.refused
+            ));
+        }
+        problems
+    }
+
+    /// Keys are reserved no longer for volumes that did not begin.
+    pub(crate) fn forget_reserved(&mut self) {
+        let making: BTreeSet<VolumeId> = self.keys.making.keys().map(|k| k.volume).collect();
+        self.keys.reserved.retain(|k| making.contains(&k.volume));
+        self.keys.sweep_wanted = true;
+    }
+
+    /// Keys came, or will not: who waits for them is told.
+    fn keys_changed(&mut self) {
+        for id in self.volumes.keys().copied().collect::<Vec<_>>() {
+            self.key_changed(id);
+        }
+    }
+
+    /// As [`Self::keys_changed`], of one volume.
+    pub(crate) fn key_changed(&mut self, id: GroupId) {
+        if self.volumes.get(&id).is_none_or(|v| v.key_id == 0) {
+            return;
+        }
+        let lock = self.lock_now(id);
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.lock = lock;
+            self.keys.reserved.remove(&first_key(volume.id)); // the store says who needs it now
+        }
+        self.note_state(id);
+        self.attach_waiting(id);
+    }
+
+    /// Keys that no volume needs any more are destroyed, once it is known what volumes there are: every log
+    /// is in force.
+    pub(crate) fn sweep_keys(&mut self) {
+        let due = self.keys.sweep_wanted && self.now >= self.keys.sweep_next;
+        if !due || self.fenced.is_some() {
+            return;
+        }
+        self.keys.sweep_next = self.now + SWEEP_INTERVAL;
+        self.sweep_keys_now(None);
+    }
+
+    /// True when somebody is answered later, with the last of what is destroyed.
+    pub(crate) fn sweep_keys_now(&mut self, answer: Option<AdminToken>) -> bool {
+        let is_known = |v: &Volume| v.is_serving() || v.deleting || !v.is_single();
+        if !self.volumes.values().all(is_known) {
+            self.keys.sweep_wanted = true;
+            return false;
+        }
+        self.keys.sweep_wanted = false;
+        let used = self.engine.keys_in_use().into_iter().filter_map(name_of);
+        let used: BTreeSet<KeyName> = used.collect();
+        self.keys.reserved.retain(|name| !used.contains(name));
+        let Area::Open(area) = &mut self.keys.area else {
+            return false;
+        };
+        let free =
+            |k: &WrappedKey| !used.contains(&k.name()) && !self.keys.reserved.contains(&k.name());
+        let gone = area.keys().filter(|(_, k)| free(k));
+        let gone: Vec<_> = gone.map(|(slot, k)| (slot, k.name())).collect();
+        let mut changes = Vec::new();
+        for (slot, name) in gone {
+            tracing::info!(volume = %name.volume, key = %name.key, "a key is destroyed");
+            changes.push(area.destroy(slot).0);
+            self.keys.deks.remove(&name);
+            self.keys.ready.forget(name.volume);
+        }
+        let last = changes.len();
+        for (n, pages) in changes.into_iter().enumerate() {
+            let then = answer
+                .filter(|_| n + 1 == last)
+                .map_or(Then::Nothing, Then::Answer);
+            self.keys.change(pages, then);
+        }
+        last > 0 && answer.is_some()
+    }
+}
