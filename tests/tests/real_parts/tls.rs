@@ -1,6 +1,7 @@
 //! NBD over TLS with the clients people have: libnbd's tools and nbd-client.
 
-use crate::harness::{has, run, Daemon, Folder, Start};
+use crate::harness::{has, program, run, Daemon, Folder, Start};
+use crate::readme::{blocks, shell};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 struct Certificates(Folder);
 
 fn esker(words: &[&str]) -> crate::harness::Done {
-    run(crate::harness::program("esker").to_str().unwrap(), words)
+    run(program("esker").to_str().unwrap(), words)
 }
 
 impl Certificates {
@@ -254,4 +255,16 @@ fn certificates_are_never_overwritten_and_keys_are_for_their_owner() {
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["volumes"], serde_json::json!(["vm-*"]));
     assert_eq!(shown["kind"], "client");
+}
+
+#[test]
+fn the_commands_of_the_document_make_certificates() {
+    let folder = Folder::new();
+    let blocks = blocks("docs/security.md");
+    assert_eq!(blocks.len(), 1);
+    let alias = format!("alias esker={}\n", program("esker").display());
+    shell(&folder.0, &alias, &blocks[0]);
+    for file in ["certs/ca.pem", "certs/server.key", "vm-host/client-key.pem"] {
+        assert!(folder.join(file).exists(), "{file}");
+    }
 }
