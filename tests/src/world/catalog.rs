@@ -77,6 +77,13 @@ impl Volume {
             },
         }
     }
+
+    /// It has this size, or one it had before: nothing new where nothing is known.
+    pub fn may_have(&mut self, size_bytes: u64) {
+        if !self.sizes.is_empty() {
+            self.sizes.insert(size_bytes);
+        }
+    }
 }
 
 impl Slot {
@@ -171,7 +178,7 @@ impl Slot {
         let unsure = self.change.take().map(|c| c.1);
         self.wanted = None;
         if let (Some(size_bytes), Some(volume)) = (self.resizing.take(), &mut self.volume) {
-            volume.sizes.insert(size_bytes);
+            volume.may_have(size_bytes);
         }
         match (&mut self.volume, report, unsure) {
             // It is an entry of its origin's log, and that is not applied yet: unsure until it is.
@@ -191,7 +198,7 @@ impl Slot {
                 match unsure {
                     Some(Change::Rename { name }) if name == r.name => v.name = name,
                     Some(Change::Resize { size_bytes }) => {
-                        v.sizes.insert(size_bytes);
+                        v.may_have(size_bytes);
                     }
                     Some(Change::Rollback { snapshot, .. }) => {
                         if let Some(to) = v.kept.sure.get(&snapshot) {

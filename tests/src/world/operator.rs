@@ -258,10 +258,10 @@ impl World {
                 if let (Some(size_bytes), Some(volume)) = (size_bytes, s.volume.as_mut()) {
                     // One that was refused may be in force all the same, should the end of the
                     // volume be lost in a crash.
-                    if result.is_ok() {
-                        volume.sizes.clear();
+                    match result.is_ok() {
+                        true => volume.sizes = BTreeSet::from([size_bytes]),
+                        false => volume.may_have(size_bytes),
                     }
-                    volume.sizes.insert(size_bytes);
                 }
             }
             Purpose::Refused if result.is_err() => {}
