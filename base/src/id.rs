@@ -65,6 +65,24 @@ id64!(/// A connection of a client to this node; never reused while the process 
 id64!(/// An outstanding disk operation; never reused while the process lives.
     IoId);
 
+/// A store of a node: where a replica lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The node.
+    pub node: NodeId,
+    /// The store's index in it.
+    pub store: u16,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.store {
+            0 => write!(f, "{}", self.node),
+            store => write!(f, "{}/{store}", self.node),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,8 +15,8 @@ pub mod time;
 pub use buf::AlignedBuf;
 pub use histogram::Histogram;
 pub use id::{
-    ClusterId, ConnId, GroupId, IoId, NodeId, RaftIndex, ReplicaId, Seq, SessionId, StoreId, Term,
-    VolumeId,
+    ClusterId, ConnId, GroupId, IoId, NodeId, Place, RaftIndex, ReplicaId, Seq, SessionId, StoreId,
+    Term, VolumeId,
 };
 pub use io::{DiskError, DiskErrorKind, DiskOp};
 pub use lba::{BlockRange, Lba, BLOCK_SIZE, BLOCK_SIZE_U64};

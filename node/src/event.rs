@@ -21,7 +21,7 @@
 
 use crate::admin::{AdminError, AdminReply, AdminRequest};
 use bytes::Bytes;
-use esker_base::{ConnId, DiskError, DiskOp, IoId, Moment, NodeId};
+use esker_base::{ConnId, DiskError, DiskOp, IoId, Moment, Place, ReplicaId};
 use esker_crypto::{DataKey, KeyName, WrappedKey};
 
 /// How a client reached the node; decides when its writes are answered.
@@ -150,21 +150,34 @@ pub enum Event {
     /// A frame from another node.
     Peer {
         /// The sender.
-        from: NodeId,
+        from: Place,
         /// The frame as it came.
         frame: PeerFrame,
     },
+    /// Where replicas of the volumes live that span nodes: all of them, in place of what was known.
+    Places(std::collections::BTreeMap<ReplicaId, Place>),
     /// End: tell the sessions, make everything durable, write a checkpoint, then
     /// [`Effect::Stopped`].
     Stop,
 }
 
+/// What a frame between nodes is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameKind {
+    /// A group's Raft message (`esker_replication::codec`).
+    Group,
+    /// A client's request on its way to the leader, or the answer to one.
+    Door,
+}
+
 /// A message between nodes: a small header and raw payloads beside it, which no codec copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerFrame {
-    /// The encoded header (see `esker_replication::codec`).
+    /// What it is about.
+    pub kind: FrameKind,
+    /// The encoded header.
     pub header: Bytes,
-    /// Payloads, in the order the header names them.
+    /// Payloads, in the order the header names them, cut in any way.
     pub payloads: Vec<Bytes>,
 }
 
@@ -237,7 +250,7 @@ pub enum Effect {
     /// Send a frame to another node. May be lost, delayed, duplicated or reordered.
     Peer {
         /// The receiver.
-        to: NodeId,
+        to: Place,
         /// The frame.
         frame: PeerFrame,
     },

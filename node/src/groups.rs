@@ -2,14 +2,14 @@
 //! log, what the store has made durable goes back to the group, what is committed goes into the map.
 
 use crate::control::too_many_labels;
-use crate::event::{Effect, PeerFrame};
+use crate::event::{Effect, FrameKind, PeerFrame};
 use crate::keys::Lock;
 use crate::node::{Node, Phase, ReadFor};
 use crate::rewind::Rewind;
 use crate::volume::{EpochState, Proposal, Volume};
 use crate::ReadyReport;
 use bytes::Bytes;
-use esker_base::{GroupId, NodeId, RaftIndex, Term};
+use esker_base::{GroupId, Place, RaftIndex, Term};
 use esker_engine::event::{
     self as engine_event, Append, AppendEntry, Opened, Outcome, RecoveredGroup,
 };
@@ -254,9 +254,13 @@ impl Node {
                 header,
                 payloads,
             } => {
-                if let Some(node) = self.config.peers.get(&to).copied() {
-                    let frame = PeerFrame { header, payloads };
-                    effects.push(Effect::Peer { to: node, frame });
+                if let Some(to) = self.config.places.get(&to).copied() {
+                    let frame = PeerFrame {
+                        kind: FrameKind::Group,
+                        header,
+                        payloads,
+                    };
+                    effects.push(Effect::Peer { to, frame });
                 }
             }
             // Carried out together in `drive`.
@@ -604,11 +608,11 @@ impl Node {
     }
 
     /// A frame from another node.
-    pub(crate) fn peer_frame(&mut self, from: NodeId, frame: PeerFrame) {
+    pub(crate) fn peer_frame(&mut self, from: Place, frame: PeerFrame) {
         let decoded = match repl::decode_frame_header(&frame.header) {
             Ok(decoded) => decoded,
             Err(error) => {
-                tracing::warn!(node = from.0, %error, "peer frame refused");
+                tracing::warn!(%from, %error, "peer frame refused");
                 return;
             }
         };
@@ -618,7 +622,7 @@ impl Node {
         };
         let refused = raft.receive(&frame.header, frame.payloads);
         if let Err(error) = refused {
-            tracing::warn!(node = from.0, group = id.0, %error, "peer frame refused");
+            tracing::warn!(%from, group = id.0, %error, "peer frame refused");
             if let repl::GroupError::CommitBeyondLog { .. } = error {
                 self.lost_entries(id, &error);
             }

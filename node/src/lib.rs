@@ -28,7 +28,9 @@ mod turns;
 mod volume;
 
 pub use esker_nbd::{Access, TlsPolicy};
-pub use event::{AdminToken, Effect, Event, ExportInfo, KeyAnswer, KeyAsk, PeerFrame, Transport};
+pub use event::{
+    AdminToken, Effect, Event, ExportInfo, FrameKind, KeyAnswer, KeyAsk, PeerFrame, Transport,
+};
 pub use node::{Node, NodeConfig};
 
 use esker_base::{Moment, WallClock};

@@ -7,7 +7,7 @@ use crate::event::{AdminToken, Effect, Event, ExportInfo};
 use crate::sums::{DiffAsk, Settle};
 use crate::volume::{Op, OpId, Volume};
 use crate::{Machine, ReadyReport};
-use esker_base::{ClusterId, ConnId, GroupId, Moment, NodeId, ReplicaId, WallClock};
+use esker_base::{ClusterId, ConnId, GroupId, Moment, NodeId, Place, ReplicaId, WallClock};
 use esker_engine::event as engine_event;
 use esker_engine::{Engine, EngineConfig};
 use rand::{RngCore, SeedableRng};
@@ -35,8 +35,8 @@ pub struct NodeConfig {
     pub seed: [u8; 32],
     /// Length of a tick of the Raft groups that need one.
     pub tick: Duration,
-    /// Which node holds a replica, for groups that span nodes.
-    pub peers: BTreeMap<ReplicaId, NodeId>,
+    /// Where replicas live, for groups that span nodes; see [`Event::Places`].
+    pub places: BTreeMap<ReplicaId, Place>,
     /// Limits of a session.
     pub session_limits: esker_nbd::SessionLimits,
     /// What can be changed later.
@@ -59,7 +59,7 @@ impl Default for NodeConfig {
             },
             seed: [0; 32],
             tick: Duration::from_millis(100),
-            peers: BTreeMap::new(),
+            places: BTreeMap::new(),
             session_limits: esker_nbd::SessionLimits::default(),
             tuning: crate::admin::Tuning::default(),
             keys: false,
@@ -313,6 +313,7 @@ impl Node {
             }
             Event::Admin { token, request } => self.admin_request(token, request, effects),
             Event::Peer { from, frame } => self.peer_frame(from, frame),
+            Event::Places(places) => self.config.places = places,
             Event::Keys(answer) => self.key_answer(answer, effects),
             Event::Stop => self.stop(effects),
         }

@@ -3,7 +3,7 @@
 use crate::disk::DiskCounts;
 use crate::tls::Tls;
 use bytes::Bytes;
-use esker_base::{ConnId, NodeId};
+use esker_base::{ConnId, Place};
 use esker_nbd::Session;
 use esker_node::admin::{AdminError, AdminReply};
 use esker_node::{AdminToken, Event, ExportInfo, PeerFrame, ReadyReport, Transport};
@@ -74,7 +74,7 @@ pub enum Outbound {
     /// A frame for another node.
     Peer {
         /// The receiver.
-        to: NodeId,
+        to: Place,
         /// The frame.
         frame: PeerFrame,
     },

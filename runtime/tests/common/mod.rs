@@ -2,8 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses a part; tests may unwrap
 
 use bytes::Bytes;
-use esker_base::{DiskError, DiskOp, IoId, Moment, NodeId, WallClock};
-use esker_node::{Effect, Event, Machine, PeerFrame};
+use esker_base::{DiskError, DiskOp, IoId, Moment, Place, WallClock};
+use esker_node::{Effect, Event, FrameKind, Machine, PeerFrame};
 use esker_runtime::{Inbound, Listener, LoopConfig, LoopHandle, Outbound, StoreFile};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,11 +125,12 @@ pub fn echo(event: Event, effects: &mut Vec<Effect>) {
 /// An event that only serves to make a machine look around.
 pub fn nudge(handle: &LoopHandle) {
     let frame = PeerFrame {
+        kind: FrameKind::Group,
         header: Bytes::new(),
         payloads: vec![],
     };
     handle.send(Inbound::Event(Event::Peer {
-        from: NodeId(1),
+        from: Place::default(),
         frame,
     }));
 }

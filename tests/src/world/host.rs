@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use crate::sim::{Image, SimDisk, SimRng};
-use esker_base::{ClusterId, Moment, NodeId, ReplicaId};
+use esker_base::{ClusterId, Moment, NodeId, Place, ReplicaId};
 use esker_engine::Probe;
 use esker_node::{Node, NodeConfig};
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,10 +117,10 @@ impl Host {
             chunk.copy_from_slice(&rng.next().to_le_bytes());
         }
         // A volume's replicas are numbered like the nodes; see `replica_of`.
-        let mut peers = BTreeMap::new();
+        let mut places = BTreeMap::new();
         for volume in 0..plan.volumes {
             for node in 0..plan.nodes {
-                peers.insert(replica_of(volume, node), node_id(node));
+                places.insert(replica_of(volume, node), place_of(node));
             }
         }
         NodeConfig {
@@ -129,7 +129,7 @@ impl Host {
             engine: plan.engine.clone(),
             seed,
             tick: Duration::from_millis(100),
-            peers,
+            places,
             ..NodeConfig::default()
         }
     }
@@ -147,9 +147,17 @@ pub(crate) fn node_id(index: usize) -> NodeId {
     NodeId(index as u64 + 1)
 }
 
-/// The index of a node.
-pub(crate) fn index_of(node: NodeId) -> usize {
-    usize::try_from(node.0 - 1).unwrap_or(usize::MAX)
+/// The store of the node at an index.
+pub(crate) fn place_of(index: usize) -> Place {
+    Place {
+        node: node_id(index),
+        store: 0,
+    }
+}
+
+/// The index of a node, of which it has one store.
+pub(crate) fn index_of(place: Place) -> usize {
+    usize::try_from(place.node.0 - 1).unwrap_or(usize::MAX)
 }
 
 /// The replica of a volume on a node.

@@ -338,7 +338,7 @@ impl World {
                 incarnation,
                 frame,
             } => {
-                let from = super::host::node_id(from);
+                let from = super::host::place_of(from);
                 if self.hosts[to].incarnation == incarnation && self.hosts[to].node.is_some() {
                     self.step_node(to, Event::Peer { from, frame });
                 }
@@ -560,6 +560,7 @@ impl World {
             // A frame to a process that ended meanwhile can reach the next one.
             let incarnation = self.hosts[to].incarnation + u64::from(self.hosts[to].node.is_none());
             let frame = PeerFrame {
+                kind: frame.kind,
                 header: frame.header.clone(),
                 payloads: received(&frame.payloads),
             };
