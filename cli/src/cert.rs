@@ -5,6 +5,7 @@ use crate::output::Output;
 use crate::table::fields;
 use crate::when;
 use clap::Subcommand;
+use esker_base::NodeId;
 use esker_keys::ca::{inspect, Authority, Certificate, Request, Role};
 use esker_keys::{AdminRole, Rights};
 use serde::Serialize;
@@ -42,6 +43,23 @@ pub enum CertVerb {
         #[arg(long, value_name = "DAYS", default_value_t = 365)]
         days: u32,
     },
+    /// Issue a certificate for a node of a cluster: for its clients, and for the other nodes
+    Node {
+        /// Name of the certificate and of its files
+        name: String,
+        /// The node's number, as `esker status` shows it
+        #[arg(long, value_name = "ID")]
+        id: u64,
+        /// Folder of the authority; the certificate goes there too
+        #[arg(long, value_name = "DIR")]
+        authority: PathBuf,
+        /// Host name or address that clients reach the node under; may be repeated
+        #[arg(long = "host", value_name = "HOST", required = true)]
+        hosts: Vec<String>,
+        /// Days that it is valid
+        #[arg(long, value_name = "DAYS", default_value_t = 365)]
+        days: u32,
+    },
     /// Issue a certificate for a client, which says what its owner may do
     Client {
         /// Name of the certificate and of its files
@@ -49,7 +67,9 @@ pub enum CertVerb {
         /// Folder of the authority; the certificate goes there too
         #[arg(long, value_name = "DIR")]
         authority: PathBuf,
-        /// What it may do over the admin API on TCP
+        /// What it may do over the admin API on TCP. A viewer looks: lists, states, space, differences. An operator also
+        /// creates and changes volumes, takes, deletes and goes back to snapshots, clones, scrubs, rotates keys. An
+        /// admin also deletes volumes, accepts losses and changes the cluster
         #[arg(long, value_name = "viewer|operator|admin")]
         role: Option<AdminRole>,
         /// Volumes it may open over NBD, like `vm-*`; may be repeated
@@ -79,6 +99,7 @@ struct Shown {
     hosts: Vec<String>,
     role: Option<&'static str>,
     volumes: Vec<String>,
+    node: Option<u64>,
     not_before_unix: i64,
     not_after_unix: i64,
     cert_file: PathBuf,
@@ -117,6 +138,25 @@ pub fn run(verb: CertVerb, output: &mut Output) -> Result<(), CliError> {
             };
             issue(&authority, &request, now, output)
         }
+        CertVerb::Node {
+            name,
+            id,
+            authority,
+            hosts,
+            days,
+        } => {
+            let request = Request {
+                role: Role::Node,
+                name,
+                hosts,
+                rights: Rights {
+                    node: Some(NodeId(id)),
+                    ..Rights::default()
+                },
+                days,
+            };
+            issue(&authority, &request, now, output)
+        }
         CertVerb::Client {
             name,
             authority,
@@ -136,7 +176,11 @@ pub fn run(verb: CertVerb, output: &mut Output) -> Result<(), CliError> {
                 role: Role::Client,
                 name,
                 hosts: Vec::new(),
-                rights: Rights { role, volumes },
+                rights: Rights {
+                    role,
+                    volumes,
+                    node: None,
+                },
                 days,
             };
             // Before the certificate: what is refused leaves nothing behind.
@@ -201,6 +245,7 @@ fn show(
         name: certificate.name.clone(),
         kind: match certificate {
             c if c.is_authority => "authority",
+            c if c.rights.node.is_some() => "node",
             c if !c.hosts.is_empty() => "server",
             _ => "client",
         },
@@ -209,6 +254,7 @@ fn show(
         hosts: certificate.hosts.clone(),
         role: rights.role.map(AdminRole::as_str),
         volumes: rights.volumes.clone(),
+        node: rights.node.map(|node| node.0),
         not_before_unix: certificate.not_before_unix,
         not_after_unix: certificate.not_after_unix,
         cert_file,
@@ -232,6 +278,7 @@ fn text(shown: &Shown) -> String {
         ("hosts", list(&shown.hosts)),
         ("role", shown.role.unwrap_or("-").into()),
         ("volumes", list(&shown.volumes)),
+        ("node", shown.node.map_or("-".into(), |id| id.to_string())),
         ("not before", when::text(second(shown.not_before_unix))),
         ("not after", when::text(second(shown.not_after_unix))),
         ("certificate", file(&shown.cert_file)),

@@ -61,6 +61,9 @@ _esker() {
             esker__subcmd__cert,init)
                 cmd="esker__subcmd__cert__subcmd__init"
                 ;;
+            esker__subcmd__cert,node)
+                cmd="esker__subcmd__cert__subcmd__node"
+                ;;
             esker__subcmd__cert,server)
                 cmd="esker__subcmd__cert__subcmd__server"
                 ;;
@@ -75,6 +78,9 @@ _esker() {
                 ;;
             esker__subcmd__cert__subcmd__help,init)
                 cmd="esker__subcmd__cert__subcmd__help__subcmd__init"
+                ;;
+            esker__subcmd__cert__subcmd__help,node)
+                cmd="esker__subcmd__cert__subcmd__help__subcmd__node"
                 ;;
             esker__subcmd__cert__subcmd__help,server)
                 cmd="esker__subcmd__cert__subcmd__help__subcmd__server"
@@ -123,6 +129,9 @@ _esker() {
                 ;;
             esker__subcmd__help__subcmd__cert,init)
                 cmd="esker__subcmd__help__subcmd__cert__subcmd__init"
+                ;;
+            esker__subcmd__help__subcmd__cert,node)
+                cmd="esker__subcmd__help__subcmd__cert__subcmd__node"
                 ;;
             esker__subcmd__help__subcmd__cert,server)
                 cmd="esker__subcmd__help__subcmd__cert__subcmd__server"
@@ -389,7 +398,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__cert)
-            opts="-o -h -V --data --admin --output --help --version init server client show help"
+            opts="-o -h -V --data --admin --output --help --version init server node client show help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -469,7 +478,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__cert__subcmd__help)
-            opts="init server client show help"
+            opts="init server node client show help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -524,6 +533,20 @@ _esker() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        esker__subcmd__cert__subcmd__help__subcmd__node)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         esker__subcmd__cert__subcmd__help__subcmd__server)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -564,6 +587,52 @@ _esker() {
                     return 0
                     ;;
                 --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --days)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__cert__subcmd__node)
+            opts="-o -h -V --id --authority --host --days --data --admin --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --authority)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --host)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -749,7 +818,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__cert)
-            opts="init server client show"
+            opts="init server node client show"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -777,6 +846,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__cert__subcmd__init)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__cert__subcmd__node)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -294,19 +294,20 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand status" -l why -d 'Say what is wrong, and the next safe step'
 complete -c esker -n "__fish_esker_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand status" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "server" -d 'Issue a certificate for a node'
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "show" -d 'Show what a certificate says'
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server client show help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -f -a "server" -d 'Issue a certificate for a node'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -f -a "node" -d 'Issue a certificate for a node of a cluster: for its clients, and for the other nodes'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -f -a "show" -d 'Show what a certificate says'
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l out -d 'Folder for it; made if it is not there' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l name -d 'Its name' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l days -d 'Days that it is valid' -r
@@ -330,8 +331,20 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l id -d 'The node\'s number, as `esker status` shows it' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l authority -d 'Folder of the authority; the certificate goes there too' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l host -d 'Host name or address that clients reach the node under; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l days -d 'Days that it is valid' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l authority -d 'Folder of the authority; the certificate goes there too' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l role -d 'What it may do over the admin API on TCP' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l role -d 'What it may do over the admin API on TCP. A viewer looks: lists, states, space, differences. An operator also creates and changes volumes, takes, deletes and goes back to snapshots, clones, scrubs, rotates keys. An admin also deletes volumes, accepts losses and changes the cluster' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l volume -d 'Volumes it may open over NBD, like `vm-*`; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l days -d 'Days that it is valid' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l bundle -d 'Also put it into this new folder, with the file names that libnbd and QEMU look for' -r -F
@@ -353,6 +366,7 @@ complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "server" -d 'Issue a certificate for a node'
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "node" -d 'Issue a certificate for a node of a cluster: for its clients, and for the other nodes'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show what a certificate says'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -472,6 +486,7 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "server" -d 'Issue a certificate for a node'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "node" -d 'Issue a certificate for a node of a cluster: for its clients, and for the other nodes'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "show" -d 'Show what a certificate says'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from inspect" -f -a "superblock" -d 'All copies of the superblock'

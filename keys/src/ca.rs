@@ -8,7 +8,8 @@
 //! | `issued` | one line per certificate: serial, what for, name, last second of validity | all |
 //!
 //! Keys are on the curve P-256. A node's certificate is one of a server and of a client, for the hosts it
-//! names; a client's is of a client alone, and says what it gives ([`crate::rights`]). Serials are random,
+//! names, and may say which node of a cluster it is; a client's is of a client alone, and says what it gives
+//! ([`crate::rights`]). Serials are random,
 //! 127 bits.
 
 use crate::error::KeyError;
@@ -56,7 +57,7 @@ pub struct Request {
     pub name: String,
     /// Names and addresses that a node is reached under; empty for a client.
     pub hosts: Vec<String>,
-    /// What it gives a client; nothing for a node.
+    /// What it gives a client; of a node, at most which one it is.
     pub rights: Rights,
     /// Days that it is valid.
     pub days: u32,
@@ -211,8 +212,11 @@ impl Authority {
                     "a node's certificate needs a host name or address",
                 ))
             }
-            Role::Node if request.rights != Rights::default() => {
+            Role::Node if request.rights.role.is_some() || !request.rights.volumes.is_empty() => {
                 return Err(KeyError::config("a node's certificate gives no rights"))
+            }
+            Role::Client if request.rights.node.is_some() => {
+                return Err(KeyError::config("a client is no node"))
             }
             Role::Client if !hosts.is_empty() => {
                 return Err(KeyError::config(
@@ -234,12 +238,11 @@ impl Authority {
                 let names = CertificateParams::new(hosts.clone()).map_err(odd)?;
                 params.subject_alt_names = names.subject_alt_names;
             }
-            Role::Client => {
-                for name in request.rights.names()? {
-                    let name = name.try_into().map_err(odd)?;
-                    params.subject_alt_names.push(SanType::URI(name));
-                }
-            }
+            Role::Client => {}
+        }
+        for name in request.rights.names()? {
+            let name = name.try_into().map_err(odd)?;
+            params.subject_alt_names.push(SanType::URI(name));
         }
         Ok(params)
     }

@@ -18,6 +18,7 @@ pub mod file;
 mod http;
 pub mod keyring;
 pub mod kmip;
+pub mod nodes;
 mod private;
 pub mod provider;
 mod providers;
@@ -31,8 +32,9 @@ pub mod vault;
 
 pub use config::KeysConfig;
 pub use error::{KeyError, KeyErrorKind};
+pub use nodes::{node_of, NodeTls};
 pub use provider::{KeyName, Pending, Provider};
 pub use providers::Providers;
 pub use retry::Retry;
 pub use rights::{AdminRole, Rights};
-pub use server::ServerFiles;
+pub use server::{ClientFiles, ServerFiles};

@@ -5,16 +5,21 @@
 //! |---|---|
 //! | `urn:esker:role:ROLE` | administration over TCP: `viewer`, `operator` or `admin` |
 //! | `urn:esker:volume:PATTERN` | the volumes that match, over NBD; `*` stands for any characters |
+//! | `urn:esker:node:ID` | being that node of the cluster, towards the others |
 //!
 //! A certificate without such names gives nothing.
 
 use crate::error::KeyError;
+use esker_base::NodeId;
 use std::fmt;
 use std::str::FromStr;
 use x509_parser::extensions::GeneralName;
 
 const ROLE: &str = "urn:esker:role:";
 const VOLUME: &str = "urn:esker:volume:";
+const NODE: &str = "urn:esker:node:";
+/// Largest number of a node: what a JSON reader that holds numbers as doubles keeps whole.
+pub const NODE_ID_MAX: u64 = (1 << 53) - 1;
 /// Patterns of one certificate.
 pub const PATTERNS_MAX: usize = 64;
 /// Longest pattern, in bytes: that of a volume's name.
@@ -23,11 +28,12 @@ pub const PATTERN_BYTES_MAX: usize = 128;
 /// What an administrator may do; each may do what those before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AdminRole {
-    /// Looks.
+    /// Looks: lists, states, space, differences.
     Viewer,
-    /// Makes, changes and deletes volumes and snapshots.
+    /// Daily work: also creates and changes volumes, takes, deletes and goes back to snapshots, clones,
+    /// scrubs, rotates keys.
     Operator,
-    /// Everything.
+    /// Everything: also deletes volumes, accepts losses, changes the cluster.
     Admin,
 }
 
@@ -66,6 +72,8 @@ pub struct Rights {
     pub role: Option<AdminRole>,
     /// Patterns of volumes.
     pub volumes: Vec<String>,
+    /// The node that its owner is.
+    pub node: Option<NodeId>,
 }
 
 impl Rights {
@@ -84,14 +92,20 @@ impl Rights {
         }
         let role = self.role.iter().map(|role| format!("{ROLE}{role}"));
         let volumes = self.volumes.iter().map(|name| format!("{VOLUME}{name}"));
-        Ok(role.chain(volumes).collect())
+        if let Some(odd) = self.node.filter(|node| !is_node(node.0)) {
+            return Err(KeyError::config(format!(
+                "{odd} is no number of a node: 1 to {NODE_ID_MAX}"
+            )));
+        }
+        let node = self.node.iter().map(|node| format!("{NODE}{node}"));
+        Ok(role.chain(volumes).chain(node).collect())
     }
 
     /// What a certificate says, in DER.
     ///
     /// # Errors
-    /// When it cannot be read, or names a role or a pattern that there is not: somebody meant something by
-    /// it.
+    /// When it cannot be read, or names a role, a pattern or a node that there is not, or two nodes:
+    /// somebody meant something by it.
     pub fn of(certificate: &[u8]) -> Result<Self, KeyError> {
         let bad = |_| KeyError::denied("the certificate cannot be read");
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
@@ -113,10 +127,23 @@ impl Rights {
                     return Err(odd());
                 }
                 rights.volumes.push(pattern.to_owned());
+            } else if let Some(number) = uri.strip_prefix(NODE) {
+                let node = node_of(number).filter(|_| rights.node.is_none());
+                rights.node = Some(node.ok_or_else(odd)?);
             }
         }
         Ok(rights)
     }
+}
+
+const fn is_node(number: u64) -> bool {
+    number >= 1 && number <= NODE_ID_MAX
+}
+
+/// A node's number in the one way in which it is written.
+fn node_of(text: &str) -> Option<NodeId> {
+    let number: u64 = text.parse().ok()?;
+    (is_node(number) && number.to_string() == text).then_some(NodeId(number))
 }
 
 fn is_pattern(text: &str) -> bool {
