@@ -290,6 +290,7 @@ fn apply_entry(
     if entry.kind != EntryKind::Normal {
         return Ok(Outcome::Membership);
     }
+    group.requests.note(entry.request, entry.index);
     let Some(operation) = entry.operation.as_deref() else {
         return Ok(Outcome::Done);
     };

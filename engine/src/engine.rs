@@ -6,6 +6,7 @@ use crate::error::StoreError;
 use crate::event::{Effect, Event};
 use crate::extents::ExtentsState;
 use crate::format::checkpoint::{Counters, DiscardEntry, SegmentKind};
+use crate::format::operation::RequestId;
 use crate::format::record::{Item, ItemBody, RecordHeader, FLAG_CLOSING};
 use crate::format::superblock::{Superblock, COPIES};
 use crate::format::VAddr;
@@ -15,6 +16,7 @@ use crate::log::writer::{Batch, LogWriter, Notify, PendingItem};
 use crate::map::cache::NodeCache;
 use crate::readpath::{NodeWaiter, PayloadRead, ReadState};
 use crate::recovery::{Probe, Recovery};
+use crate::requests::Known;
 use crate::scrub::ScrubState;
 use crate::snapshot::deadlist::Deadlists;
 use crate::snapshot::forest::Forest;
@@ -750,6 +752,13 @@ impl Engine {
             self.stopped = true;
             effects.push(Effect::Stopped);
         }
+    }
+
+    /// What a group knows of an entry that may be asked for again.
+    #[must_use]
+    pub fn knows_request(&self, group: GroupId, request: RequestId) -> Known {
+        let group = self.groups.get(&group);
+        group.map_or(Known::No, |g| g.requests.knows(request))
     }
 
     /// A group, if it exists.

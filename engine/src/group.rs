@@ -13,6 +13,7 @@ use crate::map::delta::{Overlay, PendingExtent};
 use crate::map::footprint::Footprint;
 use crate::map::layer::Layer;
 use crate::map::tree::level_for;
+use crate::requests::Requests;
 use crate::snapshot::Base;
 use crate::space::Segments;
 use bytes::Bytes;
@@ -155,6 +156,8 @@ pub(crate) struct Group {
     /// What is to be applied once a checkpoint has merged what is: through which index, and the
     /// membership after it if that changes.
     pub parked: VecDeque<(RaftIndex, Option<Membership>)>,
+    /// What was carried out of what other nodes may ask for again.
+    pub requests: Requests,
 }
 
 impl Group {
@@ -184,6 +187,7 @@ impl Group {
             frozen_blocks: 0,
             footprint: Footprint::default(),
             parked: VecDeque::new(),
+            requests: Requests::default(),
         }
     }
 
@@ -205,6 +209,7 @@ impl Group {
         group.root_level = entry.root_level;
         group.last_seq = entry.last_seq;
         group.suspended = entry.suspended;
+        group.requests = Requests::from_entries(entry.requests);
         (group.ended, group.deleting) = (entry.ended, entry.ended);
         for e in entry.log {
             let (operation, request) = LogEntry::decode(e.kind, &e.data)?;
@@ -478,6 +483,7 @@ impl Group {
             root: self.root,
             root_level: self.root_level,
             last_seq: self.last_seq,
+            requests: self.requests.to_entries(),
             suspended: self.suspended,
             ended: self.ended,
             log: log.collect(),

@@ -27,6 +27,7 @@ mod readpath;
 mod recovery;
 mod recovery_tables;
 mod replay;
+pub mod requests;
 mod scrub;
 mod snapshot;
 mod space;
@@ -41,6 +42,7 @@ pub use event::{Effect, Event};
 pub use extents::RUNS_MAX as EXTENT_RUNS_MAX;
 pub use group::GroupView;
 pub use recovery::Probe;
+pub use requests::{Known, REQUEST_WINDOW};
 pub use snapshot::{
     DeltaSize, RewindPoints, SnapshotView, VersionView, VolumeSpace, DIFF_RUNS_MAX,
 };

@@ -235,6 +235,7 @@ fn operations() {
         session: SessionId(0x51),
         sequence: 0x52,
         part: 0x5d,
+        behind: Some(0x5e),
     };
     let (stamp, range) = (Stamp::new(Epoch(1), 0x53), BlockRange::new(0x54, 0x55));
     let plain = BlockInfo::plain(0x56);
@@ -247,8 +248,9 @@ fn operations() {
     let stamp_bytes = le(stamp.0.to_le_bytes());
     let common = [
         ("tag", vec![1]),
-        ("version", vec![1]),
+        ("version", vec![2]),
         ("part", le(0x5du16.to_le_bytes())),
+        ("behind", le(0x5eu32.to_le_bytes())),
         ("session", le(0x51u64.to_le_bytes())),
         ("sequence", le(0x52u64.to_le_bytes())),
         ("write.lba", le(0x57u64.to_le_bytes())),

@@ -18,7 +18,7 @@ const INSIDE_MAX: usize = 8;
 /// Marks the engine's tokens of these questions: operators' have the others.
 pub(crate) const TOKEN: u64 = 1 << 63;
 /// What a block that changed is, in the words of QEMU's dirty bitmaps.
-const DIRTY: u32 = 1;
+pub(crate) const DIRTY: u32 = 1;
 
 /// Questions that wait, by session, and how many do not.
 #[derive(Debug, Default)]

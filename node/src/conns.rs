@@ -160,6 +160,7 @@ impl Node {
         }
         for volume in self.volumes.values_mut() {
             volume.attaching.retain(|conn| *conn != id);
+            volume.route.detach(id);
         }
     }
 
@@ -417,36 +418,10 @@ impl Node {
             .volumes
             .get(&group)
             .is_some_and(crate::volume::Volume::is_single);
-        let bytes_counted = match &action {
-            Action::Write(payload) => payload.len(),
-            Action::Read => to_usize(request.length),
-            Action::Status(_) | Action::Flush | Action::Trim | Action::Zeroes { .. } => 0,
-        };
-        let op = Op {
-            conn: id,
-            request: request.id,
-            group,
-            at: conn_at,
-            action,
-            offset: request.offset,
-            length: request.length,
-            early: single_unix && !request.fua && single,
-            outstanding: 0,
-            granted: 0,
-            taken: 0,
-            inside: 0,
-            is_queued: false,
-            entries: 0,
-            edges_proposed: false,
-            pieces: Vec::new(),
-            proposed: false,
-            head: None,
-            tail: None,
-            edges_awaited: 0,
-            failed: None,
-            bytes_counted,
-            since: self.now,
-        };
+        let place = (request.offset, request.length);
+        let mut op = Op::new(id, group, action, place, self.now);
+        (op.request, op.at) = (request.id, conn_at);
+        op.early = single_unix && !request.fua && single;
         self.submit(op);
     }
 }

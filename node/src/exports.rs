@@ -215,6 +215,11 @@ impl Node {
     /// Answers a session that asks for a volume of this store or for a snapshot of one, and attaches it if
     /// it wants that; or lets it wait until the volume has started.
     fn attach(&mut self, id: ConnId, group_id: GroupId) {
+        self.attach_when(id, group_id, false);
+    }
+
+    /// The same, of a volume that spans nodes once this replica has seen all that was in force.
+    pub(crate) fn attach_when(&mut self, id: ConnId, group_id: GroupId, has_seen_all: bool) {
         let (Some(volume), Some(conn)) = (self.volumes.get_mut(&group_id), self.conns.get(&id))
         else {
             return;
@@ -234,19 +239,13 @@ impl Node {
             let trouble = nbd::ExportError::Unavailable(trouble.clone());
             return self.answer_export(id, Err(trouble));
         }
-        if !volume.is_single() && volume.group.as_ref().is_some_and(|g| g.leader().is_some()) {
-            let leads = matches!(
-                volume.group.as_ref().map(|g| g.role()),
-                Some(esker_replication::Role::Leader)
-            );
-            if !leads {
-                let text = format!("volume {} is served by another node now", volume.name);
-                return self.answer_export(id, Err(nbd::ExportError::Unavailable(text)));
-            }
+        if volume.spans && !has_seen_all {
+            return self.attach_later(id, group_id);
         }
         // What a volume holds is another thing once it is rolled back.
         let changes = volume.is_rolling_back && parts(&name).1.is_none();
-        if !volume.is_serving() || changes || key_waits {
+        let starts = !volume.spans && !volume.is_serving();
+        if starts || changes || key_waits {
             volume.attaching.push(id);
             return;
         }
@@ -375,7 +374,8 @@ impl Node {
         let Some(volume) = self.volumes.get_mut(&group) else {
             return;
         };
-        if volume.attaching.is_empty() || !(volume.is_serving() || volume.trouble.is_some()) {
+        let serves = volume.spans || volume.is_serving();
+        if volume.attaching.is_empty() || !(serves || volume.trouble.is_some()) {
             return;
         }
         for conn in std::mem::take(&mut volume.attaching) {
@@ -389,7 +389,9 @@ impl Node {
             return;
         };
         let text = format!("volume {} stopped serving meanwhile", volume.name);
-        for conn in std::mem::take(&mut volume.attaching) {
+        let mut attaching = std::mem::take(&mut volume.attaching);
+        attaching.extend(volume.route.take_attaching());
+        for conn in attaching {
             let refused = nbd::ExportError::Unavailable(text.clone());
             self.answer_export(conn, Err(refused));
         }

@@ -2,6 +2,7 @@
 //! log, what the store has made durable goes back to the group, what is committed goes into the map.
 
 use crate::control::too_many_labels;
+use crate::door::Route;
 use crate::event::{Effect, FrameKind, PeerFrame};
 use crate::keys::Lock;
 use crate::node::{Node, Phase, ReadFor};
@@ -163,6 +164,8 @@ impl Node {
             stamps_taken: 0,
             rewind: Rewind::default(),
             uncommitted_counted: 0,
+            spans: !alone,
+            route: Route::default(),
         };
         if group.suspended && alone {
             volume.trouble = Some(format!(
@@ -341,6 +344,10 @@ impl Node {
         self.refuse_asks(id, STOPPED_SERVING);
         self.free_names(id);
         self.count_uncommitted(id);
+        let others_serve = |v: &Volume| v.spans && !v.deleting;
+        if self.volumes.get(&id).is_some_and(others_serve) {
+            self.reroute_all(id);
+        }
         if let Some(volume) = self.volumes.get_mut(&id) {
             volume.waiting.clear();
             volume.locked.clear();
@@ -356,6 +363,9 @@ impl Node {
         let starting = self.starting.remove(&id);
         self.refused
             .extend(starting.map(|token| (token, STOPPED_SERVING)));
+        if self.volumes.get(&id).is_some_and(others_serve) {
+            return;
+        }
         let ops = self.ops.iter().filter(|(_, op)| op.group == id);
         let ops: Vec<_> = ops.map(|(op, _)| *op).collect();
         for op in ops {
@@ -444,6 +454,10 @@ impl Node {
         if matches!(role, repl::Role::Leader) {
             let last = volume.group.as_ref().map(Group::last_index);
             volume.leads_from = last.unwrap_or_default();
+        }
+        if volume.spans {
+            self.leader_changed(id);
+            return self.refuse_asks(id, LEADERSHIP_CHANGED);
         }
         // Also when this replica leads again: another leader may have written in between. Requests
         // whose edges are being read are among these: what was read may be overwritten by now.
@@ -609,6 +623,13 @@ impl Node {
 
     /// A frame from another node.
     pub(crate) fn peer_frame(&mut self, from: Place, frame: PeerFrame) {
+        match frame.kind {
+            FrameKind::Group => self.group_frame(from, frame),
+            FrameKind::Door => self.door_frame(from, frame),
+        }
+    }
+
+    fn group_frame(&mut self, from: Place, frame: PeerFrame) {
         let decoded = match repl::decode_frame_header(&frame.header) {
             Ok(decoded) => decoded,
             Err(error) => {

@@ -10,12 +10,12 @@ use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::BLOCK_SIZE_U64;
 use esker_base::{
-    limits, AlignedBuf, BlockRange, GroupId, Lba, RaftIndex, SessionId, Stamp, BLOCK_SIZE,
+    limits, AlignedBuf, BlockRange, ConnId, GroupId, Lba, RaftIndex, SessionId, Stamp, BLOCK_SIZE,
 };
 use esker_crypto::BlockKey;
 use esker_engine::event::{self as engine_event, ReadPiece, ReadRequest};
 use esker_engine::format::operation::{BlockInfo, Operation, RequestId};
-use esker_engine::ReadError;
+use esker_engine::{Known, ReadError};
 use esker_nbd::{Reply, RequestError};
 use esker_replication::ProposeError;
 
@@ -67,18 +67,17 @@ impl Node {
         let takes_turns = op.mutates() || op.reads();
         let (conn, bytes) = (op.conn, op.range().bytes());
         let moves = matches!(op.action, Action::Read | Action::Write(_));
+        let volume = self.volumes.get(&group);
+        if volume.is_some_and(|v| v.spans) {
+            // What waits for other nodes must not keep the engine from everybody else: replicated
+            // volumes have limits of their own.
+            return self.route(id);
+        }
         if !takes_turns {
             return self.begin_flush(id, group);
         }
-        let volume = self.volumes.get(&group);
-        if volume.is_some_and(Volume::is_single) {
-            let bytes = if moves { to_usize(bytes) } else { 0 };
-            self.turns.push(self.now, conn, id, bytes);
-        } else {
-            // What waits for other nodes must not keep the engine from everybody else: replicated
-            // volumes have limits of their own.
-            self.enter(id, bytes, true);
-        }
+        let bytes = if moves { to_usize(bytes) } else { 0 };
+        self.turns.push(self.now, conn, id, bytes);
     }
 
     /// Only writes wait for room: trims make some.
@@ -94,18 +93,31 @@ impl Node {
         self.engine.has_room_for(accepted)
     }
 
+    /// Whether a request that is to enter here finds no room.
+    pub(crate) fn no_room_for(&self, id: OpId) -> bool {
+        let op = self.ops.get(&id);
+        op.is_some_and(|op| !self.has_room(op))
+    }
+
+    fn has_room(&self, op: &Op) -> bool {
+        match &op.action {
+            Action::Write(_) => self.fits(op),
+            Action::Trim | Action::Zeroes { .. } => self.engine.has_room_for_metadata(),
+            Action::Read | Action::Status(_) | Action::Flush => true,
+        }
+    }
+
     fn refusal(&self, op: &Op) -> Option<RequestError> {
+        let spans = |v: &Volume| v.spans && !v.deleting;
+        if self.volumes.get(&op.group).is_some_and(spans) {
+            return None; // whoever leads knows
+        }
         let volume = self.volumes.get(&op.group).filter(|v| v.is_serving());
         let changes = !op.reads() && op.at.is_none();
         if volume.is_none() || (self.fenced.is_some() && changes) {
             return Some(RequestError::Io);
         }
-        let room = match &op.action {
-            Action::Write(_) => self.fits(op),
-            Action::Trim | Action::Zeroes { .. } => self.engine.has_room_for_metadata(),
-            Action::Read | Action::Status(_) | Action::Flush => true,
-        };
-        (!room).then_some(RequestError::NoSpace)
+        (!self.has_room(op)).then_some(RequestError::NoSpace)
     }
 
     fn begin_flush(&mut self, id: OpId, group: GroupId) {
@@ -139,12 +151,7 @@ impl Node {
             self.dirty.insert(group);
             return;
         }
-        volume.read_checks.insert(id, id);
-        let asked = volume.group.as_mut().is_some_and(|g| g.read_index(id));
-        self.dirty.insert(group);
-        if !asked {
-            self.fail_op(id, RequestError::Io);
-        }
+        self.check_read(id, group);
     }
 
     /// The group vouches that this is the leader: a read may be served at `index`.
@@ -259,6 +266,8 @@ impl Node {
     /// Goes on with whatever waits in a volume.
     pub(crate) fn volume_progress(&mut self, id: GroupId) {
         self.answer_applied(id);
+        self.ask_for_reads(id);
+        self.send_home(id);
         self.attach_waiting(id);
         self.propose_asks(id);
         let mut passed: Vec<BlockRange> = Vec::new();
@@ -320,8 +329,8 @@ impl Node {
     }
 
     /// Flushes and reads that waited for an index.
-    fn answer_applied(&mut self, id: GroupId) {
-        let Some(volume) = self.volumes.get_mut(&id) else {
+    fn answer_applied(&mut self, group: GroupId) {
+        let Some(volume) = self.volumes.get_mut(&group) else {
             return;
         };
         let applied = volume.applied;
@@ -333,17 +342,15 @@ impl Node {
                 self.finish_op(op, Ok(Reply::Done));
             }
         }
-        let Some(volume) = self.volumes.get_mut(&id) else {
+        let Some(volume) = self.volumes.get_mut(&group) else {
             return;
         };
         if !volume.read_waits.is_empty() {
-            let (done, rest) = volume
-                .read_waits
-                .drain(..)
-                .partition(|(_, i)| *i <= applied);
-            volume.read_waits = rest;
-            let done: Vec<(OpId, RaftIndex)> = done;
-            for (id, _) in done {
+            for id in volume.take_read_waits(applied) {
+                if let Some(conn) = self.attaches(group, id) {
+                    self.attach_when(conn, group, true);
+                    continue;
+                }
                 let Some(op) = self.ops.get_mut(&id) else {
                     continue;
                 };
@@ -387,19 +394,28 @@ impl Node {
             return Ok(());
         };
         let (group_id, early) = (op.group, op.early);
-        let request = RequestId {
-            session: SessionId(self.conns.get(&op.conn).map_or(0, |c| c.session_id)),
-            sequence: id,
-            part: 0,
-        };
+        let request = self.request_of(id, op);
         let Some(volume) = self.volumes.get_mut(&group_id) else {
             return Err(Held::Failed(RequestError::Io));
         };
         if !volume.is_serving() {
             return Err(Held::Failed(RequestError::Io));
         }
-        let parts = parts_of(op);
-        let blocks: u64 = parts.iter().map(part_stamps).sum();
+        let first_entry = op.entries;
+        let parts = parts_of(op).into_iter().enumerate();
+        let parts = parts.map(|(at, part)| {
+            let at = u16::try_from(at).unwrap_or(u16::MAX);
+            let part_of = RequestId {
+                part: first_entry.saturating_add(at),
+                ..request
+            };
+            (part_of, part)
+        });
+        // What was asked again may be done in part.
+        let engine = &self.engine;
+        let known = |r: &RequestId| volume.spans && engine.knows_request(group_id, *r) != Known::No;
+        let parts: Vec<(RequestId, Part)> = parts.filter(|(r, _)| !known(r)).collect();
+        let blocks: u64 = parts.iter().map(|(_, part)| part_stamps(part)).sum();
         if volume.group.is_none() {
             return Err(Held::Failed(RequestError::Io));
         }
@@ -428,13 +444,9 @@ impl Node {
                 Some((key, key_id))
             }
         };
-        let (first_entry, mut outstanding) = (op.entries, 0u16);
-        for part in parts {
+        let mut outstanding = 0u16;
+        for (request, part) in parts {
             let stamps = part_stamps(&part);
-            let request = RequestId {
-                part: first_entry.saturating_add(outstanding),
-                ..request
-            };
             let (data, payload) = encode_part(part, stamp, request, key);
             stamp.0 += stamps;
             match volume.group.as_mut().map(|g| g.propose(data, payload)) {
@@ -531,7 +543,11 @@ impl Node {
             return;
         };
         if !committed {
-            return self.fail_op(id, RequestError::Io);
+            let spans = self.volumes.get(&op.group).is_some_and(|v| v.spans);
+            return match spans {
+                true => self.reroute(id),
+                false => self.fail_op(id, RequestError::Io),
+            };
         }
         if !op.early {
             self.part_done(id);
@@ -580,12 +596,9 @@ impl Node {
             message: message.clone(),
         });
         self.fenced = Some(message.clone());
-        let stuck: Vec<OpId> = self
-            .ops
-            .iter()
-            .filter(|(_, op)| !op.reads())
-            .map(|(id, _)| *id)
-            .collect();
+        let alone = |op: &Op| self.volumes.get(&op.group).is_none_or(|v| !v.spans);
+        let stuck = self.ops.iter().filter(|(_, op)| !op.reads() && alone(op));
+        let stuck: Vec<OpId> = stuck.map(|(id, _)| *id).collect();
         for op in stuck {
             self.fail_op(op, RequestError::Io);
         }
@@ -597,10 +610,11 @@ impl Node {
             volume.locked.clear();
             volume.is_rolling_back = false;
             // A replica that cannot write takes no further part, so that another can lead.
-            if !volume.is_single() {
+            if volume.spans {
                 volume.group = None;
                 volume.trouble = Some(format!("volume {}: the store is fenced", volume.name));
                 left.push(*id);
+                continue;
             }
             // Nothing is applied any more.
             never.extend(volume.read_waits.drain(..).map(|(op, _)| op));
@@ -608,12 +622,12 @@ impl Node {
         for op in never {
             self.fail_op(op, RequestError::Io);
         }
-        // Reads that wait for the group's word would wait for ever.
+        self.ticking.clear();
+        // Others carry out what clients of this node ask for.
         for id in left {
-            self.fail_reads_and_flushes(id);
+            self.reroute_all(id);
             self.refuse_attaching(id);
         }
-        self.ticking.clear();
     }
 
     /// Answers a request with an error whose place may be known, as a byte of the volume.
@@ -621,30 +635,70 @@ impl Node {
         let Some(at) = at else {
             return self.fail_op(id, error);
         };
-        if let Some((op, session)) = self.end_op(id, Some(error)) {
-            session.fail_at(op.request, error, at);
+        let Some(op) = self.take_op(id, Some(error)) else {
+            return;
+        };
+        if let Some(caller) = op.caller {
+            self.answer_caller(&op, caller, Err(error), Some(at));
+        } else if let Some(conn) = self.conns.get_mut(&op.conn) {
+            conn.session.fail_at(op.request, error, at);
         }
     }
 
     pub(crate) fn finish_op(&mut self, id: OpId, result: Result<Reply, RequestError>) {
-        if let Some((op, session)) = self.end_op(id, result.as_ref().err().copied()) {
-            session.complete(op.request, result);
+        let Some(op) = self.take_op(id, result.as_ref().err().copied()) else {
+            return;
+        };
+        if let Some(caller) = op.caller {
+            self.answer_caller(&op, caller, result, None);
+        } else if let Some(conn) = self.conns.get_mut(&op.conn) {
+            conn.session.complete(op.request, result);
         }
     }
 
-    /// Takes a request out, to be answered now. None when nobody waits for the answer.
-    fn end_op(
-        &mut self,
-        id: OpId,
-        error: Option<RequestError>,
-    ) -> Option<(Op, &mut esker_nbd::Session)> {
+    /// Takes a request out, to be answered now.
+    pub(crate) fn take_op(&mut self, id: OpId, error: Option<RequestError>) -> Option<Op> {
         let op = self.ops.remove(&id)?;
         self.request_ends(id, &op, error);
         self.op_bytes -= op.bytes_counted;
         self.turns.left(op.conn, op.inside);
-        let conn = self.conns.get_mut(&op.conn)?;
-        self.conns_dirty.insert(op.conn);
-        Some((op, &mut conn.session))
+        if let Some(volume) = self.volumes.get_mut(&op.group).filter(|v| v.spans) {
+            volume.route.forget(id, &op);
+            if volume.route.needs_tick() {
+                self.dirty.insert(op.group); // a number that was held back may be in the window now
+            }
+        }
+        if self.conns.contains_key(&op.conn) {
+            self.conns_dirty.insert(op.conn);
+        }
+        Some(op)
+    }
+
+    /// How the log names a request: the same whenever it is asked, where the volume spans nodes.
+    fn request_of(&self, id: OpId, op: &Op) -> RequestId {
+        let spanning = self.volumes.get(&op.group).filter(|v| v.spans);
+        let (session, sequence, behind) = match (op.caller, spanning) {
+            (Some(caller), _) => (caller.session, op.sequence, Some(caller.behind)),
+            (None, Some(volume)) => {
+                let behind = volume.route.behind(op.sequence);
+                (self.session, op.sequence, Some(behind))
+            }
+            (None, None) => {
+                let conn = self.conns.get(&op.conn);
+                (SessionId(conn.map_or(0, |c| c.session_id)), id, None)
+            }
+        };
+        RequestId {
+            session,
+            sequence,
+            part: 0,
+            behind,
+        }
+    }
+
+    /// The session whose attachment waits for this read of the group.
+    fn attaches(&mut self, group: GroupId, context: u64) -> Option<ConnId> {
+        self.volumes.get_mut(&group)?.route.attached(context)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod admin;
 mod comparisons;
 mod conns;
 mod control;
+mod door;
 pub mod event;
 mod exports;
 mod groups;

@@ -7,7 +7,9 @@ use crate::event::{AdminToken, Effect, Event, ExportInfo};
 use crate::sums::{DiffAsk, Settle};
 use crate::volume::{Op, OpId, Volume};
 use crate::{Machine, ReadyReport};
-use esker_base::{ClusterId, ConnId, GroupId, Moment, NodeId, Place, ReplicaId, WallClock};
+use esker_base::{
+    ClusterId, ConnId, GroupId, Moment, NodeId, Place, ReplicaId, SessionId, WallClock,
+};
 use esker_engine::event as engine_event;
 use esker_engine::{Engine, EngineConfig};
 use rand::{RngCore, SeedableRng};
@@ -176,6 +178,10 @@ pub struct Node {
     pub(crate) meters: crate::meters::Meters,
     /// Keys of encrypted volumes.
     pub(crate) keys: crate::keys::Keys,
+    /// This process, to others; not 0.
+    pub(crate) session: SessionId,
+    /// To be sent to other nodes when the step ends.
+    pub(crate) notes: Vec<(Place, crate::event::PeerFrame)>,
 }
 
 impl Node {
@@ -193,6 +199,7 @@ impl Node {
         engine_config.store_entropy = high << 64 | u128::from(rng.next_u64());
         engine_config.node = config.node;
         engine_config.cluster = config.cluster;
+        let session = SessionId(rng.next_u64() | 1);
         let mut engine_effects = Vec::new();
         let engine = Engine::open(engine_config, &mut engine_effects);
         let next_tick = now + config.tick;
@@ -249,6 +256,8 @@ impl Node {
             fenced: None,
             meters,
             keys,
+            session,
+            notes: Vec::new(),
         };
         node.follow_up(effects);
         node
@@ -344,6 +353,7 @@ impl Node {
             self.ticks += 1;
             let ask_again = self.ticks.is_multiple_of(READ_CHECK_TICKS);
             for id in self.ticking.clone() {
+                self.route_tick(id);
                 let Some(volume) = self.volumes.get_mut(&id) else {
                     continue;
                 };
@@ -368,8 +378,10 @@ impl Node {
 
     /// Notes whether a group needs ticks.
     pub(crate) fn note_ticking(&mut self, id: GroupId) {
-        let group = self.volumes.get(&id).and_then(|v| v.group.as_ref());
-        if group.is_some_and(esker_replication::Group::needs_tick) {
+        let volume = self.volumes.get(&id);
+        let group = volume.and_then(|v| v.group.as_ref());
+        let needs = group.is_some_and(esker_replication::Group::needs_tick);
+        if needs || volume.is_some_and(|v| v.route.needs_tick()) {
             if self.ticking.is_empty() {
                 self.next_tick = self.now + self.config.tick;
             }
@@ -420,6 +432,9 @@ impl Node {
             if !self.resume_paused() {
                 break;
             }
+        }
+        for (to, frame) in self.notes.drain(..) {
+            effects.push(Effect::Peer { to, frame });
         }
         for (token, text) in std::mem::take(&mut self.refused) {
             Self::answer(token, Err(AdminError::Refused(text.into())), effects);

@@ -33,9 +33,15 @@ impl Node {
         };
         let group = op.group;
         // It may have stopped serving since the request was taken on.
-        let serves = self.volumes.get(&group).is_some_and(Volume::is_serving);
-        if !serves {
-            return self.fail_op(id, RequestError::Io);
+        let volume = self.volumes.get(&group);
+        let serves = volume.is_some_and(Volume::is_serving);
+        let spans = volume.is_some_and(|v| v.spans);
+        let sees = spans && op.reads();
+        if !serves && !sees {
+            return match spans {
+                true => self.reroute(id),
+                false => self.fail_op(id, RequestError::Io),
+            };
         }
         op.granted = match is_last {
             true => op.range().bytes(),

@@ -56,6 +56,23 @@ impl Status {
         }
     }
 
+    /// The same question, with nothing told.
+    pub fn anew(self) -> Self {
+        Self::new(self.one, self.contexts)
+    }
+
+    /// The answer of a replica that knows nothing: everything may be data, and may have changed.
+    pub fn everything(&self, length: u64) -> Vec<Vec<Extent>> {
+        let extent = |context: &Context| Extent {
+            length,
+            flags: match context {
+                Context::Allocation => 0,
+                Context::Since(_) => crate::comparisons::DIRTY,
+            },
+        };
+        self.contexts.iter().map(|c| vec![extent(c)]).collect()
+    }
+
     /// The context that is to be answered next.
     pub fn next(&self) -> Option<Context> {
         self.contexts.get(self.told.len()).copied()
@@ -93,7 +110,8 @@ impl Node {
             return false;
         };
         let answered = volume.answered();
-        if volume.applied >= answered {
+        // Where it spans nodes, a read waits for what is in force before it comes here.
+        if volume.applied >= answered || volume.spans {
             return false;
         }
         if self.fenced.is_some() {

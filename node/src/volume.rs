@@ -1,6 +1,7 @@
 //! A volume on this node: its Raft group, its open epoch, and the requests on their way.
 
 use bytes::Bytes;
+use esker_base::num::to_usize;
 use esker_base::{BlockRange, ConnId, Epoch, GroupId, Moment, RaftIndex, Stamp, Term, VolumeId};
 use esker_engine::event::ReadPiece;
 use esker_engine::format::record::HardState;
@@ -9,6 +10,7 @@ use esker_replication::Group;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::admin::VolumeState;
+use crate::door::{Caller, Route};
 use crate::event::AdminToken;
 use crate::keys::Lock;
 use crate::meters::VolumeMeter;
@@ -18,6 +20,8 @@ use crate::status::Status;
 
 /// Identifies a client request on this node.
 pub(crate) type OpId = u64;
+/// Stands for the connection of requests that other nodes have from their clients.
+pub(crate) const NOBODY: ConnId = ConnId(u64::MAX);
 
 /// Whether stamps can be given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,9 +90,86 @@ pub(crate) struct Op {
     pub bytes_counted: usize,
     /// When it was taken on.
     pub since: Moment,
+    /// Where the volume spans nodes: its number among this process's, or the caller's, requests that
+    /// change it.
+    pub sequence: u64,
+    /// The node that has it from its client, when that is another one.
+    pub caller: Option<Caller>,
+    /// It is for the leader, although it could be carried out here.
+    pub is_forwarded: bool,
 }
 
 impl Op {
+    /// A request of so many bytes from one on, as it comes.
+    pub fn new(
+        conn: ConnId,
+        group: GroupId,
+        action: Action,
+        (offset, length): (u64, u64),
+        since: Moment,
+    ) -> Self {
+        let bytes_counted = match &action {
+            Action::Write(payload) => payload.len(),
+            Action::Read => to_usize(length),
+            Action::Status(_) | Action::Flush | Action::Trim | Action::Zeroes { .. } => 0,
+        };
+        Self {
+            conn,
+            request: RequestId(0),
+            group,
+            at: None,
+            action,
+            offset,
+            length,
+            early: false,
+            outstanding: 0,
+            granted: 0,
+            taken: 0,
+            inside: 0,
+            is_queued: false,
+            entries: 0,
+            edges_proposed: false,
+            pieces: Vec::new(),
+            proposed: false,
+            head: None,
+            tail: None,
+            edges_awaited: 0,
+            failed: None,
+            bytes_counted,
+            since,
+            sequence: 0,
+            caller: None,
+            is_forwarded: false,
+        }
+    }
+
+    /// The same request, as if nothing of it had been done.
+    pub fn anew(self) -> Self {
+        let Self {
+            request,
+            at,
+            early,
+            sequence,
+            caller,
+            is_forwarded,
+            ..
+        } = self;
+        let place = (self.offset, self.length);
+        let action = match self.action {
+            Action::Status(status) => Action::Status(status.anew()),
+            other => other,
+        };
+        Self {
+            request,
+            at,
+            early,
+            sequence,
+            caller,
+            is_forwarded,
+            ..Self::new(self.conn, self.group, action, place, self.since)
+        }
+    }
+
     /// The blocks it touches, partly touched ones included.
     pub fn range(&self) -> BlockRange {
         BlockRange::covering(self.offset, self.length).unwrap_or(BlockRange::new(0, 0))
@@ -200,6 +281,10 @@ pub(crate) struct Volume {
     pub rewind: Rewind,
     /// What of it is in the node's sum of uncommitted bytes.
     pub uncommitted_counted: u64,
+    /// Its group has members on other nodes.
+    pub spans: bool,
+    /// Requests on their way to whoever leads, where it spans nodes.
+    pub route: Route,
 }
 
 impl Volume {
@@ -217,7 +302,7 @@ impl Volume {
 
     /// Its group has this replica as the only member.
     pub fn is_single(&self) -> bool {
-        self.group.as_ref().is_none_or(Group::is_single_voter)
+        !self.spans
     }
 
     /// Its state, for reports.
@@ -251,6 +336,7 @@ impl Volume {
 
     /// A session is gone, whatever it was attached to.
     pub fn detach(&mut self, conn: ConnId) {
+        self.route.detach(conn);
         self.sessions.remove(&conn);
         self.readers.retain(|_, conns| {
             conns.remove(&conn);

@@ -52,6 +52,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Reads waiting for their index; past it further ones are dropped.
 pub const READS_PENDING_MAX: usize = 4096;
 
+/// Times that one context is asked for and not answered, of which the answers count.
+const READ_TRIES_MAX: usize = 4;
+
 /// A ready whose effects on the outside wait for durability.
 pub(crate) struct Pending {
     /// raft-rs's number of the ready; 0 for the append that opens a suspension.
@@ -89,6 +92,8 @@ pub struct Group {
     uncommitted_bytes: u64,
     /// Identity of a read -> the caller's context.
     pub(crate) reads: BTreeMap<u64, u64>,
+    /// The identities under which a context was asked for, the oldest first.
+    read_tries: BTreeMap<u64, VecDeque<u64>>,
     reads_issued: u64,
     pub(crate) grace_ticks_left: usize,
     /// While suspended: the lowest term of a leader that ends it.
@@ -143,6 +148,7 @@ impl Group {
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             reads: BTreeMap::new(),
+            read_tries: BTreeMap::new(),
             reads_issued: 0,
             grace_ticks_left,
             suspension: checked.suspension,
@@ -375,7 +381,8 @@ impl Group {
     }
 
     /// Asks for an index that a linearizable read must wait for. The answer is
-    /// [`Output::ReadReady`]; it may never come (leadership changed, message lost). Returns false
+    /// [`Output::ReadReady`], once; it may never come (leadership changed, message lost): ask again, under the
+    /// same context. Returns false
     /// when it was dropped at once: no leader is known, it has not committed in its term yet, or
     /// too many reads wait.
     pub fn read_index(&mut self, context: u64) -> bool {
@@ -385,7 +392,9 @@ impl Group {
         } else {
             raft.state == StateRole::Follower && raft.leader_id != 0
         };
-        if !ready || self.reads.len() >= READS_PENDING_MAX {
+        if !ready
+            || (self.reads.len() >= READS_PENDING_MAX && !self.read_tries.contains_key(&context))
+        {
             return false;
         }
         self.reads_issued += 1;
@@ -393,11 +402,35 @@ impl Group {
         // not serve a later read.
         let id = mix(mix(mix(self.config.seed) ^ self.config.replica.0) ^ self.reads_issued);
         self.reads.insert(id, context);
+        // An answer to any of them will do; those that were lost must not add up.
+        let tries = self.read_tries.entry(context).or_default();
+        tries.push_back(id);
+        if tries.len() > READ_TRIES_MAX {
+            if let Some(oldest) = tries.pop_front() {
+                self.reads.remove(&oldest);
+            }
+        }
         let mut identity = self.config.replica.0.to_le_bytes().to_vec();
         identity.extend_from_slice(&id.to_le_bytes());
         self.raw.read_index(identity);
         self.settle();
         true
+    }
+
+    /// The caller's context of a read that is answered.
+    pub(crate) fn take_read(&mut self, id: u64) -> Option<u64> {
+        let context = self.reads.remove(&id)?;
+        for other in self.read_tries.remove(&context).unwrap_or_default() {
+            self.reads.remove(&other);
+        }
+        Some(context)
+    }
+
+    /// Nobody waits for a read any more.
+    pub fn drop_read(&mut self, context: u64) {
+        for id in self.read_tries.remove(&context).unwrap_or_default() {
+            self.reads.remove(&id);
+        }
     }
 
     /// Whether this is a leader that has committed an entry of its own term: everything committed
@@ -585,6 +618,7 @@ impl Group {
             self.uncommitted.clear();
             self.uncommitted_bytes = 0;
             self.reads.clear();
+            self.read_tries.clear();
             self.catch_up_reported.clear();
         }
         if led_term.is_some() {

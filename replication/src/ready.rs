@@ -150,7 +150,7 @@ impl Group {
             if *replica != me {
                 continue;
             }
-            if let Some(context) = self.reads.remove(&u64::from_le_bytes(id)) {
+            if let Some(context) = self.take_read(u64::from_le_bytes(id)) {
                 out.push(Output::ReadReady {
                     context,
                     index: RaftIndex(state.index),

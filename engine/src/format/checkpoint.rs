@@ -10,7 +10,9 @@ use super::vaddr::VAddr;
 use super::versions::{decode_table, encode_table, VersionTable};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
-use esker_base::{limits, Epoch, GroupId, RaftIndex, ReplicaId, Seq, Stamp, Term, VolumeId};
+use esker_base::{
+    limits, Epoch, GroupId, RaftIndex, ReplicaId, Seq, SessionId, Stamp, Term, VolumeId,
+};
 use std::collections::BTreeMap;
 
 /// First eight bytes.
@@ -23,6 +25,8 @@ pub const OLDEST: u32 = 4;
 pub const GROUP_VERSION: u16 = 1;
 /// Version of the others.
 pub const GROUP_VERSION_KEYED: u16 = 2;
+/// Added to the version of a group that remembers requests.
+pub const GROUP_VERSION_REQUESTS: u16 = 2;
 /// Bytes before the sections.
 pub const HEAD_BYTES: usize = 32;
 
@@ -107,6 +111,19 @@ pub struct EpochEntry {
     pub volume: VolumeId,
 }
 
+/// What a group remembers of a process that asks for changes; see [`crate::requests`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionEntry {
+    /// The process.
+    pub session: SessionId,
+    /// Its requests up to this number are over.
+    pub floor: u64,
+    /// Index of its last entry.
+    pub heard: RaftIndex,
+    /// Number and part of those above that were applied, rising.
+    pub applied: Vec<(u64, u16)>,
+}
+
 /// A group's state as the checkpoint has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupEntry {
@@ -138,6 +155,8 @@ pub struct GroupEntry {
     pub ended: bool,
     /// Retained entries, by index.
     pub log: Vec<LogEntryMeta>,
+    /// Requests that were carried out, by session: where the group spans nodes.
+    pub requests: Vec<SessionEntry>,
 }
 
 /// A map subtree whose blocks are to die, in steps.
@@ -405,7 +424,8 @@ pub(crate) fn text(r: &mut Reader<'_>) -> Result<String, FormatError> {
 }
 
 fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
-    let is_keyed = check_version(r)?;
+    let version = r.u16()?;
+    let is_keyed = is_keyed(r, version)?;
     let group = GroupId(r.u64()?);
     let volume = VolumeId(r.u128()?);
     let replica = ReplicaId(r.u64()?);
@@ -458,8 +478,8 @@ fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
 }
 
 /// Whether the structure is that of an encrypted volume.
-fn check_version(r: &mut Reader<'_>) -> Result<bool, FormatError> {
-    match r.u16()? {
+fn is_keyed(r: &Reader<'_>, version: u16) -> Result<bool, FormatError> {
+    match version {
         GROUP_VERSION => Ok(false),
         GROUP_VERSION_KEYED => Ok(true),
         _ => Err(r.error("was written by a newer version of Esker")),
@@ -483,9 +503,13 @@ fn decode_group(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
 }
 
 fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
-    w.u16(match g.epochs.is_empty() {
+    let keyed = match g.epochs.is_empty() {
         true => GROUP_VERSION,
         false => GROUP_VERSION_KEYED,
+    };
+    w.u16(match g.requests.is_empty() {
+        true => keyed,
+        false => keyed + GROUP_VERSION_REQUESTS,
     });
     encode_meta(w, &g.meta);
     encode_hard_state(w, &g.hard_state);
@@ -514,10 +538,29 @@ fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
         w.u32(e.payload_pages);
         w.bytes32(&e.data);
     }
+    if g.requests.is_empty() {
+        return;
+    }
+    w.u32(u32::try_from(g.requests.len()).unwrap_or(u32::MAX));
+    for s in &g.requests {
+        w.u64(s.session.0);
+        w.u64(s.floor);
+        w.u64(s.heard.0);
+        w.u32(u32::try_from(s.applied.len()).unwrap_or(u32::MAX));
+        for (sequence, part) in &s.applied {
+            w.u64(*sequence);
+            w.u16(*part);
+        }
+    }
 }
 
 fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
-    let has_epochs = check_version(r)?;
+    let mut version = r.u16()?;
+    let has_requests = version > GROUP_VERSION_KEYED;
+    if has_requests {
+        version -= GROUP_VERSION_REQUESTS;
+    }
+    let has_epochs = is_keyed(r, version)?;
     let mut g = GroupEntry {
         meta: decode_meta(r)?,
         hard_state: decode_hard_state(r)?,
@@ -557,7 +600,30 @@ fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
             data: Bytes::copy_from_slice(r.bytes32()?),
         });
     }
+    if has_requests {
+        g.requests = decode_requests(r)?;
+    }
     Ok(g)
+}
+
+fn decode_requests(r: &mut Reader<'_>) -> Result<Vec<SessionEntry>, FormatError> {
+    let mut sessions = Vec::new();
+    for _ in 0..r.count32(28)? {
+        let mut session = SessionEntry {
+            session: SessionId(r.u64()?),
+            floor: r.u64()?,
+            heard: RaftIndex(r.u64()?),
+            applied: Vec::new(),
+        };
+        for _ in 0..r.count32(10)? {
+            session.applied.push((r.u64()?, r.u16()?));
+        }
+        sessions.push(session);
+    }
+    match sessions.is_empty() {
+        true => Err(r.error("its version does not go with its requests")),
+        false => Ok(sessions),
+    }
 }
 
 #[cfg(test)]
@@ -602,6 +668,12 @@ mod tests {
             }],
             suspended: true,
             ended: true,
+            requests: vec![SessionEntry {
+                session: SessionId(1),
+                floor: 7,
+                heard: RaftIndex(2),
+                applied: vec![(8, 0), (10, 1)],
+            }],
             ..GroupEntry::default()
         };
         let pointer = |n| PagePointer {

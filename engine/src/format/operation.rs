@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 /// Version of the structure.
 pub const VERSION: u8 = 1;
+/// Version of one whose request says how many before it may be without an answer.
+pub const VERSION_SPANNING: u8 = 2;
 /// Bytes of the head that every operation has.
 pub const HEAD_BYTES: usize = 24;
 /// Bytes of a block's description in the full form.
@@ -52,6 +54,9 @@ pub struct RequestId {
     pub sequence: u64,
     /// Which entry of the request this is: a large one takes several.
     pub part: u16,
+    /// How many of the numbers right below this one may be without an answer, where the group spans
+    /// nodes.
+    pub behind: Option<u32>,
 }
 
 /// What a stored block is.
@@ -256,9 +261,12 @@ impl Operation {
             Self::Relabel { .. } => TAG_RELABEL,
         };
         w.u8(tag);
-        w.u8(VERSION);
+        w.u8(match request.behind {
+            None => VERSION,
+            Some(_) => VERSION_SPANNING,
+        });
         w.u16(request.part);
-        w.zeros(4);
+        w.u32(request.behind.unwrap_or(0));
         w.u64(request.session.0);
         w.u64(request.sequence);
         match self {
@@ -351,15 +359,21 @@ impl Operation {
     pub fn decode(bytes: &[u8]) -> Result<(Self, RequestId), FormatError> {
         let mut r = Reader::new("operation", bytes);
         let tag = r.u8()?;
-        if r.u8()? != VERSION {
-            return Err(r.error("was written by a newer version of Esker"));
-        }
+        let spans = match r.u8()? {
+            VERSION => false,
+            VERSION_SPANNING => true,
+            _ => return Err(r.error("was written by a newer version of Esker")),
+        };
         let part = r.u16()?;
-        r.zeros(4)?;
+        let behind = match spans {
+            true => Some(r.u32()?),
+            false => r.zeros(4).map(|()| None)?,
+        };
         let request = RequestId {
             session: SessionId(r.u64()?),
             sequence: r.u64()?,
             part,
+            behind,
         };
         let operation = match tag {
             TAG_WRITE | TAG_WRITE_FULL => decode_write(&mut r, tag == TAG_WRITE_FULL)?,
@@ -572,6 +586,7 @@ mod tests {
             session: SessionId(9),
             sequence: 10,
             part: 11,
+            behind: Some(12),
         };
         let plain = BlockInfo::plain(5);
         let tagged = BlockInfo::sealed(8, &[7; 12]);

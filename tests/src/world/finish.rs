@@ -152,7 +152,8 @@ impl World {
                 return self.violate(format!("requests without an answer: {room}: {asked:?}"));
             }
             let host = c.conn.and_then(|id| Some(self.conns.get(&id)?.host));
-            let fenced = host.map(|h| &self.hosts[h]).filter(|h| h.fenced);
+            // Others carry out what a fenced node of three is asked for, once one of them leads.
+            let fenced = host.map(|h| &self.hosts[h]).filter(|h| h.fenced && single);
             if let Some(h) = fenced.filter(|_| self.plan.options.extras) {
                 let slow = h.slow_disk.0.max(h.stalled_until);
                 let since = oldest.max(h.fenced_at).max(slow);

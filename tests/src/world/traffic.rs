@@ -580,7 +580,7 @@ impl World {
         }
         let faulty = self.plan.weights.disk_errors > 0 || self.plan.damages();
         let expected = match error {
-            EIO => faulty || self.plan.nodes > 1,
+            EIO => faulty,
             // Segments with a few live slots each can fill a store before its volumes do: nothing
             // moves survivors yet.
             ENOSPC => true,
