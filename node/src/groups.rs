@@ -149,7 +149,6 @@ impl Node {
             is_rolling_back: false,
             locked: BTreeMap::new(),
             flushes: Vec::new(),
-            read_checks: BTreeMap::new(),
             read_waits: Vec::new(),
             lazy_hard_state: None,
             urgent: false,
@@ -352,7 +351,6 @@ impl Node {
             volume.waiting.clear();
             volume.locked.clear();
             volume.flushes.clear();
-            volume.read_checks.clear();
             volume.read_waits.clear();
             let operators = volume.take_operators().into_iter();
             self.refused
@@ -461,7 +459,6 @@ impl Node {
         }
         // Also when this replica leads again: another leader may have written in between. Requests
         // whose edges are being read are among these: what was read may be overwritten by now.
-        volume.read_checks.clear();
         let locked = std::mem::take(&mut volume.locked);
         let mut orphans: Vec<_> = volume.waiting.drain(..).collect();
         orphans.extend(locked.into_keys());

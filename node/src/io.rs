@@ -159,9 +159,11 @@ impl Node {
         let Some(volume) = self.volumes.get_mut(&group) else {
             return;
         };
-        if let Some(op) = volume.read_checks.remove(&context) {
-            volume.read_waits.push((op, index));
-        }
+        let reads = volume.route.reads_allowed(context);
+        volume
+            .read_waits
+            .extend(reads.into_iter().map(|read| (read, index)));
+        self.dirty.insert(group);
     }
 
     /// Hands reads to the engine that waited for the group to be driven, and asks for the sync that
@@ -575,7 +577,6 @@ impl Node {
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
         };
-        volume.read_checks.clear();
         let mut gone: Vec<OpId> = volume.flushes.drain(..).map(|(op, _)| op).collect();
         gone.extend(volume.read_waits.drain(..).map(|(op, _)| op));
         gone.extend(

@@ -336,6 +336,13 @@ impl Node {
             }
             Phase::Serving => {
                 self.phase = Phase::Draining(self.now + STOP_TIME_MAX);
+                // Others lead from now on, and carry out what is on its way.
+                for (id, volume) in self.volumes.iter_mut().filter(|(_, v)| v.spans) {
+                    if let Some(group) = volume.group.as_mut() {
+                        group.hand_over();
+                        self.dirty.insert(*id);
+                    }
+                }
                 // What was written since the last points gets one.
                 self.rewinds.due = Some(self.now);
                 for (id, conn) in &mut self.conns {
@@ -363,8 +370,8 @@ impl Node {
                 group.tick();
                 // The answer to a read's question may have been lost.
                 if ask_again {
-                    for op in volume.read_checks.keys() {
-                        group.read_index(*op);
+                    for number in volume.route.asked() {
+                        group.read_index(number);
                     }
                 }
                 self.dirty.insert(id);

@@ -252,8 +252,6 @@ pub(crate) struct Volume {
     pub locked: BTreeMap<OpId, BlockRange>,
     /// Flushes, with the index they wait for.
     pub flushes: Vec<(OpId, RaftIndex)>,
-    /// Reads that wait for the group's word that this is still the leader.
-    pub read_checks: BTreeMap<u64, OpId>,
     /// Reads that wait for an index to be applied.
     pub read_waits: Vec<(OpId, RaftIndex)>,
     /// A hard state in which only the commit index moved; goes with the next append.

@@ -457,6 +457,22 @@ impl Group {
         Ok(())
     }
 
+    /// Hands leadership to the voter that is closest behind, of those that answered lately: this replica is
+    /// about to stop. Without one, or where it does not lead, nothing happens.
+    pub fn hand_over(&mut self) {
+        if !self.leads() || self.raw.raft.lead_transferee.is_some() {
+            return;
+        }
+        let (me, progress) = (self.config.replica, self.raw.raft.prs());
+        let others = self.membership().voters.into_iter().filter(|to| *to != me);
+        let able =
+            others.filter_map(|to| Some((to, progress.get(to.0).filter(|p| p.recent_active)?)));
+        if let Some((to, _)) = able.max_by_key(|(_, p)| p.matched) {
+            self.raw.transfer_leader(to.0);
+            self.settle();
+        }
+    }
+
     /// The connection to a peer broke: what was in flight to it is lost.
     pub fn report_unreachable(&mut self, to: ReplicaId) {
         self.peers.on_rejected(to.0);

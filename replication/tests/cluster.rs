@@ -134,6 +134,23 @@ fn leadership_moves_on_request() {
     );
 }
 
+/// Before it stops, a leader hands over to whoever is closest behind and answers: not to one that is gone.
+#[test]
+fn a_leader_that_is_about_to_stop_hands_over_to_one_that_answers() {
+    let mut cluster = Cluster::new(5, &[1, 2, 3], Options::default());
+    cluster.write_everywhere();
+    cluster.run(60);
+    let old = cluster.leader().unwrap();
+    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    cluster.node(others[0]).group().hand_over(); // it does not lead
+    cluster.crash(others[1]);
+    cluster.run(60);
+    assert_eq!(cluster.leader(), Some(old));
+    cluster.node(old).group().hand_over();
+    cluster.drain(old);
+    cluster.run_until(60, |c| c.nodes[&others[0]].leads());
+}
+
 /// A leader whose copies of what a follower needs are damaged would ask its disk for them for ever. The
 /// other follower has them.
 #[test]

@@ -29,6 +29,8 @@ use wire::{Answer, AnswerKind, Ask, AskKind, Note};
 const ASK_AGAIN_TICKS: u64 = 5;
 /// Ticks after which one is asked again that was refused for now.
 const REFUSED_TICKS: u64 = 1;
+/// Questions about reads that a group has at a time.
+const READ_QUESTIONS_MAX: usize = 2;
 /// How long a read waits for this replica to see what is in force, before the leader is asked for it.
 const READ_HERE_TIME: Duration = Duration::from_secs(2);
 
@@ -66,6 +68,8 @@ pub(crate) struct Route {
     attaching: BTreeMap<OpId, ConnId>,
     /// Reads that the group has still to be asked about.
     unasked: BTreeSet<OpId>,
+    /// Reads that it was asked about, all of one number at once.
+    asked: BTreeMap<u64, BTreeSet<OpId>>,
 }
 
 /// Where a request goes.
@@ -97,7 +101,7 @@ impl Route {
     pub fn forget(&mut self, id: OpId, op: &Op) {
         self.away.remove(&id);
         self.homeless.remove(&id);
-        self.unasked.remove(&id);
+        self.forget_read(id);
         match op.caller {
             None => {
                 self.unanswered.remove(&op.sequence);
@@ -106,6 +110,31 @@ impl Route {
                 self.guests.remove(&(caller.session, op.sequence));
             }
         }
+    }
+
+    fn forget_read(&mut self, id: OpId) {
+        self.unasked.remove(&id);
+        self.asked
+            .values_mut()
+            .for_each(|reads| _ = reads.remove(&id));
+    }
+
+    /// The group says how far reads must see: those that it was asked about.
+    pub fn reads_allowed(&mut self, number: u64) -> BTreeSet<OpId> {
+        self.asked.remove(&number).unwrap_or_default()
+    }
+
+    /// What the group was asked and did not answer.
+    pub fn asked(&self) -> impl Iterator<Item = u64> + '_ {
+        self.asked.keys().copied()
+    }
+
+    /// Reads whose answer by the group is still to come.
+    fn unanswered_reads(&self) -> impl Iterator<Item = OpId> + '_ {
+        self.unasked
+            .iter()
+            .chain(self.asked.values().flatten())
+            .copied()
     }
 
     /// A client is gone.
@@ -324,11 +353,7 @@ impl Node {
         let group = op.group;
         if let Some(volume) = self.volumes.get_mut(&group) {
             volume.locked.remove(&id);
-            if volume.read_checks.remove(&id).is_some() {
-                if let Some(group) = volume.group.as_mut() {
-                    group.drop_read(id);
-                }
-            }
+            volume.route.forget_read(id);
             volume.read_waits.retain(|(op, _)| *op != id);
             volume.waiting.retain(|op| *op != id);
         }
@@ -380,27 +405,34 @@ impl Node {
             .route
             .homeless
             .extend(away.into_keys().map(|id| (id, 0)));
-        let reads = volume.read_checks.keys();
-        volume.route.unasked.extend(reads);
+        for (number, reads) in std::mem::take(&mut volume.route.asked) {
+            volume.route.unasked.extend(reads);
+            if let Some(group) = volume.group.as_mut() {
+                group.drop_read(number);
+            }
+        }
         for op in orphans {
             self.reroute(op);
         }
         self.dirty.insert(id);
     }
 
-    /// Asks the group about reads that it was not asked about, if there is a leader to ask.
+    /// Asks the group about reads that it was not asked about, all at once, if there is a leader to ask:
+    /// what comes while it is being asked waits for the next time.
     pub(crate) fn ask_for_reads(&mut self, id: GroupId) {
+        let number = self.next_op;
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
         };
-        let Some(group) = volume.group.as_mut() else {
+        let route = &mut volume.route;
+        if route.unasked.is_empty() || route.asked.len() >= READ_QUESTIONS_MAX {
             return;
-        };
-        while let Some(read) = volume.route.unasked.first().copied() {
-            if volume.read_checks.contains_key(&read) && !group.read_index(read) {
-                break;
-            }
-            volume.route.unasked.remove(&read);
+        }
+        let group = volume.group.as_mut();
+        if group.is_some_and(|group| group.read_index(number)) {
+            self.next_op += 1;
+            let reads = std::mem::take(&mut route.unasked);
+            route.asked.insert(number, reads);
             self.dirty.insert(id);
         }
     }
@@ -409,7 +441,6 @@ impl Node {
     /// attaches.
     pub(crate) fn check_read(&mut self, context: u64, group: GroupId) {
         if let Some(volume) = self.volumes.get_mut(&group) {
-            volume.read_checks.insert(context, context);
             volume.route.unasked.insert(context);
             self.dirty.insert(group);
         }
@@ -456,7 +487,7 @@ impl Node {
             return;
         };
         let waiting = volume.read_waits.iter().map(|(id, _)| *id);
-        let waiting = waiting.chain(volume.read_checks.keys().copied());
+        let waiting = waiting.chain(volume.route.unanswered_reads());
         let late = |id: &OpId| {
             let op = self.ops.get(id).filter(|op| op.caller.is_none());
             op.is_some_and(|op| self.now.since(op.since) >= READ_HERE_TIME)
