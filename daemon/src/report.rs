@@ -11,8 +11,8 @@ use esker_base::GroupId;
 use esker_engine::event::ScrubTarget;
 use esker_engine::format::versions::VersionId;
 use esker_node::admin::{
-    DiffPage, KeyReport, ScrubPage, ScrubPlace, SnapshotReport, SpaceReport, StatusReport,
-    VersionKind, VersionReport, VolumeReport, VolumeState,
+    DiffPage, KeyReport, MemberReport, ScrubPage, ScrubPlace, SnapshotReport, SpaceReport,
+    StatusReport, VersionKind, VersionReport, VolumeReport, VolumeState,
 };
 
 /// The version of this software.
@@ -284,20 +284,45 @@ pub fn status(statuses: &[StoreStatus], identity: &Identity) -> v1::StatusRespon
     }
 }
 
-/// The health of a volume with its only copy on this node.
+/// The health of a volume, as this node knows it.
 fn volume_status(report: &VolumeReport, node: &str) -> v1::VolumeStatus {
     let is_led = matches!(report.state, VolumeState::Ready | VolumeState::Fenced);
-    let state = state(report.state).into();
+    let own = v1::Replica {
+        node: node.into(),
+        role: "voter".into(),
+        state: state(report.state).into(),
+        lag_bytes: 0,
+    };
+    let name_of = |member: &MemberReport| match member.node {
+        Some(node) => node.to_string(),
+        None => format!("replica {}", member.replica),
+    };
+    let leader = report
+        .members
+        .iter()
+        .find(|member| member.leads)
+        .map(name_of);
+    let alone = report.members.is_empty();
+    let member = |member: &MemberReport| v1::Replica {
+        node: name_of(member),
+        role: if member.is_voter { "voter" } else { "learner" }.into(),
+        state: member
+            .state
+            .map_or(v1::VolumeState::Unspecified, state)
+            .into(),
+        lag_bytes: member.lag_bytes,
+    };
     v1::VolumeStatus {
         name: report.name.clone(),
-        state,
-        leader: if is_led { node.into() } else { String::new() },
-        replicas: vec![v1::Replica {
-            node: node.into(),
-            role: "voter".into(),
-            state,
-            lag_bytes: 0,
-        }],
+        state: own.state,
+        leader: match leader {
+            None if is_led && alone => node.into(),
+            leader => leader.unwrap_or_default(),
+        },
+        replicas: match alone {
+            true => vec![own],
+            false => report.members.iter().map(member).collect(),
+        },
         sessions: report.sessions,
     }
 }

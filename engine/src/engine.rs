@@ -24,7 +24,7 @@ use crate::snapshot::{DiffState, Orphans, Totals};
 use crate::space::{Segments, TableShape};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
-use esker_base::{DiskError, DiskOp, GroupId, IoId, Moment, Seq, WallClock};
+use esker_base::{DiskError, DiskOp, GroupId, IoId, Moment, RaftIndex, Seq, WallClock};
 use rustc_hash::FxHashMap;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -759,6 +759,20 @@ impl Engine {
     pub fn knows_request(&self, group: GroupId, request: RequestId) -> Known {
         let group = self.groups.get(&group);
         group.map_or(Known::No, |g| g.requests.knows(request))
+    }
+
+    /// Bytes of payload in the retained log of a group behind an index.
+    #[must_use]
+    pub fn log_bytes_after(&self, group: GroupId, index: RaftIndex) -> u64 {
+        let log = self
+            .groups
+            .get(&group)
+            .into_iter()
+            .flat_map(|g| g.log.iter().rev());
+        let behind = log.take_while(|entry| entry.index > index);
+        behind
+            .map(|entry| u64::from(entry.payload_pages) * crate::format::PAGE_U64)
+            .sum()
     }
 
     /// A group, if it exists.

@@ -280,6 +280,26 @@ pub struct VolumeReport {
     pub rewind_from_unix: Option<u64>,
     /// Bytes that nothing but its rewind points holds; none where sums do not tell.
     pub rewind_bytes: Option<u64>,
+    /// Its replicas, where its group spans nodes.
+    pub members: Vec<MemberReport>,
+}
+
+/// A replica of a volume whose group spans nodes, as another one of them knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemberReport {
+    /// Its id in the group.
+    pub replica: u64,
+    /// The node that holds it; none when this node was not told.
+    pub node: Option<u64>,
+    /// Whether it votes.
+    pub is_voter: bool,
+    /// Whether it leads, as far as this replica knows.
+    pub leads: bool,
+    /// How it is. A follower knows that of itself and of a leader it hears; of others only the leader does.
+    pub state: Option<VolumeState>,
+    /// Bytes of the log that it still has to receive; known to the leader, and less than the truth where
+    /// it is behind the log that is kept.
+    pub lag_bytes: u64,
 }
 
 /// A key of an encrypted volume, as `key show` prints it. Nothing in it is secret.

@@ -623,6 +623,7 @@ impl Node {
             state: volume.state(self.fenced.is_some()),
             sessions: to_u32_saturating(volume.attached().len()),
             store: self.config.store_index,
+            members: self.members_of(id, volume),
         })
     }
 

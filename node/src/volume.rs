@@ -310,7 +310,10 @@ impl Volume {
             Some(_) if matches!(self.lock, Lock::Away(_)) => VolumeState::Locked,
             None => VolumeState::Suspended,
             Some(group) if group.is_suspended() => VolumeState::Suspended,
-            Some(_) if self.is_serving() && self.lock == Lock::Open => VolumeState::Ready,
+            Some(_) if self.lock != Lock::Open => VolumeState::Starting,
+            Some(_) if self.is_serving() => VolumeState::Ready,
+            // Its clients are served, whoever leads.
+            Some(group) if self.spans && group.leader().is_some() => VolumeState::Ready,
             Some(_) => VolumeState::Starting,
         }
     }

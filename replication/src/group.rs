@@ -563,6 +563,14 @@ impl Group {
         Some(RaftIndex(progress.matched))
     }
 
+    /// On a leader: the index up to which a member is known to hold the log, and whether it answered
+    /// within the last election timeout.
+    #[must_use]
+    pub fn progress(&self, of: ReplicaId) -> Option<(RaftIndex, bool)> {
+        let progress = self.raw.raft.prs().get(of.0).filter(|_| self.leads())?;
+        Some((RaftIndex(progress.matched), progress.recent_active))
+    }
+
     /// Bytes of payload kept in memory for peers.
     #[must_use]
     pub fn payload_bytes_held(&self) -> usize {

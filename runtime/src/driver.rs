@@ -190,7 +190,7 @@ enum Stage {
     /// The machine runs.
     Running,
     /// The machine has ended; connections are being closed. Then this is the last message.
-    Ending(Outbound),
+    Ending(Box<Outbound>),
 }
 
 impl<'a> Driver<'a> {
@@ -269,7 +269,7 @@ impl<'a> Driver<'a> {
                 Ok(found) => found,
                 Err(error) => {
                     let message = format!("io_uring_enter: {error}");
-                    self.stage = Stage::Ending(Outbound::LoopFailed { message });
+                    self.stage = Stage::Ending(Box::new(Outbound::LoopFailed { message }));
                     break;
                 }
             };
@@ -283,7 +283,7 @@ impl<'a> Driver<'a> {
         }
         self.recorder.flush();
         match self.stage {
-            Stage::Ending(last) => last,
+            Stage::Ending(last) => *last,
             Stage::Running => unreachable!("the loop ends only after its stage has changed"),
         }
     }
@@ -485,7 +485,7 @@ impl<'a> Driver<'a> {
     }
 
     fn end(&mut self, last: Outbound, now: Moment) {
-        self.stage = Stage::Ending(last);
+        self.stage = Stage::Ending(Box::new(last));
         self.timer = Timer::default();
         self.acceptor.stop(&mut self.ring);
         self.net.close_all("the node stops", now);

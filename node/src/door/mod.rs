@@ -11,6 +11,7 @@
 //! *homeless*: no leader is known, or it has refused them for now.
 
 mod desk;
+mod members;
 pub(crate) mod wire;
 
 use crate::event::{FrameKind, PeerFrame};
