@@ -2,11 +2,16 @@
 
 use std::error::Error;
 
-const PROTO: &str = "proto/esker/admin/v1/admin.proto";
+const PROTOS: [&str; 2] = [
+    "proto/esker/admin/v1/admin.proto",
+    "proto/esker/cluster/v1/members.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed={PROTO}");
-    let descriptors = protox::compile([PROTO], ["proto"])?;
+    for proto in PROTOS {
+        println!("cargo::rerun-if-changed={proto}");
+    }
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
     tonic_prost_build::configure()
         .btree_map(".")
         .compile_fds(descriptors)?;

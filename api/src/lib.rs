@@ -11,5 +11,12 @@ pub mod v1 {
     tonic::include_proto!("esker.admin.v1");
 }
 
+/// The same of `esker.cluster.v1`: what nodes of a cluster ask of each other.
+pub mod cluster {
+    #![allow(missing_docs)] // generated: the fields are documented in the .proto
+    #![allow(clippy::all)] // generated
+    tonic::include_proto!("esker.cluster.v1");
+}
+
 /// Longest answer in bytes that either side sends or takes: the list of all volumes of a full node.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -1,5 +1,6 @@
 //! The admin API: gRPC on the node's unix socket. Protocol: `api/proto/esker/admin/v1/admin.proto`.
 
+use crate::cluster::Cluster;
 use crate::error::DaemonError;
 use crate::identity::Identity;
 use crate::report;
@@ -11,7 +12,7 @@ use crate::stores::Stores;
 use crate::uri::Endpoints;
 use esker_api::v1::admin_server::{Admin, AdminServer};
 use esker_api::{v1, MESSAGE_BYTES_MAX};
-use esker_base::num::to_u32_saturating;
+use esker_base::num::{to_u32_saturating, to_usize};
 use esker_node::admin::{AdminError, VolumeReport};
 use esker_node::rewind::REWIND_LABEL;
 use std::collections::BTreeMap;
@@ -113,6 +114,7 @@ pub struct AdminService {
     endpoints: Endpoints,
     schedule: Option<Policy>,
     rewind: Window,
+    cluster: Option<Arc<Cluster>>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -127,6 +129,7 @@ impl AdminService {
             endpoints,
             schedule: None,
             rewind: Window::default(),
+            cluster: None,
         }
     }
 
@@ -144,6 +147,44 @@ impl AdminService {
         self
     }
 
+    /// With the other members of its cluster.
+    #[must_use]
+    pub fn with_cluster(mut self, cluster: Arc<Cluster>) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// Creates a volume with several copies.
+    async fn create_replicated(
+        &self,
+        request: v1::CreateVolumeRequest,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<VolumeReport, Status> {
+        let Some(cluster) = &self.cluster else {
+            return Err(Status::failed_precondition(format!(
+                "{} copies: that needs a cluster",
+                request.replicas
+            )));
+        };
+        if request.encrypted || !labels.is_empty() {
+            return Err(Status::failed_precondition(
+                "in this version a volume with several copies is not encrypted and has no labels, snapshot schedule \
+                 nor rewind window; leave them out, and give `none` where the node has a default",
+            ));
+        }
+        let copies = to_usize(u64::from(request.replicas));
+        let created = cluster.create(request.name, request.size_bytes, copies);
+        created.await.map_err(refusal)
+    }
+
+    /// Refuses what can be done to a volume with one copy only.
+    async fn require_single(&self, name: &str, what: &str) -> Result<(), Status> {
+        match &self.cluster {
+            None => Ok(()),
+            Some(cluster) => cluster.require_single(name, what).await.map_err(refusal),
+        }
+    }
+
     /// The label of a volume that is created: of the schedule that was asked for, or of the default.
     fn schedule_label(&self, asked: Option<String>) -> Result<Option<String>, Status> {
         let schedule = match asked {
@@ -159,7 +200,7 @@ impl AdminService {
 }
 
 /// The status of a refusal; its message is one line.
-fn refusal(error: RequestError) -> Status {
+pub(crate) fn refusal(error: RequestError) -> Status {
     let code = match &error {
         RequestError::Refused(AdminError::NotFound(_)) => Code::NotFound,
         RequestError::Refused(AdminError::Exists(_)) => Code::AlreadyExists,
@@ -199,17 +240,6 @@ fn labels_of(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String
     Ok(labels)
 }
 
-/// Refuses what this version cannot keep, rather than making a volume that lacks it.
-fn require_supported(request: &v1::CreateVolumeRequest) -> Result<(), Status> {
-    if request.replicas > 1 {
-        return Err(Status::failed_precondition(format!(
-            "{} copies: that needs a cluster; this version serves one copy",
-            request.replicas
-        )));
-    }
-    Ok(())
-}
-
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn create_volume(
@@ -217,20 +247,24 @@ impl Admin for AdminService {
         request: Request<v1::CreateVolumeRequest>,
     ) -> Answer<v1::CreateVolumeResponse> {
         let request = request.into_inner();
-        require_supported(&request)?;
         tracing::info!(
             name = request.name,
             size_bytes = request.size_bytes,
             "create volume"
         );
-        let mut labels = labels_of(request.labels)?;
-        let schedule = self.schedule_label(request.snapshot_schedule)?;
+        let mut labels = labels_of(request.labels.clone())?;
+        let schedule = self.schedule_label(request.snapshot_schedule.clone())?;
         labels.extend(schedule.map(|text| (retention::SCHEDULE_LABEL.into(), text)));
         let window = match &request.rewind {
             Some(text) => window_label(text)?,
             None => self.rewind.0.map(|seconds| seconds.to_string()),
         };
         labels.extend(window.map(|text| (REWIND_LABEL.into(), text)));
+        if request.replicas > 1 {
+            let created = self.create_replicated(request, &labels).await?;
+            let volume = self.volume(created);
+            return Ok(Response::new(v1::CreateVolumeResponse { volume }));
+        }
         let created = self
             .stores
             .create(request.name, request.size_bytes, labels, request.encrypted)
@@ -336,6 +370,7 @@ impl Admin for AdminService {
             new_name = request.new_name,
             "rename volume"
         );
+        self.require_single(&request.name, "rename").await?;
         let renamed = self.stores.rename(request.name, request.new_name).await;
         let volume = self.volume(renamed.map_err(refusal)?);
         Ok(Response::new(v1::RenameVolumeResponse { volume }))
@@ -350,8 +385,17 @@ impl Admin for AdminService {
             with_snapshots,
         } = request.into_inner();
         tracing::info!(name, with_snapshots, "delete volume");
-        let deleted = self.stores.delete(name, with_snapshots).await;
-        deleted.map_err(refusal)?;
+        let is_replicated = match &self.cluster {
+            None => false,
+            Some(cluster) => {
+                let deleted = cluster.delete(&name, with_snapshots).await;
+                deleted.map_err(refusal)?
+            }
+        };
+        if !is_replicated {
+            let deleted = self.stores.delete(name, with_snapshots).await;
+            deleted.map_err(refusal)?;
+        }
         Ok(Response::new(v1::DeleteVolumeResponse {}))
     }
 
@@ -414,6 +458,7 @@ impl Admin for AdminService {
             labels,
         } = request.into_inner();
         tracing::info!(volume, snapshot, name, "clone volume");
+        self.require_single(&volume, "clone").await?;
         let labels = labels_of(labels)?;
         let at = rewind::moment(&snapshot, now_us()).map_err(Status::invalid_argument)?;
         let made = match at {

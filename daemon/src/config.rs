@@ -21,11 +21,14 @@
 //! metrics_volumes_max = 100          # volumes of each store with metrics of their own
 //! [keys]                             # see `esker_keys::config`
 //! provider = "file"
+//! [cluster]                          # and [node]: see `crate::cluster::config`
+//! insecure = false
 //! ```
 //!
 //! Relative paths in the file are relative to the folder it lies in.
 
 use crate::args::Args;
+use crate::cluster::config::{self as cluster, ClusterConfig};
 use crate::live::{Live, LogFormat, SlowRequest};
 use crate::retention::policy::Schedule;
 use crate::rewind::Window;
@@ -222,6 +225,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// Where the keys of encrypted volumes come from.
     pub keys: KeysConfig,
+    /// The cluster it is a member of.
+    pub cluster: ClusterConfig,
     /// What SIGHUP changes.
     pub live: Live,
 }
@@ -296,6 +301,7 @@ impl Config {
                 .unwrap_or_else(|| ListenOn::local(9809)),
             tls: TlsConfig::of(args.tls.over(file.tls)).map_err(ConfigError::Value)?,
             keys: file.keys,
+            cluster: file.cluster,
             live: Live {
                 log: file.log.unwrap_or(live.log),
                 log_format: args
@@ -331,6 +337,7 @@ impl Config {
                 self.snapshot_schedule != other.snapshot_schedule,
             ),
             ("keys", self.keys != other.keys),
+            ("node, cluster", self.cluster != other.cluster),
             ("nbd", self.nbd != other.nbd),
             ("metrics", self.metrics != other.metrics),
             (
@@ -393,6 +400,7 @@ impl Config {
                 .check(policy, &format!("nbd {}: tls", nbd.on))
                 .map_err(ConfigError::Value)?;
         }
+        self.cluster.check().map_err(ConfigError::Value)?;
         if let Err(error) = self.key_providers() {
             return refuse(error.to_string());
         }
@@ -489,6 +497,8 @@ struct RawSettings {
     slow_request: Option<Spanned<String>>,
     metrics_volumes_max: Option<usize>,
     keys: Option<KeysConfig>,
+    node: Option<cluster::RawNode>,
+    cluster: Option<cluster::RawCluster>,
 }
 
 /// The file with its values understood.
@@ -509,6 +519,7 @@ struct FileSettings {
     slow_request: Option<SlowRequest>,
     metrics_volumes_max: Option<usize>,
     keys: KeysConfig,
+    cluster: ClusterConfig,
 }
 
 impl FileSettings {
@@ -559,6 +570,7 @@ impl FileSettings {
             slow_request: source.value("slow_request", raw.slow_request, SlowRequest::from_str)?,
             metrics_volumes_max: raw.metrics_volumes_max,
             keys: raw.keys.unwrap_or_default().rebased(folder),
+            cluster: cluster::of_raw(&source, raw.node, raw.cluster)?,
         })
     }
 }
@@ -569,13 +581,13 @@ fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseErr
 }
 
 /// A configuration file, for errors that name the line and the key.
-struct Source<'a> {
+pub(crate) struct Source<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
 impl Source<'_> {
-    fn value<T, E: fmt::Display>(
+    pub(crate) fn value<T, E: fmt::Display>(
         &self,
         key: &str,
         value: Option<Spanned<String>>,
@@ -637,7 +649,7 @@ impl Source<'_> {
         self.line_error(&span, reason)
     }
 
-    fn line_error(&self, span: &Range<usize>, reason: String) -> ConfigError {
+    pub(crate) fn line_error(&self, span: &Range<usize>, reason: String) -> ConfigError {
         let line = self.text[..span.start].matches('\n').count() + 1;
         ConfigError::Line {
             path: self.path.to_path_buf(),

@@ -40,6 +40,17 @@ pub enum DaemonError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The configuration names another node or cluster than the data directory.
+    #[error("{}: {what}; a node keeps its ids for life: correct the configuration, or give a new node an empty --data", path.display())]
+    OtherIdentity {
+        /// The file that names this node.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// What is said of the cluster cannot work here.
+    #[error("cluster: {0}")]
+    Cluster(String),
     /// An address or a socket cannot be listened on.
     #[error("cannot listen on {address} ({purpose}): {source}; {remedy}")]
     Listen {

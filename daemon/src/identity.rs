@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Node ids stay below 2^53, so that a JSON reader that holds numbers as doubles keeps them whole,
 /// and above 0, which stands for no node.
-const NODE_ID_MAX: u64 = (1 << 53) - 1;
+pub const NODE_ID_MAX: u64 = (1 << 53) - 1;
 
 /// The ids of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +29,31 @@ struct RawIdentity {
 }
 
 impl Identity {
-    /// Reads `node.toml` in `data`, or draws new ids and writes it: whole or not at all, and durable.
+    /// Reads `node.toml` in `data`, or writes it with the ids that are given and draws the others: whole or not at
+    /// all, and durable.
     ///
     /// # Errors
-    /// When the file cannot be read, understood or written.
-    pub fn load_or_create(data: &Path) -> Result<Self, DaemonError> {
+    /// When the file cannot be read, understood or written, or says something else than what is given.
+    pub fn load_or_create(data: &Path, given: &Given) -> Result<Self, DaemonError> {
         let path = data.join("node.toml");
         match std::fs::read_to_string(&path) {
-            Ok(text) => parse(&text).map_err(|reason| DaemonError::Identity { path, reason }),
+            Ok(text) => {
+                let found = parse(&text);
+                let found = found.map_err(|reason| DaemonError::Identity {
+                    path: path.clone(),
+                    reason,
+                })?;
+                given
+                    .check(&found)
+                    .map_err(|what| DaemonError::OtherIdentity { path, what })?;
+                Ok(found)
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let identity = Self::draw()?;
+                let drawn = Self::draw()?;
+                let identity = Self {
+                    node: given.node.unwrap_or(drawn.node),
+                    cluster: given.cluster.unwrap_or(drawn.cluster),
+                };
                 write_durably(data, "node.toml", &identity.to_text())
                     .map_err(DaemonError::file("write", &path))?;
                 Ok(identity)
@@ -62,6 +77,33 @@ impl Identity {
              node_id = {}\ncluster_id = \"{}\"\n",
             self.node, self.cluster
         )
+    }
+}
+
+/// Ids that the configuration gives a node at its first start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// The node's.
+    pub node: Option<NodeId>,
+    /// The cluster's.
+    pub cluster: Option<ClusterId>,
+}
+
+impl Given {
+    fn check(&self, found: &Identity) -> Result<(), String> {
+        if let Some(other) = self.node.filter(|node| *node != found.node) {
+            let node = found.node;
+            return Err(format!(
+                "this is node {node}, and the configuration says node {other}"
+            ));
+        }
+        match self.cluster.filter(|cluster| *cluster != found.cluster) {
+            None => Ok(()),
+            Some(other) => Err(format!(
+                "this node is of cluster {}, and the configuration says {other}",
+                found.cluster
+            )),
+        }
     }
 }
 
@@ -98,15 +140,18 @@ fn parse(text: &str) -> Result<Identity, String> {
             raw.node_id
         ));
     }
-    let digits = raw.cluster_id.replace('-', "");
-    let cluster = u128::from_str_radix(&digits, 16).map(ClusterId).ok();
-    match cluster.filter(|c| c.0 != 0 && c.to_string() == raw.cluster_id) {
-        Some(cluster) => Ok(Identity {
-            node: NodeId(raw.node_id),
-            cluster,
-        }),
-        None => Err(format!("cluster_id `{}` is not a UUID", raw.cluster_id)),
-    }
+    Ok(Identity {
+        node: NodeId(raw.node_id),
+        cluster: parse_cluster(&raw.cluster_id).map_err(|why| format!("cluster_id {why}"))?,
+    })
+}
+
+/// A cluster's id in the one way in which it is written.
+pub(crate) fn parse_cluster(text: &str) -> Result<ClusterId, String> {
+    let cluster = u128::from_str_radix(&text.replace('-', ""), 16);
+    let cluster = cluster.map(ClusterId).ok();
+    let cluster = cluster.filter(|c| c.0 != 0 && c.to_string() == text);
+    cluster.ok_or_else(|| format!("`{text}` is not a UUID"))
 }
 
 #[cfg(test)]
@@ -116,10 +161,41 @@ mod tests {
     #[test]
     fn drawn_once_and_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Identity::load_or_create(folder.path()).unwrap();
-        assert_eq!(Identity::load_or_create(folder.path()).unwrap(), first);
+        let first = Identity::load_or_create(folder.path(), &Given::default()).unwrap();
+        assert_eq!(
+            Identity::load_or_create(folder.path(), &Given::default()).unwrap(),
+            first
+        );
         let other = tempfile::tempdir().unwrap();
-        assert_ne!(Identity::load_or_create(other.path()).unwrap(), first);
+        assert_ne!(
+            Identity::load_or_create(other.path(), &Given::default()).unwrap(),
+            first
+        );
+    }
+
+    #[test]
+    fn given_ids_are_taken_once_and_others_are_refused_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let given = |node, cluster| Given {
+            node: Some(NodeId(node)),
+            cluster: Some(ClusterId::from_random(cluster)),
+        };
+        let load = |given: &Given| Identity::load_or_create(folder.path(), given);
+        let first = load(&given(5, 6)).unwrap();
+        assert_eq!(
+            (first.node, first.cluster),
+            (NodeId(5), ClusterId::from_random(6))
+        );
+        assert_eq!(load(&given(5, 6)).unwrap(), first);
+        assert_eq!(load(&Given::default()).unwrap(), first);
+        for (other, part) in [(given(7, 6), "node 7"), (given(5, 7), "cluster")] {
+            let message = load(&other).unwrap_err().to_string();
+            assert!(
+                message.contains(part) && message.contains("node.toml"),
+                "{message}"
+            );
+            assert!(!message.contains('\n'), "{message}");
+        }
     }
 
     #[test]
@@ -133,7 +209,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("node.toml");
             std::fs::write(&path, text).unwrap();
-            let message = Identity::load_or_create(folder.path())
+            let message = Identity::load_or_create(folder.path(), &Given::default())
                 .unwrap_err()
                 .to_string();
             assert!(

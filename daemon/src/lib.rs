@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod cluster;
 pub mod config;
 pub mod data_dir;
 pub mod dist;

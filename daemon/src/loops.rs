@@ -7,11 +7,11 @@ use crate::identity::{random, Identity};
 use crate::keys::KeyService;
 use crate::opening::OpenStore;
 use crate::store::{Backend, Ended, ReplySender, StoreHandle, StoreState, StoreStates};
-use esker_base::{Moment, WallClock};
+use esker_base::{Moment, Place, ReplicaId, WallClock};
 use esker_node::admin::{AdminError, AdminRequest};
 use esker_node::{AdminToken, Effect, Event, ExportInfo, Machine};
-use esker_runtime::{Inbound, Listener, LoopConfig, LoopHandle, Outbound, TlsSlot};
-use std::collections::HashMap;
+use esker_runtime::{DirectorySlot, Inbound, Listener, LoopConfig, LoopHandle, Outbound, TlsSlot};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -35,6 +35,8 @@ pub struct StoreSetup {
     pub tuning: esker_node::admin::Tuning,
     /// The node it belongs to.
     pub identity: Identity,
+    /// Where replicas live.
+    pub places: BTreeMap<ReplicaId, Place>,
     /// Random bits from the operating system, its only source of randomness.
     pub seed: [u8; 32],
 }
@@ -49,6 +51,17 @@ pub struct Loops {
     pub threads: Vec<JoinHandle<()>>,
 }
 
+/// What loops know of whom they speak with.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// What TLS connections of clients are served with.
+    pub tls: TlsSlot,
+    /// The other nodes.
+    pub directory: DirectorySlot,
+    /// Where replicas live.
+    pub places: BTreeMap<ReplicaId, Place>,
+}
+
 /// Starts the loops of the stores, given in the order of the settings, each with the machine that `make` gives. The loop of
 /// store 0 accepts the clients.
 ///
@@ -59,7 +72,7 @@ pub fn start<M, F>(
     identity: &Identity,
     files: Vec<OpenStore>,
     listeners: Vec<Listener>,
-    tls: &TlsSlot,
+    surroundings: &Surroundings,
     keys: Arc<KeyService>,
     make: &impl Fn(StoreSetup) -> F,
 ) -> Result<Loops, DaemonError>
@@ -89,12 +102,13 @@ where
             may_format: store.may_format,
             tuning: config.live.tuning(),
             identity: *identity,
+            places: surroundings.places.clone(),
             seed: random()?,
         };
         let told = Arc::clone(&shared);
         let named = path.clone();
         let spawned = esker_runtime::spawn(
-            loop_config(index, tls),
+            loop_config(index, surroundings),
             store.file,
             listeners.take().unwrap_or_default(),
             make(setup),
@@ -129,9 +143,10 @@ where
 
 /// The settings of a loop. For tests of power cuts, ESKER_RECORD names a file that gets everything
 /// store 0 asks of its disk and its clients; the other stores' have their index appended.
-fn loop_config(index: usize, tls: &TlsSlot) -> LoopConfig {
+fn loop_config(index: usize, surroundings: &Surroundings) -> LoopConfig {
     let mut config = LoopConfig::new(index);
-    config.tls = tls.clone();
+    config.directory = surroundings.directory.clone();
+    config.tls = surroundings.tls.clone();
     config.record = std::env::var_os("ESKER_RECORD").map(|mut path| {
         if index > 0 {
             path.push(format!(".{index}"));
@@ -223,9 +238,6 @@ impl Shared {
                     _ = handle.send(Inbound::Event(Event::Keys(answer)));
                 });
             }
-            Outbound::Peer { to, .. } => {
-                tracing::debug!(%to, "a frame for another node is dropped: this node is alone");
-            }
             Outbound::Stopped => self.end(index, Ended::Stopped),
             Outbound::OpenFailed { message } => {
                 self.end(index, Ended::Failed(named(path, message)));
@@ -314,6 +326,10 @@ impl Backend for LoopBackend {
                 let _ = reply.send(Err(AdminError::Refused(refusal))); // who asked may have gone
             }
         }
+    }
+
+    fn tell_places(&self, places: BTreeMap<ReplicaId, Place>) {
+        self.handle.send(Inbound::Event(Event::Places(places)));
     }
 
     fn stop(&self) {

@@ -16,6 +16,7 @@ pub fn node(
             cluster: setup.identity.cluster,
             seed: setup.seed,
             tuning: setup.tuning,
+            places: setup.places,
             keys: true,
             ..NodeConfig::default()
         };

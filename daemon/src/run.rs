@@ -2,15 +2,17 @@
 
 use crate::admin::{AdminService, AdminSocket};
 use crate::args::Args;
+use crate::cluster::places::Places;
+use crate::cluster::{self, Cluster};
 use crate::config::{Config, ListenOn};
 use crate::data_dir::DataDir;
 use crate::error::DaemonError;
 use crate::handed::Handed;
-use crate::identity::Identity;
+use crate::identity::{Given, Identity};
 use crate::keys::KeyService;
 use crate::known::KnownStores;
 use crate::logging::Logs;
-use crate::loops::{self, StoreSetup};
+use crate::loops::{self, StoreSetup, Surroundings};
 use crate::metrics;
 use crate::opening;
 use crate::predecessor::Predecessor;
@@ -24,7 +26,7 @@ use crate::uri::{Endpoints, TcpEndpoint};
 use esker_base::{Moment, WallClock};
 use esker_keys::Providers;
 use esker_node::{Effect, Machine, TlsPolicy};
-use esker_runtime::Listener;
+use esker_runtime::{DirectorySlot, Listener};
 use sd_notify::NotifyState;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -85,7 +87,14 @@ where
     let mut hangups = listen(SignalKind::hangup())?;
     let mut known = KnownStores::load(&config.data)?;
     let mut tls = TlsKeeper::load(&config.tls)?;
-    let identity = Identity::load_or_create(&config.data)?;
+    let given = Given {
+        node: config.cluster.node,
+        cluster: config.cluster.id,
+    };
+    let identity = Identity::load_or_create(&config.data, &given)?;
+    let places = Places::load(&config.data)?;
+    let node_tls = cluster::tls(&config.cluster, &identity, config.tls.files.as_ref())?;
+    let directory = cluster::directory(&config.cluster, &identity, node_tls.as_ref())?;
     // Addresses before stores: what is busy is found before anything is written.
     let metrics = match (handed.metrics, resolve(&config.metrics, "metrics")?) {
         (Some(listener), _) => Some(listener),
@@ -95,7 +104,23 @@ where
     let predecessor = Predecessor::look(&config);
     let admin_path = config.admin_socket();
     let admin = AdminSocket::bind(&admin_path, &config.admin_socket_while_binding())?;
-    let (listeners, endpoints) = listen_nbd(&config, predecessor, handed.nbd).await?;
+    let (mut listeners, endpoints) = listen_nbd(&config, predecessor, handed.nbd).await?;
+    let on = resolve(&config.cluster.listen, "links between nodes")?;
+    listeners.extend(cluster::listen(&config.cluster, directory.as_ref(), on)?);
+    let control = match resolve(&config.cluster.control, "members of the cluster")? {
+        Some(address) => {
+            Some(cluster::listen_control(&config.cluster, address, node_tls.is_none()).await?)
+        }
+        None => None,
+    };
+    let surroundings = Surroundings {
+        tls: tls.slot(),
+        directory: DirectorySlot::default(),
+        places: places.all(),
+    };
+    if let Some(directory) = directory {
+        surroundings.directory.set(directory);
+    }
     // All files before any loop: a wrong path or a locked store is found before anything runs.
     let files = opening::open_all(&config, predecessor, &mut known).await?;
     let keys = config.key_providers().and_then(Providers::new);
@@ -106,12 +131,12 @@ where
         &identity,
         files,
         listeners,
-        &tls.slot(),
+        &surroundings,
         Arc::clone(&keys),
         make,
     )?;
     let mut supervisor = Supervisor {
-        stores: Arc::new(Stores::new(loops.stores)),
+        stores: Arc::new(Stores::new(loops.stores).with_links(surroundings.directory)),
         states: loops.states,
     };
     let mut servers = JoinSet::new();
@@ -123,7 +148,13 @@ where
             known.mark(&config.stores)?; // before the admin API: a new store has no volume until then
             let admin = admin.publish(&admin_path)?;
             let stores = Arc::clone(&supervisor.stores);
+            let settings = config.cluster.clone();
+            let cluster = Arc::new(Cluster::new(identity, settings, Arc::clone(&stores), places).with_tls(node_tls));
+            if let Some(listener) = control {
+                servers.spawn(cluster::serve(Arc::clone(&cluster), listener));
+            }
             let service = AdminService::new(stores, identity, endpoints.clone())
+                .with_cluster(cluster)
                 .with_schedule(config.snapshot_schedule.0.clone())
                 .with_rewind(config.rewind);
             servers.spawn(admin.serve(service));

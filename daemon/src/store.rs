@@ -1,8 +1,10 @@
 //! One store as the control side sees it: something that answers administrative requests, and a
 //! state. What lies behind is the store's own thread (see [`crate::loops`]), or a fake in a test.
 
+use esker_base::{Place, ReplicaId};
 use esker_node::admin::{AdminError, AdminReply, AdminRequest};
 use esker_node::ReadyReport;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,10 +18,12 @@ const REPLY_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Takes the answer to one request. Dropped without one when the store ends first.
 pub type ReplySender = oneshot::Sender<Result<AdminReply, AdminError>>;
 
-/// What carries requests to a store. Neither method blocks.
+/// What carries requests to a store. No method blocks.
 pub trait Backend: Send + Sync {
     /// Hands a request over; the answer comes later.
     fn submit(&self, request: AdminRequest, reply: ReplySender);
+    /// Tells it where replicas live.
+    fn tell_places(&self, _places: BTreeMap<ReplicaId, Place>) {}
     /// Asks the store to make everything durable and end.
     fn stop(&self);
 }

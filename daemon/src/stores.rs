@@ -3,12 +3,14 @@
 
 use crate::retention::Counters;
 use crate::store::{RequestError, StoreHandle};
+use esker_base::{Place, ReplicaId};
 use esker_node::admin::{
     one_line, AdminError, AdminReply, AdminRequest, DiffPage, KeyReport, RolledBack, ScrubPage,
     ScrubPlace, SnapshotPage, SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport,
     VolumeReport,
 };
 use esker_node::meters::StoreSample;
+use esker_runtime::DirectorySlot;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
@@ -22,6 +24,8 @@ pub struct Stores {
     /// Held while a name is looked up and then taken, so that two requests cannot take the same one
     /// in two stores.
     naming: Mutex<()>,
+    /// What is counted about other nodes.
+    pub links: DirectorySlot,
     /// A volume is new, or its labels are: schedules are looked at again.
     pub changed: Notify,
     /// What schedules have done.
@@ -45,9 +49,17 @@ impl Stores {
         Self {
             stores,
             naming: Mutex::new(()),
+            links: DirectorySlot::default(),
             changed: Notify::new(),
             automatic: Counters::default(),
         }
+    }
+
+    /// With these links to other nodes.
+    #[must_use]
+    pub fn with_links(mut self, links: DirectorySlot) -> Self {
+        self.links = links;
+        self
     }
 
     /// The stores, in order.
@@ -79,6 +91,42 @@ impl Stores {
         let created = volume_of(store, store.request(request).await?);
         self.changed.notify_one();
         created
+    }
+
+    /// The store that a new volume of this name would go to, and its free space in bytes.
+    ///
+    /// # Errors
+    /// When the name is taken in any store, or none takes a volume.
+    pub async fn offer(&self, name: &str) -> Result<(usize, u64)> {
+        let _naming = self.naming.lock().await;
+        self.require_free(name).await?;
+        let store = self.roomiest().await?;
+        Ok((store.index, space_of(store, None).await?.free_bytes))
+    }
+
+    /// Has a store create a replica of a volume.
+    ///
+    /// # Errors
+    /// When the name is taken in any store, there is no such store, or it refuses.
+    pub async fn create_replica(
+        &self,
+        name: &str,
+        store: u16,
+        request: AdminRequest,
+    ) -> Result<()> {
+        let _naming = self.naming.lock().await;
+        self.require_free(name).await?;
+        let found = self.stores.get(usize::from(store));
+        let none = || AdminError::Invalid(format!("there is no store {store}"));
+        let found = found.ok_or_else(none)?;
+        volume_of(found, found.request(request).await?).map(drop)
+    }
+
+    /// Tells the stores where replicas live.
+    pub fn tell_places(&self, places: &BTreeMap<ReplicaId, Place>) {
+        for store in &self.stores {
+            store.backend.tell_places(places.clone());
+        }
     }
 
     /// All volumes, by name.

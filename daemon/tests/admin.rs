@@ -160,7 +160,7 @@ async fn every_refusal_has_its_code_and_its_line() {
             (
                 client.create_volume(two).await.unwrap_err(),
                 Code::FailedPrecondition,
-                "one copy",
+                "needs a cluster",
             ),
             (
                 client.space(space).await.unwrap_err(),

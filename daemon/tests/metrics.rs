@@ -27,6 +27,11 @@ fn scraped(stores: Vec<ScrapedStore>) -> Scraped {
             ..Default::default()
         },
         log_lines_dropped: 0,
+        peers: BTreeMap::from([(
+            esker_base::NodeId(7),
+            esker_runtime::peers::PeerCounts::default(),
+        )]),
+        links_refused: 0,
         stores,
     }
 }

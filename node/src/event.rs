@@ -21,7 +21,7 @@
 
 use crate::admin::{AdminError, AdminReply, AdminRequest};
 use bytes::Bytes;
-use esker_base::{ConnId, DiskError, DiskOp, IoId, Moment, Place, ReplicaId};
+use esker_base::{ConnId, DiskError, DiskOp, IoId, Moment, NodeId, Place, ReplicaId};
 use esker_crypto::{DataKey, KeyName, WrappedKey};
 
 /// How a client reached the node; decides when its writes are answered.
@@ -153,6 +153,11 @@ pub enum Event {
         from: Place,
         /// The frame as it came.
         frame: PeerFrame,
+    },
+    /// The way to another node broke or could not be made; what was sent last may be lost.
+    PeerLost {
+        /// The node.
+        node: NodeId,
     },
     /// Where replicas of the volumes live that span nodes: all of them, in place of what was known.
     Places(std::collections::BTreeMap<ReplicaId, Place>),

@@ -10,7 +10,7 @@ use crate::rewind::Rewind;
 use crate::volume::{EpochState, Proposal, Volume};
 use crate::ReadyReport;
 use bytes::Bytes;
-use esker_base::{GroupId, Place, RaftIndex, Term};
+use esker_base::{GroupId, NodeId, Place, RaftIndex, Term};
 use esker_engine::event::{
     self as engine_event, Append, AppendEntry, Opened, Outcome, RecoveredGroup,
 };
@@ -646,5 +646,23 @@ impl Node {
             }
         }
         self.dirty.insert(id);
+    }
+
+    /// The way to another node broke: leaders begin anew with the replicas there.
+    pub(crate) fn peer_lost(&mut self, node: NodeId) {
+        let places = &self.config.places;
+        for (id, volume) in &mut self.volumes {
+            let Some(raft) = volume.group.as_mut() else {
+                continue;
+            };
+            let members = raft.membership();
+            let there = members.voters.iter().chain(&members.learners);
+            let there = there.filter(|r| places.get(r).is_some_and(|place| place.node == node));
+            let there: Vec<_> = there.copied().collect();
+            for replica in there {
+                raft.report_unreachable(replica);
+                self.dirty.insert(*id);
+            }
+        }
     }
 }

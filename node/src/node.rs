@@ -322,6 +322,7 @@ impl Node {
             }
             Event::Admin { token, request } => self.admin_request(token, request, effects),
             Event::Peer { from, frame } => self.peer_frame(from, frame),
+            Event::PeerLost { node } => self.peer_lost(node),
             Event::Places(places) => self.config.places = places,
             Event::Keys(answer) => self.key_answer(answer, effects),
             Event::Stop => self.stop(effects),

@@ -3,6 +3,7 @@
 use crate::handle::Shared;
 use crate::listener::Listener;
 use crate::net::{Events, Net};
+use crate::peers::Peers;
 use crate::ring::{Completion, Op, OpKey, Owner, Ring};
 use esker_base::Moment;
 use std::os::fd::{AsFd, AsRawFd};
@@ -34,7 +35,7 @@ struct Port {
 
 /// Counts what happens and says when it should be logged.
 #[derive(Default)]
-struct Sparse {
+pub(crate) struct Sparse {
     silent_until: Option<Moment>,
     unlogged: u64,
 }
@@ -95,7 +96,7 @@ impl Acceptor {
         &mut self,
         index: usize,
         completion: Completion,
-        net: &mut Net,
+        (net, peers): (&mut Net, &mut Peers),
         now: Moment,
         events: &mut Events,
     ) {
@@ -125,6 +126,9 @@ impl Acceptor {
         let Some(fd) = completion.accepted.filter(|_| !self.is_stopping) else {
             return;
         };
+        if listener.is_for_peers() {
+            return peers.accepted(fd, now);
+        }
         if self.shared.node_connections() >= self.connections_max {
             if let Some(count) = self.refused.note(now) {
                 tracing::warn!(
@@ -154,7 +158,7 @@ impl Acceptor {
 
 impl Sparse {
     /// How many to report now, if any.
-    fn note(&mut self, now: Moment) -> Option<u64> {
+    pub(crate) fn note(&mut self, now: Moment) -> Option<u64> {
         self.unlogged += 1;
         if self.silent_until.is_some_and(|until| now < until) {
             return None;

@@ -7,6 +7,7 @@ use crate::handle::{Inbound, LoopHandle, LoopStatus, Outbound, Shared};
 use crate::listener::Listener;
 use crate::net::{Events, Net};
 use crate::pace::{Outlook, Pacer, Wait};
+use crate::peers::{DirectorySlot, Peers};
 use crate::record::Recorder;
 use crate::ring::{Completion, Op, OpKey, Owner, Ring};
 use crate::store_file::StoreFile;
@@ -47,6 +48,8 @@ pub struct LoopConfig {
     pub connections_max: usize,
     /// What new TLS connections are served with.
     pub tls: TlsSlot,
+    /// The other nodes; one slot for all loops of a node.
+    pub directory: DirectorySlot,
     /// Where to record all disk operations and client bytes, for tests of power cuts.
     pub record: Option<PathBuf>,
 }
@@ -63,6 +66,7 @@ impl LoopConfig {
             staged_bytes_max: 0,
             connections_max: limits::NODE_CONNECTIONS_MAX,
             tls: TlsSlot::default(),
+            directory: DirectorySlot::default(),
             record: None,
         }
     }
@@ -166,6 +170,7 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 struct Driver<'a> {
     ring: Ring,
     net: Net,
+    peers: Peers,
     acceptor: Acceptor,
     disk: Disk,
     recorder: Recorder,
@@ -212,6 +217,12 @@ impl<'a> Driver<'a> {
                 config.receive_buffer_bytes,
                 config.tls.clone(),
             ),
+            peers: Peers::new(
+                config.directory.clone(),
+                Arc::clone(&shared),
+                name.clone(),
+                config.receive_buffer_bytes,
+            ),
             acceptor: Acceptor::new(listeners, config.connections_max, Arc::clone(&shared), name),
             disk: Disk::new(store.size_bytes(), config.staged_bytes_max),
             recorder,
@@ -247,12 +258,14 @@ impl<'a> Driver<'a> {
                 self.acceptor.arm(&mut self.ring, now);
             }
             self.net.settle(&mut self.ring, now, &mut self.events);
-            if !is_running && self.net.is_empty() {
+            self.peers.settle(&mut self.ring, now, &mut self.events);
+            if !is_running && self.net.is_empty() && self.peers.is_empty() {
                 break;
             }
             let deadlines = [
                 self.timer.due(),
                 self.net.next_deadline(),
+                self.peers.next_deadline(),
                 self.acceptor.next_deadline(),
             ];
             let due = deadlines.into_iter().flatten().min();
@@ -318,10 +331,11 @@ impl<'a> Driver<'a> {
             self.tell(machine, now, wall, effects);
         }
         if std::mem::take(&mut self.inbox_is_ready) {
-            self.take_inbox();
+            self.take_inbox(now);
             self.tell(machine, now, wall, effects);
         }
         self.net.expire(now, &mut self.events);
+        self.peers.expire(now, &mut self.events);
         if self.timer.take_if_due(now) {
             self.events.push_back(Event::Timer);
         }
@@ -366,9 +380,17 @@ impl<'a> Driver<'a> {
             }
             Owner::Receive(conn) => self.net.received(conn, completion, now, &mut self.events),
             Owner::Send(conn) => self.net.sent(conn, completion.result, &mut self.events),
+            Owner::LinkReceive(link) => {
+                self.peers.received(link, completion, now, &mut self.events);
+            }
+            Owner::LinkSend(link) => {
+                self.peers
+                    .sent(link, completion.result, now, &mut self.events);
+            }
             Owner::Accept(index) => {
+                let takers = (&mut self.net, &mut self.peers);
                 self.acceptor
-                    .complete(index, completion, &mut self.net, now, &mut self.events);
+                    .complete(index, completion, takers, now, &mut self.events);
             }
             Owner::Wake => {
                 self.inbox_is_ready = true;
@@ -400,12 +422,21 @@ impl<'a> Driver<'a> {
         self.alarm = Some((due, key));
     }
 
-    fn take_inbox(&mut self) {
+    fn take_inbox(&mut self, now: Moment) {
         let is_running = matches!(self.stage, Stage::Running);
         for inbound in self.shared.take_all() {
             match inbound {
                 Inbound::Event(event) => self.events.push_back(event),
                 Inbound::Stop => self.events.push_back(Event::Stop),
+                Inbound::PeerLink {
+                    node,
+                    attempt,
+                    result,
+                } => {
+                    let which = (node, attempt);
+                    self.peers.connected(which, result, now, &mut self.events);
+                }
+                Inbound::PeerIsThere(node) => self.peers.is_there(node, now, &mut self.events),
                 Inbound::Inspect(reply) => {
                     let _ = reply.try_send(self.status()); // nobody may wait any more
                 }
@@ -472,7 +503,7 @@ impl<'a> Driver<'a> {
                 (self.outbound)(Outbound::AdminReply { token, result });
             }
             Effect::Keys(ask) => (self.outbound)(Outbound::Keys(ask)),
-            Effect::Peer { to, frame } => (self.outbound)(Outbound::Peer { to, frame }),
+            Effect::Peer { to, frame } => self.peers.send(to, frame, now, &mut self.events),
             Effect::ExportsChanged { exports } => {
                 let store = self.shared.store_index;
                 (self.outbound)(Outbound::ExportsChanged { store, exports });
@@ -489,6 +520,7 @@ impl<'a> Driver<'a> {
         self.timer = Timer::default();
         self.acceptor.stop(&mut self.ring);
         self.net.close_all("the node stops", now);
+        self.peers.close_all();
     }
 
     fn arm_wake(&mut self) {

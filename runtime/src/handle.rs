@@ -3,10 +3,10 @@
 use crate::disk::DiskCounts;
 use crate::tls::Tls;
 use bytes::Bytes;
-use esker_base::{ConnId, Place};
+use esker_base::{ConnId, NodeId};
 use esker_nbd::Session;
 use esker_node::admin::{AdminError, AdminReply};
-use esker_node::{AdminToken, Event, ExportInfo, PeerFrame, ReadyReport, Transport};
+use esker_node::{AdminToken, Event, ExportInfo, ReadyReport, Transport};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -39,6 +39,17 @@ pub enum Inbound {
         /// Bytes the other machine sent that the kernel has not taken yet, in order; sealed with TLS.
         unsent: Vec<Bytes>,
     },
+    /// A connection to another node that was asked for is there, or why not.
+    PeerLink {
+        /// The node.
+        node: NodeId,
+        /// Which attempt of this loop.
+        attempt: u64,
+        /// The socket, or one line.
+        result: Result<OwnedFd, String>,
+    },
+    /// Another node has begun a link to this one: it is worth connecting to it at once.
+    PeerIsThere(NodeId),
     /// The state of the loop, for tests and for the log.
     Inspect(SyncSender<LoopStatus>),
     /// The same as [`Event::Stop`].
@@ -71,13 +82,6 @@ pub enum Outbound {
     },
     /// For the providers of keys; answered by [`Event::Keys`].
     Keys(esker_node::KeyAsk),
-    /// A frame for another node.
-    Peer {
-        /// The receiver.
-        to: Place,
-        /// The frame.
-        frame: PeerFrame,
-    },
     /// Last message: the loop has ended as asked. Everything is durable, the sockets are closed and
     /// the store is unlocked.
     Stopped,
@@ -255,6 +259,15 @@ impl Shared {
             .filter_map(Weak::upgrade)
             .find(|p| p.store_index == store);
         found.is_some_and(|peer| peer.send(inbound))
+    }
+
+    /// Gives something to the loops of all other stores of this node.
+    pub(crate) fn send_to_others(&self, make: impl Fn() -> Inbound) {
+        let peers = self.peers.get().map_or(&[][..], Vec::as_slice);
+        let others = peers.iter().filter_map(Weak::upgrade);
+        for other in others.filter(|p| p.store_index != self.store_index) {
+            other.send(make());
+        }
     }
 
     /// Connections of all linked loops.

@@ -14,6 +14,7 @@ mod inherited;
 mod listener;
 mod net;
 mod pace;
+pub mod peers;
 pub mod record;
 pub mod replay;
 mod ring;
@@ -31,6 +32,7 @@ pub use handle::{
 pub use inherited::{inherited_sockets, Inherited, INHERITED_MAX};
 pub use listener::Listener;
 pub use net::{CLOSE_DRAIN_TIME_MAX, LINGER_TIME_MAX, SEND_QUEUE_BYTES_MAX};
+pub use peers::{Directory, DirectorySlot};
 pub use record::{TraceEvent, TraceReader};
 pub use store_file::StoreFile;
 pub use tls::{Tls, TlsServer, TlsSlot};

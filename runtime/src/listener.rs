@@ -25,6 +25,7 @@ pub struct Listener {
     text: String,
     is_unix: bool,
     tls: TlsPolicy,
+    is_for_peers: bool,
     /// The socket file to remove at the end, with its inode: a successor's file is not touched.
     file: Option<(PathBuf, u64)>,
 }
@@ -62,6 +63,7 @@ impl Listener {
             text,
             is_unix: true,
             tls: TlsPolicy::Off,
+            is_for_peers: false,
             file: Some((path.to_path_buf(), inode)),
         })
     }
@@ -97,6 +99,7 @@ impl Listener {
             text,
             is_unix: false,
             tls: TlsPolicy::Off,
+            is_for_peers: false,
             file: None,
         })
     }
@@ -126,6 +129,7 @@ impl Listener {
             text,
             is_unix: address.is_unix(),
             tls: TlsPolicy::Off,
+            is_for_peers: false,
             file: None,
         })
     }
@@ -141,6 +145,17 @@ impl Listener {
     #[must_use]
     pub fn tls(&self) -> TlsPolicy {
         self.tls
+    }
+
+    /// Takes links of other nodes rather than clients. TCP only.
+    #[must_use]
+    pub fn for_peers(mut self) -> Self {
+        self.is_for_peers = true;
+        self
+    }
+
+    pub(crate) fn is_for_peers(&self) -> bool {
+        self.is_for_peers
     }
 
     /// The address as text: `unix:PATH`, or `HOST:PORT` with the port that was really bound.

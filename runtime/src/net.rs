@@ -183,7 +183,7 @@ impl Net {
         let Some(tls) = &mut connection.tls else {
             return;
         };
-        let opened = tls.open(data);
+        let (opened, secured) = tls.open(data);
         let may_send = match connection.phase {
             Phase::Open | Phase::Leaving(_) => true,
             Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Dead => false,
@@ -191,7 +191,7 @@ impl Net {
         if may_send {
             connection.queue.push_unanswered(vec![opened.answer]);
         }
-        if let (Some(access), Phase::Open) = (opened.secured, &connection.phase) {
+        if let (Some(access), Phase::Open) = (secured, &connection.phase) {
             events.push_back(Event::Secured { conn, access });
         }
         if !opened.plaintext.is_empty() {

@@ -1,10 +1,10 @@
-//! TLS of client connections: records in and out of a [`rustls::ServerConnection`], between the ring
-//! and the machine. Connections without TLS never come here.
+//! TLS of client connections and of links between nodes: records in and out of rustls, between the ring and
+//! the machine. Connections without TLS never come here.
 
 use bytes::Bytes;
 use esker_nbd::Access;
 use rustls::pki_types::CertificateDer;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{Connection, ServerConfig, ServerConnection};
 use std::io::{Read, Write};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -43,26 +43,22 @@ impl std::fmt::Debug for TlsSlot {
     }
 }
 
-/// The TLS of one connection. rustls bounds what it holds: one record in the making, and messages of a
-/// handshake up to 64 KiB.
+/// The TLS of one connection of a client.
 pub struct Tls {
-    inner: ServerConnection,
+    channel: Channel,
     access: fn(&CertificateDer<'_>) -> Result<Access, String>,
-    is_secured: bool,
 }
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tls {{ is_secured: {} }}", self.is_secured)
+        write!(f, "Tls {{ is_secured: {} }}", self.channel.is_secured)
     }
 }
 
 /// What came of bytes that were received.
 #[derive(Default)]
 pub(crate) struct Opened {
-    /// The handshake was over with these bytes.
-    pub(crate) secured: Option<Access>,
-    /// What the client said.
+    /// What the other side said.
     pub(crate) plaintext: Vec<u8>,
     /// To be sent, before anything else.
     pub(crate) answer: Bytes,
@@ -72,9 +68,9 @@ pub(crate) struct Opened {
 
 /// The end of a TLS connection.
 pub(crate) enum End {
-    /// The client has said that it sends nothing more.
+    /// The other side has said that it sends nothing more.
     Closed,
-    /// The client broke the protocol, or has no certificate that does.
+    /// It broke the protocol, or has no certificate that does.
     Failed(String),
 }
 
@@ -84,14 +80,59 @@ impl Tls {
         let server = slot.get().ok_or("no certificate is configured")?;
         let inner = ServerConnection::new(server.config).map_err(|e| e.to_string())?;
         Ok(Self {
-            inner,
+            channel: Channel::new(inner.into()),
             access: server.access,
-            is_secured: false,
         })
     }
 
-    /// Takes what the client sent.
-    pub(crate) fn open(&mut self, mut data: &[u8]) -> Opened {
+    /// Takes what the client sent. With the bytes that end the handshake it says what the client may see.
+    pub(crate) fn open(&mut self, data: &[u8]) -> (Opened, Option<Access>) {
+        let (access, mut secured) = (self.access, None);
+        let opened = self.channel.open(data, |certificates| {
+            let certificate = certificates.and_then(<[_]>::first);
+            secured = Some(certificate.map_or(Ok(Access::all()), access)?);
+            Ok(())
+        });
+        (opened, secured)
+    }
+
+    /// Seals what the machine sends.
+    pub(crate) fn seal(&mut self, bufs: &[Bytes]) -> Vec<Bytes> {
+        self.channel.seal(bufs)
+    }
+
+    /// The last words.
+    pub(crate) fn close(&mut self) -> Bytes {
+        self.channel.close()
+    }
+}
+
+/// Either side of a TLS connection. rustls bounds what it holds: one record in the making, and messages of a
+/// handshake up to 64 KiB.
+pub(crate) struct Channel {
+    inner: Connection,
+    is_secured: bool,
+}
+
+impl Channel {
+    pub(crate) fn new(inner: Connection) -> Self {
+        Self {
+            inner,
+            is_secured: false,
+        }
+    }
+
+    /// The handshake is over.
+    pub(crate) fn is_secured(&self) -> bool {
+        self.is_secured
+    }
+
+    /// Takes what the other side sent. When its handshake is over, `admit` looks at its certificates.
+    pub(crate) fn open(
+        &mut self,
+        mut data: &[u8],
+        mut admit: impl FnMut(Option<&[CertificateDer<'_>]>) -> Result<(), String>,
+    ) -> Opened {
         let mut opened = Opened::default();
         while !data.is_empty() && opened.end.is_none() {
             match self.inner.read_tls(&mut data) {
@@ -112,9 +153,8 @@ impl Tls {
             }
             if !self.is_secured && !self.inner.is_handshaking() && opened.end.is_none() {
                 self.is_secured = true;
-                match self.access() {
-                    Ok(access) => opened.secured = Some(access),
-                    Err(why) => opened.end = Some(End::Failed(format!("TLS: {why}"))),
+                if let Err(why) = admit(self.inner.peer_certificates()) {
+                    opened.end = Some(End::Failed(format!("TLS: {why}")));
                 }
             }
             // Until it is emptied, rustls takes no more; at the end it says `WouldBlock`.
@@ -126,7 +166,7 @@ impl Tls {
         opened
     }
 
-    /// Seals what the machine sends.
+    /// Seals what is to be sent.
     pub(crate) fn seal(&mut self, bufs: &[Bytes]) -> Vec<Bytes> {
         let mut sealed = vec![self.written()];
         for buf in bufs {
@@ -150,14 +190,8 @@ impl Tls {
         self.written()
     }
 
-    fn access(&self) -> Result<Access, String> {
-        match self.inner.peer_certificates().and_then(<[_]>::first) {
-            Some(certificate) => (self.access)(certificate),
-            None => Ok(Access::all()),
-        }
-    }
-
-    fn written(&mut self) -> Bytes {
+    /// What waits to be sent: of a client before anything else, its first words.
+    pub(crate) fn written(&mut self) -> Bytes {
         let mut out = Vec::new();
         while self.inner.wants_write() {
             if self.inner.write_tls(&mut out).is_err() {

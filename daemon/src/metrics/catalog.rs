@@ -19,6 +19,7 @@ pub fn families() -> Vec<Family> {
     all.extend(map());
     all.extend(space());
     all.extend(recovery());
+    all.extend(super::links::families());
     all
 }
 

@@ -4,6 +4,7 @@
 //! [`catalog`] lists all metrics; `docs/metrics.md` is checked against it.
 
 pub mod catalog;
+mod links;
 pub mod process;
 pub mod table;
 
@@ -18,14 +19,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::Router;
 use esker_base::num::to_u64;
-use esker_base::Histogram;
+use esker_base::{Histogram, NodeId};
 use esker_node::meters::StoreSample;
+use esker_runtime::peers::PeerCounts;
 use process::ProcessFigures;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::registry::Registry;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -63,6 +66,10 @@ pub struct Scraped {
     pub log_lines_dropped: u64,
     /// What snapshot schedules have done.
     pub automatic: Counts,
+    /// What is counted about other nodes.
+    pub peers: BTreeMap<NodeId, PeerCounts>,
+    /// Links that were refused.
+    pub links_refused: u64,
     /// The stores.
     pub stores: Vec<ScrapedStore>,
 }
@@ -150,12 +157,15 @@ pub async fn text(
 ) -> io::Result<String> {
     let samples = stores.metrics().await;
     let automatic = stores.automatic.counts();
+    let (peers, links_refused) = (stores.links.counts(), stores.links.refused());
     let stores = stores.all().iter().zip(samples);
     render(Scraped {
         identity: *identity,
         process: ProcessFigures::now(),
         log_lines_dropped,
         automatic,
+        peers,
+        links_refused,
         stores: stores
             .map(|(store, sample)| ScrapedStore::new(store, sample))
             .collect(),

@@ -10,6 +10,7 @@ mod keys;
 mod nbd_client;
 mod nbd_session;
 mod peer;
+mod peer_link;
 pub mod seeds;
 mod store;
 mod store_image;
@@ -28,6 +29,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("store_image", store_image::run),
     ("peer_frame", peer::frame),
     ("peer_messages", peer::messages),
+    ("peer_link", peer_link::run),
     ("admin", admin::run),
     ("config", config::run),
     ("wrapped_key", keys::wrapped_key),

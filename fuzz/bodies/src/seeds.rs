@@ -3,6 +3,7 @@
 
 use crate::keys;
 use crate::nbd_session::STREAM;
+use crate::peer_link;
 use crate::store::{golden, occupied};
 use esker_api::v1;
 use esker_base::{GroupId, RaftIndex, ReplicaId};
@@ -21,6 +22,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "nbd_session" => streams().into_iter().chain(noise(12)).collect(),
         "superblock" | "record" | "operation" | "node" | "checkpoint" => from_store(target),
         "peer_frame" => vec![frame(0), frame(2)],
+        "peer_link" => peer_link::seeds(),
         "admin" => admin().into_iter().chain(noise(12)).collect(),
         "config" => config(),
         "wrapped_key" => keys::wrapped_seeds(),

@@ -63,6 +63,7 @@ targets!(
     store_image,
     peer_frame,
     peer_messages,
+    peer_link,
     admin,
     config,
     wrapped_key,

@@ -6,6 +6,7 @@
 
 use super::buffers::StagingSlot;
 use super::OpKey;
+use crate::peers::LinkId;
 use bytes::Bytes;
 use esker_base::{AlignedBuf, ConnId, IoId, Moment};
 use io_uring::{opcode, squeue, types};
@@ -44,6 +45,12 @@ pub(crate) enum Op {
     Wake { fd: RawFd, buf: AlignedBuf },
     /// Receive from a socket.
     Receive { fd: RawFd, buf: AlignedBuf },
+    /// Receive from a socket into `buf[done..]`, until it is full or the stream ends.
+    ReceiveRest {
+        fd: RawFd,
+        buf: AlignedBuf,
+        done: usize,
+    },
     /// Send to a socket, in order.
     Send {
         fd: RawFd,
@@ -75,6 +82,10 @@ pub(crate) enum Owner {
     Receive(ConnId),
     /// A connection's send.
     Send(ConnId),
+    /// A receive on a link between nodes.
+    LinkReceive(LinkId),
+    /// A send on one.
+    LinkSend(LinkId),
     /// The listener at this index.
     Accept(usize),
     /// The loop itself.
@@ -193,6 +204,13 @@ impl Op {
             }
             Op::Receive { fd, buf } => {
                 opcode::Recv::new(types::Fd(*fd), buf.as_mut_ptr(), length_of(buf.len())).build()
+            }
+            Op::ReceiveRest { fd, buf, done } => {
+                let rest = &mut buf[*done..];
+                let (start, length) = (rest.as_mut_ptr(), length_of(rest.len()));
+                opcode::Recv::new(types::Fd(*fd), start, length)
+                    .flags(libc::MSG_WAITALL)
+                    .build()
             }
             Op::Send { fd, bufs, vectors } => send_entry(*fd, bufs, vectors),
             Op::Accept { fd } => opcode::AcceptMulti::new(types::Fd(*fd))

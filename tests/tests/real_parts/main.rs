@@ -18,6 +18,7 @@ mod activation;
 mod bad_input;
 mod benches;
 mod client;
+mod cluster;
 mod damaged;
 mod disk;
 mod encryption;

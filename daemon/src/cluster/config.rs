@@ -1,0 +1,311 @@
+//! The part of the configuration that makes a node a member of a cluster.
+//!
+//! ```toml
+//! [node]
+//! id = 1                                    # taken at the first start; without it one is drawn
+//!
+//! [cluster]
+//! id = "0d2f4a9e-…"                         # UUID, the same on all members; taken at the first start
+//! listen = "10.0.0.1:10811"                 # for the links of other members
+//! control = "10.0.0.1:10812"                # for what members ask of each other
+//! insecure = false                          # plain connections between machines; for trials
+//!
+//! [[cluster.node]]                          # every member, this node included
+//! id = 1
+//! address = "10.0.0.1:10811"
+//! control = "10.0.0.1:10812"
+//! ```
+
+use crate::config::{ConfigError, ListenOn, Source};
+use crate::identity::{parse_cluster, NODE_ID_MAX};
+use esker_base::{ClusterId, NodeId};
+use serde::Deserialize;
+use std::str::FromStr;
+use toml::Spanned;
+
+/// Members of a cluster.
+pub const MEMBERS_MAX: usize = 64;
+
+/// `[cluster]` and `[node]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// This node's id, if it is said.
+    pub node: Option<NodeId>,
+    /// The cluster's, if it is said.
+    pub id: Option<ClusterId>,
+    /// Where links of other members are taken.
+    pub listen: ListenOn,
+    /// Where members are answered.
+    pub control: ListenOn,
+    /// Connections between members may be plain beyond this machine.
+    pub insecure: bool,
+    /// All members; none outside a cluster.
+    pub members: Vec<Member>,
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it takes links: HOST:PORT.
+    pub address: ListenOn,
+    /// Where it answers other members.
+    pub control: ListenOn,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            node: None,
+            id: None,
+            listen: ListenOn::None,
+            control: ListenOn::None,
+            insecure: false,
+            members: Vec::new(),
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Whether there are others.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// The other members.
+    pub fn others(&self, own: NodeId) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.id != own)
+    }
+
+    /// That the settings fit together.
+    ///
+    /// # Errors
+    /// One line.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.is_member() {
+            return match (&self.listen, &self.control) {
+                (ListenOn::None, ListenOn::None) => Ok(()),
+                _ => Err(
+                    "cluster.listen or cluster.control without members: name all of them, \
+                          [[cluster.node]] each"
+                        .into(),
+                ),
+            };
+        }
+        if self.members.len() > MEMBERS_MAX {
+            let count = self.members.len();
+            return Err(format!(
+                "{count} of [[cluster.node]]; at most {MEMBERS_MAX}"
+            ));
+        }
+        if self.id.is_none() {
+            return Err(
+                "[[cluster.node]] without cluster.id: give all members the same UUID, as \
+                        `uuidgen` makes one"
+                    .into(),
+            );
+        }
+        if self.listen == ListenOn::None || self.control == ListenOn::None {
+            return Err(
+                "[[cluster.node]] without cluster.listen and cluster.control: say where this \
+                        node listens for the others"
+                    .into(),
+            );
+        }
+        for (index, member) in self.members.iter().enumerate() {
+            let before = &self.members[..index];
+            if before.iter().any(|other| other.id == member.id) {
+                return Err(format!(
+                    "[[cluster.node]]: node {} is named twice",
+                    member.id
+                ));
+            }
+            for address in [&member.address, &member.control] {
+                let is_taken = |m: &Member| m.address == *address || m.control == *address;
+                let own = member.address == member.control;
+                if own || before.iter().any(is_taken) {
+                    return Err(format!("[[cluster.node]]: {address} is named twice"));
+                }
+            }
+        }
+        self.node.map_or(Ok(()), |node| self.check_member(node))
+    }
+
+    /// That this node is one of the members.
+    ///
+    /// # Errors
+    /// One line.
+    pub fn check_member(&self, own: NodeId) -> Result<(), String> {
+        let is_named = self.members.iter().any(|member| member.id == own);
+        match !self.is_member() || is_named {
+            true => Ok(()),
+            false => Err(format!(
+                "this is node {own}, and no [[cluster.node]] has that id; add it, on all members"
+            )),
+        }
+    }
+}
+
+/// `[node]` as it is written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawNode {
+    id: Option<Spanned<u64>>,
+}
+
+/// `[cluster]` as it is written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCluster {
+    id: Option<Spanned<String>>,
+    listen: Option<Spanned<String>>,
+    control: Option<Spanned<String>>,
+    insecure: Option<bool>,
+    #[serde(default)]
+    node: Vec<RawMember>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMember {
+    id: Spanned<u64>,
+    address: Spanned<String>,
+    control: Spanned<String>,
+}
+
+/// Understands both.
+pub(crate) fn of_raw(
+    source: &Source<'_>,
+    node: Option<RawNode>,
+    cluster: Option<RawCluster>,
+) -> Result<ClusterConfig, ConfigError> {
+    let raw = cluster.unwrap_or_default();
+    let default = ClusterConfig::default();
+    let id = |key: &str, id: Spanned<u64>| match (1..=NODE_ID_MAX).contains(id.get_ref()) {
+        true => Ok(NodeId(*id.get_ref())),
+        false => Err(source.line_error(
+            &id.span(),
+            format!("{key}: {} is not in 1..={NODE_ID_MAX}", id.get_ref()),
+        )),
+    };
+    let needed = |key: &str, value: Spanned<String>| {
+        let place = source.value(key, Some(value), |text| match text {
+            "none" => Err(format!("{key} of a member is HOST:PORT")),
+            text => ListenOn::from_str(text),
+        })?;
+        Ok::<_, ConfigError>(place.unwrap_or(ListenOn::None))
+    };
+    let members = raw.node.into_iter().map(|member| {
+        Ok(Member {
+            id: id("cluster.node.id", member.id)?,
+            address: needed("cluster.node.address", member.address)?,
+            control: needed("cluster.node.control", member.control)?,
+        })
+    });
+    Ok(ClusterConfig {
+        node: node
+            .unwrap_or_default()
+            .id
+            .map(|number| id("node.id", number))
+            .transpose()?,
+        id: source.value("cluster.id", raw.id, parse_cluster)?,
+        listen: source
+            .value("cluster.listen", raw.listen, ListenOn::from_str)?
+            .unwrap_or(default.listen),
+        control: source
+            .value("cluster.control", raw.control, ListenOn::from_str)?
+            .unwrap_or(default.control),
+        insecure: raw.insecure.unwrap_or(default.insecure),
+        members: members.collect::<Result<_, _>>()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use std::path::Path;
+
+    const UUID: &str = "ffffffff-ffff-4fff-bfff-ffffffffffff";
+
+    fn of(text: &str) -> Result<Config, String> {
+        let text = format!("data = '/d'\n{text}");
+        Config::of_text(Path::new("/e.toml"), &text).map_err(|e| e.to_string())
+    }
+
+    fn members(ids: &[u64]) -> String {
+        let member = |id: &u64| {
+            format!("[[cluster.node]]\nid = {id}\naddress = 'h:{id}1'\ncontrol = 'h:{id}2'\n")
+        };
+        ids.iter().map(member).collect()
+    }
+
+    #[test]
+    fn all_of_it_is_read() {
+        let text = format!(
+            "[node]\nid = 2\n[cluster]\nid = '{UUID}'\nlisten = '[::1]:7'\ncontrol = 'h:8'\n\
+             insecure = true\n{}",
+            members(&[1, 2, 3])
+        );
+        let cluster = of(&text).unwrap().cluster;
+        assert_eq!(cluster.node.map(|n| n.0), Some(2));
+        assert_eq!(cluster.id.unwrap().to_string(), UUID);
+        assert_eq!(cluster.listen.to_string(), "[::1]:7");
+        assert!(cluster.insecure);
+        let others: Vec<_> = cluster.others(esker_base::NodeId(2)).collect();
+        assert_eq!(others.len(), 2);
+        assert_eq!(
+            (others[1].id.0, others[1].control.to_string().as_str()),
+            (3, "h:32")
+        );
+        assert!(!of("").unwrap().cluster.is_member());
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_in_one_line() {
+        let head = format!("[cluster]\nid = '{UUID}'\nlisten = 'h:7'\ncontrol = 'h:8'\n");
+        for (text, part) in [
+            (
+                "[cluster]\nlisten = 'h:7'\n".to_string(),
+                "[[cluster.node]]",
+            ),
+            (
+                format!("[cluster]\nid = 'x'\n{}", members(&[1])),
+                "cluster.id: `x` is not a UUID",
+            ),
+            (
+                format!("[cluster]\nlisten = 'h:7'\n{}", members(&[1])),
+                "cluster.id",
+            ),
+            (
+                format!("[cluster]\nid = '{UUID}'\n{}", members(&[1])),
+                "cluster.listen",
+            ),
+            (
+                format!("{head}{}", members(&[1, 1])),
+                "node 1 is named twice",
+            ),
+            (format!("{head}{}", members(&[0])), "cluster.node.id: 0"),
+            (
+                format!("[node]\nid = 9\n{head}{}", members(&[1, 2])),
+                "this is node 9",
+            ),
+            (
+                format!("{head}[[cluster.node]]\nid = 1\naddress = 'h:1'\ncontrol = 'h:1'\n"),
+                "h:1 is named twice",
+            ),
+            (
+                format!("{head}[[cluster.node]]\nid = 1\naddress = 'none'\ncontrol = 'h:1'\n"),
+                "cluster.node.address",
+            ),
+            (format!("{head}[[cluster.node]]\nid = 1\n"), "address"),
+            ("[node]\nid = 0\n".to_string(), "node.id: 0"),
+            ("[cluster]\nsecure = 1\n".to_string(), "secure"),
+        ] {
+            let message = of(&text).unwrap_err();
+            assert!(message.contains(part), "{part} in: {message}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What members ask of each other: `esker.cluster.v1`, each request on a connection of its own.
+
+use super::stream::{self, Once};
+use super::{internal, require_safe, Cluster, NewVolume, Replicas, Result};
+use crate::cluster::config::Member;
+use crate::error::DaemonError;
+use crate::store::RequestError;
+use esker_api::cluster as v1;
+use esker_api::cluster::members_client::MembersClient;
+use esker_api::cluster::members_server::{Members, MembersServer};
+use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
+use esker_node::admin::AdminError;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+/// How long a member may take to accept a connection.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long it may take to answer; longer than it waits for a store.
+const REQUEST_WAIT_MAX: Duration = Duration::from_secs(70);
+/// Longest request and answer, in bytes.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Requests in progress per connection; further ones wait.
+const CONNECTION_REQUESTS_MAX: usize = 4;
+
+/// Answers other members until it is dropped.
+///
+/// # Errors
+/// When the address cannot be listened on, or would be open to other machines without TLS.
+pub async fn serve(
+    cluster: Arc<Cluster>,
+    listener: TcpListener,
+) -> std::result::Result<(), DaemonError> {
+    let tls = cluster.tls.clone();
+    let service = MembersServer::new(Service(cluster))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (sender, incoming) = mpsc::channel(1);
+    let served = tonic::transport::Server::builder()
+        .concurrency_limit_per_connection(CONNECTION_REQUESTS_MAX)
+        .add_service(service)
+        .serve_with_incoming(ReceiverStream::new(incoming));
+    let result = tokio::select! {
+        result = served => result,
+        () = stream::accept(listener, tls, sender) => Ok(()),
+    };
+    result.map_err(|e| DaemonError::System {
+        operation: "answer other members of the cluster",
+        source: std::io::Error::other(e),
+    })
+}
+
+/// Listens for other members.
+///
+/// # Errors
+/// When the address cannot be listened on, or would be open to other machines.
+pub async fn listen(
+    config: &super::ClusterConfig,
+    address: SocketAddr,
+    is_plain: bool,
+) -> std::result::Result<TcpListener, DaemonError> {
+    require_safe(config, is_plain, address, "cluster.control")?;
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| DaemonError::Listen {
+        address: address.to_string(),
+        purpose: "members of the cluster",
+        source,
+        remedy: "give another address in cluster.control, and to this member on all others",
+    })
+}
+
+/// Asks a member what it could take: a store and its free space in bytes.
+pub(super) async fn offer(
+    cluster: &Cluster,
+    member: &Member,
+    name: &str,
+    size_bytes: u64,
+) -> Result<(usize, u64)> {
+    let request = v1::OfferRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        name: name.to_owned(),
+        size_bytes,
+    };
+    let mut client = connect(cluster, member).await?;
+    let answer = client.offer(request).await.map_err(refusal)?.into_inner();
+    if answer.node != member.id.0 {
+        let (other, control) = (answer.node, &member.control);
+        let text = format!("{control} answers as node {other}; look at [[cluster.node]]");
+        return Err(AdminError::Refused(text).into());
+    }
+    Ok((
+        usize::try_from(answer.store).unwrap_or(usize::MAX),
+        answer.free_bytes,
+    ))
+}
+
+/// Has a member create its replica.
+pub(super) async fn create(
+    cluster: &Cluster,
+    member: &Member,
+    volume: &NewVolume,
+    replica: ReplicaId,
+) -> Result<()> {
+    let place = |(replica, place): (&ReplicaId, &Place)| v1::ReplicaPlace {
+        replica: replica.0,
+        node: place.node.0,
+        store: u32::from(place.store),
+    };
+    let request = v1::CreateReplicaRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        volume: volume.volume.to_string(),
+        group: volume.group.0,
+        name: volume.name.clone(),
+        size_bytes: volume.size_bytes,
+        replica: replica.0,
+        replicas: volume.replicas.iter().map(place).collect(),
+    };
+    let mut client = connect(cluster, member).await?;
+    client.create_replica(request).await.map_err(refusal)?;
+    Ok(())
+}
+
+/// Has a member delete its replica.
+pub(super) async fn remove(
+    cluster: &Cluster,
+    member: &Member,
+    name: &str,
+    volume: &str,
+    with_snapshots: bool,
+) -> Result<()> {
+    let request = v1::RemoveReplicaRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        volume: volume.to_owned(),
+        name: name.to_owned(),
+        with_snapshots,
+    };
+    let mut client = connect(cluster, member).await?;
+    client.remove_replica(request).await.map_err(refusal)?;
+    Ok(())
+}
+
+async fn connect(cluster: &Cluster, member: &Member) -> Result<MembersClient<Channel>> {
+    let control = &member.control;
+    let silent = |why: String| {
+        RequestError::Silent(format!(
+            "no answer at {control}: {why}; is its eskerd running?"
+        ))
+    };
+    let address = control.resolve().map_err(|e| silent(e.to_string()))?;
+    let address = address.ok_or_else(|| silent("no address".into()))?;
+    let is_plain = cluster.tls.is_none();
+    require_safe(&cluster.config, is_plain, address, "cluster.node.control").map_err(internal)?;
+    let dialing = stream::dial(address, member, cluster.tls.as_ref());
+    let dialed = tokio::time::timeout(CONNECT_WAIT_MAX, dialing).await;
+    let dialed = dialed.map_err(|_| silent("silence".into()))?;
+    let once = Once(Some(dialed.map_err(silent)?));
+    let endpoint = Endpoint::from_static("http://member").timeout(REQUEST_WAIT_MAX);
+    let connected = endpoint.connect_with_connector(once).await;
+    let channel = connected.map_err(|e| silent(innermost(&e)))?;
+    Ok(MembersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => innermost(source),
+        None => error.to_string(),
+    }
+}
+
+/// The refusal that a status stands for.
+fn refusal(status: Status) -> RequestError {
+    let text = status.message().to_owned();
+    RequestError::Refused(match status.code() {
+        Code::NotFound => AdminError::NotFound(text),
+        Code::AlreadyExists => AdminError::Exists(text),
+        Code::InvalidArgument => AdminError::Invalid(text),
+        Code::FailedPrecondition => AdminError::Refused(text),
+        Code::ResourceExhausted => AdminError::NoSpace(text),
+        _ => return RequestError::Silent(text),
+    })
+}
+
+struct Service(Arc<Cluster>);
+
+impl Service {
+    fn require_cluster(&self, cluster: &str) -> std::result::Result<(), Status> {
+        let own = self.0.identity.cluster.to_string();
+        match cluster == own {
+            true => Ok(()),
+            false => Err(Status::failed_precondition(format!(
+                "this node is of cluster {own}, not of the one that asks; look at cluster.id of both"
+            ))),
+        }
+    }
+}
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Members for Service {
+    async fn offer(&self, request: Request<v1::OfferRequest>) -> Answer<v1::OfferResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        let offer = self.0.stores.offer(&request.name).await;
+        let (store, free_bytes) = offer.map_err(crate::admin::refusal)?;
+        Ok(Response::new(v1::OfferResponse {
+            node: self.0.identity.node.0,
+            store: esker_base::num::to_u32_saturating(store),
+            free_bytes,
+        }))
+    }
+
+    async fn create_replica(
+        &self,
+        request: Request<v1::CreateReplicaRequest>,
+    ) -> Answer<v1::CreateReplicaResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        tracing::info!(
+            name = request.name,
+            replica = request.replica,
+            "create replica"
+        );
+        let (volume, replica) = volume_of(request).map_err(Status::invalid_argument)?;
+        let created = self.0.create_here(&volume, replica).await;
+        created.map_err(crate::admin::refusal)?;
+        Ok(Response::new(v1::CreateReplicaResponse {}))
+    }
+
+    async fn remove_replica(
+        &self,
+        request: Request<v1::RemoveReplicaRequest>,
+    ) -> Answer<v1::RemoveReplicaResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        tracing::info!(
+            name = request.name,
+            volume = request.volume,
+            "remove replica"
+        );
+        let v1::RemoveReplicaRequest {
+            name,
+            volume,
+            with_snapshots,
+            ..
+        } = request;
+        let removed = self.0.remove_here(&name, &volume, with_snapshots).await;
+        removed.map_err(crate::admin::refusal)?;
+        Ok(Response::new(v1::RemoveReplicaResponse {}))
+    }
+}
+
+/// A volume as it is asked for, and the replica to create of it.
+fn volume_of(
+    request: v1::CreateReplicaRequest,
+) -> std::result::Result<(NewVolume, ReplicaId), String> {
+    if request.replicas.len() > super::REPLICAS_MAX {
+        return Err(format!("{} replicas", request.replicas.len()));
+    }
+    let mut replicas = Replicas::new();
+    for place in &request.replicas {
+        let store = u16::try_from(place.store).map_err(|_| "a store's index".to_string())?;
+        let node = NodeId(place.node);
+        if place.replica == 0 || replicas.values().any(|other| other.node == node) {
+            return Err("replicas of one volume are on different nodes".into());
+        }
+        replicas.insert(ReplicaId(place.replica), Place { node, store });
+    }
+    let uuid = u128::from_str_radix(&request.volume.replace('-', ""), 16).map(VolumeId);
+    let volume = uuid.ok().filter(|uuid| uuid.to_string() == request.volume);
+    let volume = volume.ok_or_else(|| format!("`{}` is not a UUID", request.volume))?;
+    let new = NewVolume {
+        name: request.name,
+        size_bytes: request.size_bytes,
+        volume,
+        group: GroupId(request.group),
+        replicas,
+    };
+    Ok((new, ReplicaId(request.replica)))
+}

@@ -1,0 +1,399 @@
+//! A node among others: who they are, volumes with copies on several of them, and what they ask of each other.
+//!
+//! The members are those of the configuration, the same on all of them. Whoever is asked for a volume with several
+//! copies places them and has each member make its own ([`Cluster::create`]); the data path needs nobody after that.
+
+pub mod config;
+mod control;
+pub mod places;
+mod stream;
+
+use crate::error::DaemonError;
+use crate::identity::{random, Identity};
+use crate::store::RequestError;
+use crate::stores::Stores;
+use config::{ClusterConfig, Member};
+pub use control::{listen as listen_control, serve};
+use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
+use esker_keys::{NodeTls, ServerFiles};
+use esker_node::admin::{AdminError, AdminRequest, ReplicaSpec, VolumeReport};
+use esker_runtime::peers::{Neighbour, PeerTls};
+use esker_runtime::{Directory, Listener};
+use places::{Places, Replicas};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// Copies of a volume.
+pub const REPLICAS_MAX: usize = 7;
+
+/// This node as a member.
+pub struct Cluster {
+    identity: Identity,
+    config: ClusterConfig,
+    stores: Arc<Stores>,
+    places: Mutex<Places>,
+    tls: Option<NodeTls>,
+}
+
+type Result<T> = std::result::Result<T, RequestError>;
+
+/// A new volume with several copies.
+struct NewVolume {
+    name: String,
+    size_bytes: u64,
+    volume: VolumeId,
+    group: GroupId,
+    replicas: Replicas,
+}
+
+impl Cluster {
+    /// Of this configuration.
+    #[must_use]
+    pub fn new(
+        identity: Identity,
+        config: ClusterConfig,
+        stores: Arc<Stores>,
+        places: Places,
+    ) -> Self {
+        Self {
+            identity,
+            config,
+            stores,
+            places: Mutex::new(places),
+            tls: None,
+        }
+    }
+
+    /// With TLS between members.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<NodeTls>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Creates a volume with this many copies: one here, the others where there is most room.
+    ///
+    /// # Errors
+    /// When there are not enough members, the name is taken on one of them, one does not answer, or one refuses; then
+    /// the copies that were made are taken away again.
+    pub async fn create(
+        &self,
+        name: String,
+        size_bytes: u64,
+        copies: usize,
+    ) -> Result<VolumeReport> {
+        let refuse = |why: String| Err(RequestError::Refused(AdminError::Refused(why)));
+        let members = self.config.members.len();
+        if copies > REPLICAS_MAX {
+            return refuse(format!("{copies} copies; at most {REPLICAS_MAX}"));
+        }
+        if copies > members {
+            return refuse(match members {
+                0 => format!("{copies} copies need as many nodes, and this one is alone: see [cluster] of its configuration"),
+                _ => format!("{copies} copies need as many nodes; this cluster has {members}"),
+            });
+        }
+        let chosen = self.offers(&name, size_bytes).await?;
+        let chosen = chosen.into_iter().take(copies);
+        let mut replicas = Replicas::new();
+        for place in chosen {
+            replicas.insert(ReplicaId(draw_id()?), place);
+        }
+        let volume = NewVolume {
+            name,
+            size_bytes,
+            volume: VolumeId::from_random(u128::from_le_bytes(random().map_err(internal)?)),
+            group: GroupId(draw_id()?),
+            replicas,
+        };
+        self.create_on_all(&volume).await?;
+        self.stores.show(&volume.name).await
+    }
+
+    async fn create_on_all(&self, volume: &NewVolume) -> Result<()> {
+        let mut made = Vec::new();
+        for (replica, place) in &volume.replicas {
+            let created = match self.member(place.node) {
+                None => self.create_here(volume, *replica).await,
+                Some(member) => control::create(self, member, volume, *replica).await,
+            };
+            if let Err(error) = created {
+                for node in made {
+                    self.take_back(node, volume).await;
+                }
+                return Err(on_node(place.node, error));
+            }
+            made.push(place.node);
+        }
+        Ok(())
+    }
+
+    async fn take_back(&self, node: NodeId, volume: &NewVolume) {
+        let uuid = volume.volume.to_string();
+        let gone = match self.member(node) {
+            None => self.remove_here(&volume.name, &uuid, true).await,
+            Some(member) => control::remove(self, member, &volume.name, &uuid, true).await,
+        };
+        if let Err(error) = gone {
+            let name = &volume.name;
+            tracing::error!(%node, name, "a copy of a volume that was not created stays: {error}");
+        }
+    }
+
+    /// Deletes a volume with several copies, on all its nodes; this one last, so that it can be asked again.
+    /// False when it is not such a volume.
+    ///
+    /// # Errors
+    /// When a node refuses or does not answer; those before it have deleted their copies.
+    pub async fn delete(&self, name: &str, with_snapshots: bool) -> Result<bool> {
+        let Some((uuid, replicas)) = self.replicas(name).await? else {
+            return Ok(false);
+        };
+        for place in replicas.values() {
+            if let Some(member) = self.member(place.node) {
+                let gone = control::remove(self, member, name, &uuid, with_snapshots).await;
+                gone.map_err(|error| on_node(place.node, error))?;
+            }
+        }
+        self.remove_here(name, &uuid, with_snapshots).await?;
+        Ok(true)
+    }
+
+    /// Refuses what can be done to a volume with one copy only.
+    ///
+    /// # Errors
+    /// When it has several, or is not there.
+    pub async fn require_single(&self, name: &str, what: &str) -> Result<()> {
+        match self.replicas(name).await? {
+            None => Ok(()),
+            Some(_) => Err(AdminError::Refused(format!(
+                "volume {name} has several copies, and this version cannot {what} such a volume"
+            ))
+            .into()),
+        }
+    }
+
+    /// The UUID and the replicas of a volume with several copies.
+    async fn replicas(&self, name: &str) -> Result<Option<(String, Replicas)>> {
+        if !self.config.is_member() {
+            return Ok(None);
+        }
+        let uuid = self.stores.show(name).await?.uuid;
+        let replicas = self.places.lock().await.of(&uuid).cloned();
+        Ok(replicas.map(|replicas| (uuid, replicas)))
+    }
+
+    /// Which stores would take a copy, this node's first, the others by free space. Asks all members: the name has to
+    /// be free on each.
+    async fn offers(&self, name: &str, size_bytes: u64) -> Result<Vec<Place>> {
+        let mut offers = Vec::new();
+        for member in &self.config.members {
+            let offer = match self.member(member.id) {
+                None => self.stores.offer(name).await,
+                Some(member) => control::offer(self, member, name, size_bytes).await,
+            };
+            let (store, free_bytes) = offer.map_err(|error| on_node(member.id, error))?;
+            let store = u16::try_from(store).unwrap_or(u16::MAX);
+            let node = member.id;
+            offers.push((
+                node != self.identity.node,
+                free_bytes,
+                Place { node, store },
+            ));
+        }
+        offers.sort_by_key(|(is_other, free_bytes, _)| (*is_other, u64::MAX - *free_bytes));
+        Ok(offers.into_iter().map(|(.., place)| place).collect())
+    }
+
+    /// Another member; none for this node.
+    fn member(&self, node: NodeId) -> Option<&Member> {
+        self.config
+            .others(self.identity.node)
+            .find(|m| m.id == node)
+    }
+
+    async fn create_here(&self, volume: &NewVolume, replica: ReplicaId) -> Result<()> {
+        let uuid = volume.volume.to_string();
+        let own = volume.replicas.get(&replica);
+        let own = own.filter(|place| place.node == self.identity.node);
+        let own = own.ok_or_else(|| {
+            AdminError::Invalid(format!(
+                "replica {replica} is not for node {}",
+                self.identity.node
+            ))
+        })?;
+        let mut places = self.places.lock().await;
+        if places.of(&uuid).is_some() {
+            return Err(AdminError::Exists(format!("volume {uuid} exists already")).into());
+        }
+        // First: a replica that is there finds the others.
+        places
+            .add(uuid.clone(), volume.replicas.clone())
+            .map_err(internal)?;
+        self.stores.tell_places(&places.all());
+        let spec = ReplicaSpec {
+            name: volume.name.clone(),
+            size_bytes: volume.size_bytes,
+            volume: volume.volume,
+            group: volume.group,
+            replica,
+            voters: volume.replicas.keys().copied().collect(),
+        };
+        let request = AdminRequest::ReplicaCreate(spec);
+        let created = self
+            .stores
+            .create_replica(&volume.name, own.store, request)
+            .await;
+        // A store that did not answer may have it yet.
+        if let Err(RequestError::Refused(_)) = created {
+            if let Err(error) = places.remove(&uuid) {
+                tracing::warn!("{error}");
+            }
+        }
+        created
+    }
+
+    /// Deletes this node's copy; nothing happens when it is not there.
+    async fn remove_here(&self, name: &str, uuid: &str, with_snapshots: bool) -> Result<()> {
+        let mut places = self.places.lock().await;
+        let found = match self.stores.show(name).await {
+            Ok(report) => report.uuid == uuid && places.of(uuid).is_some(),
+            Err(RequestError::Refused(AdminError::NotFound(_))) => false,
+            Err(error) => return Err(error),
+        };
+        if found {
+            self.stores.delete(name.to_owned(), with_snapshots).await?;
+        }
+        places.remove(uuid).map_err(internal)?;
+        self.stores.tell_places(&places.all());
+        Ok(())
+    }
+}
+
+fn draw_id() -> Result<u64> {
+    // Of 62 bits and not 0, as a store draws them itself.
+    Ok(u64::from_le_bytes(random().map_err(internal)?) >> 2 | 1)
+}
+
+fn internal(error: DaemonError) -> RequestError {
+    RequestError::Silent(error.to_string())
+}
+
+/// The same error, with the node that it comes from.
+fn on_node(node: NodeId, error: RequestError) -> RequestError {
+    let named = |text: String| format!("node {node}: {text}");
+    match error {
+        RequestError::Silent(text) => RequestError::Silent(named(text)),
+        RequestError::Refused(refusal) => RequestError::Refused(match refusal {
+            AdminError::NotFound(text) => AdminError::NotFound(named(text)),
+            AdminError::Exists(text) => AdminError::Exists(named(text)),
+            AdminError::Invalid(text) => AdminError::Invalid(named(text)),
+            AdminError::Refused(text) => AdminError::Refused(named(text)),
+            AdminError::NoSpace(text) => AdminError::NoSpace(named(text)),
+        }),
+    }
+}
+
+/// What the stores' loops have to know of the other members; none outside a cluster. Without TLS links stay on this machine,
+/// unless the configuration is `insecure`.
+///
+/// # Errors
+/// When the settings do not fit this node.
+pub fn directory(
+    config: &ClusterConfig,
+    identity: &Identity,
+    tls: Option<&NodeTls>,
+) -> std::result::Result<Option<Directory>, DaemonError> {
+    if !config.is_member() {
+        return Ok(None);
+    }
+    config
+        .check_member(identity.node)
+        .map_err(DaemonError::Cluster)?;
+    let neighbour = |member: &Member| {
+        let client = tls.map(|tls| tls.client(Some(member.id)));
+        let client = client.transpose().map_err(DaemonError::Tls)?;
+        let address = member.address.to_string();
+        Ok((member.id, Neighbour { address, client }))
+    };
+    let neighbours = config.others(identity.node).map(neighbour);
+    let neighbours = neighbours.collect::<std::result::Result<_, DaemonError>>()?;
+    Ok(Some(Directory {
+        node: identity.node,
+        cluster: identity.cluster,
+        started_us: esker_runtime::timer::wall_now().0,
+        neighbours,
+        tls: tls.map(|tls| PeerTls {
+            server: tls.server(),
+            server_name: NodeTls::server_name(),
+            node_of: |shown| esker_keys::node_of(shown).map_err(|e| e.to_string()),
+        }),
+        allows_plain: config.insecure,
+    }))
+}
+
+/// TLS between members, when this one's certificate is for that.
+///
+/// # Errors
+/// When the certificate is another node's.
+pub fn tls(
+    config: &ClusterConfig,
+    identity: &Identity,
+    files: Option<&ServerFiles>,
+) -> std::result::Result<Option<NodeTls>, DaemonError> {
+    let files = files.filter(|files| files.ca.is_some() && config.is_member());
+    let Some(files) = files else {
+        return Ok(None);
+    };
+    match NodeTls::load(files) {
+        Ok(tls) if tls.node() == identity.node => Ok(Some(tls)),
+        Ok(tls) => Err(DaemonError::Cluster(format!(
+            "{}: the certificate is that of node {}, and this is node {}",
+            files.cert.display(),
+            tls.node(),
+            identity.node
+        ))),
+        Err(error) => {
+            tracing::warn!("members of the cluster are spoken to without TLS: {error}");
+            Ok(None)
+        }
+    }
+}
+
+/// Listens for the links of other members.
+///
+/// # Errors
+/// When that cannot be, or would be plain and open to other machines.
+pub fn listen(
+    config: &ClusterConfig,
+    directory: Option<&Directory>,
+    address: Option<SocketAddr>,
+) -> std::result::Result<Option<Listener>, DaemonError> {
+    let (Some(directory), Some(address)) = (directory, address) else {
+        return Ok(None);
+    };
+    let is_plain = directory.tls.is_none();
+    require_safe(config, is_plain, address, "cluster.listen")?;
+    Ok(Some(Listener::tcp(address)?.for_peers()))
+}
+
+/// That whoever reaches a plain address is on this machine, unless the configuration says that it need not be.
+fn require_safe(
+    config: &ClusterConfig,
+    is_plain: bool,
+    address: SocketAddr,
+    key: &str,
+) -> std::result::Result<(), DaemonError> {
+    if !is_plain || address.ip().is_loopback() {
+        return Ok(());
+    }
+    if config.insecure {
+        tracing::warn!("{key} = {address} without TLS: whoever reaches it is taken for a member");
+        return Ok(());
+    }
+    Err(DaemonError::Cluster(format!(
+        "{key} = {address} would be open to other machines without TLS; give this node a certificate (`esker cert node`), \
+         use an address of this machine alone, or set cluster.insecure for a trial"
+    )))
+}
