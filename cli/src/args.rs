@@ -375,12 +375,12 @@ pub enum SnapshotVerb {
         #[arg(long, short)]
         yes: bool,
     },
-    /// Show what differs between a snapshot and another, or the volume as it is now
+    /// Show what differs between a snapshot and another, the volume as it is now, or a clone
     Diff {
         /// The older one
         #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
         from: Place,
-        /// The newer one [default: the volume]
+        /// The newer one, of the same volume or of another one in its store [default: the volume]
         #[arg(value_name = "VOLUME[@SNAPSHOT]", value_parser = Place::parse)]
         to: Option<Place>,
     },

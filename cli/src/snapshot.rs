@@ -214,17 +214,9 @@ async fn diff(
     client: &mut Client,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let (volume, from) = from.both()?;
-    let to = match to {
-        Some(to) if to.volume != volume => {
-            return Err(CliError::Usage(format!(
-                "{} is no version of {volume}: only versions of one volume can be compared",
-                to.volume
-            )))
-        }
-        Some(to) => to.snapshot,
-        None => None,
-    };
+    let (of, from) = from.both()?;
+    let (volume, to) = to.map_or((of.clone(), None), |to| (to.volume, to.snapshot));
+    let from_volume = (of != volume).then_some(of);
     let mut list = output.list("OFFSET        LENGTH        TYPE", |extent: &DiffExtent| {
         format!(
             "{:<12}  {:<12}  {}",
@@ -239,6 +231,7 @@ async fn diff(
             from: from.clone(),
             to: to.clone(),
             offset,
+            from_volume: from_volume.clone(),
         };
         let page = client.diff_snapshots(request).await?.into_inner();
         for extent in page.extents.into_iter().map(DiffExtent::from) {

@@ -523,7 +523,9 @@ impl Admin for AdminService {
             from,
             to,
             offset,
+            from_volume,
         } = request.into_inner();
+        let from = (from_volume, from);
         let page = self.stores.diff(volume, from, to, offset).await;
         Ok(Response::new(report::diff(page.map_err(refusal)?)))
     }

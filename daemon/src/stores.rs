@@ -333,25 +333,26 @@ impl Stores {
         }
     }
 
-    /// A page of what differs between two versions of a volume.
+    /// A page of what differs between a version of a volume and a snapshot, of that volume or another one.
     ///
     /// # Errors
     /// When no store has one of them, or its store refuses.
     pub async fn diff(
         &self,
         volume: String,
-        from: String,
+        (of, from): (Option<String>, String),
         to: Option<String>,
         offset: u64,
     ) -> Result<DiffPage> {
-        let of = volume.clone();
+        let name = volume.clone();
         let request = AdminRequest::SnapshotDiff {
             volume,
+            of,
             from,
             to,
             offset,
         };
-        match self.ask(&of, request).await? {
+        match self.ask(&name, request).await? {
             (_, AdminReply::Diff(page)) => Ok(page),
             (store, other) => Err(mismatch(store, &other)),
         }

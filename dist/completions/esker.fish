@@ -172,7 +172,7 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_see
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "prune" -d 'Delete the automatic snapshots that the volume\'s schedule does not need any more'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "diff" -d 'Show what differs between a snapshot and another, the volume as it is now, or a clone'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
@@ -235,7 +235,7 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "prune" -d 'Delete the automatic snapshots that the volume\'s schedule does not need any more'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "diff" -d 'Show what differs between a snapshot and another, the volume as it is now, or a clone'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand clone" -l label -d 'Label; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand clone" -l data -d 'The daemon\'s folder' -r -F
@@ -481,7 +481,7 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "prune" -d 'Delete the automatic snapshots that the volume\'s schedule does not need any more'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
-complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "diff" -d 'Show what differs between a snapshot and another, or the volume as it is now'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "diff" -d 'Show what differs between a snapshot and another, the volume as it is now, or a clone'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'

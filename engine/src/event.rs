@@ -93,8 +93,10 @@ pub struct ExtentsRequest {
 pub struct DiffRequest {
     /// Comes back in [`Effect::DiffDone`].
     pub token: u64,
-    /// The group.
+    /// The group of the newer one.
     pub group: GroupId,
+    /// The group of the older one: the same, or what it was cloned from, or anything else of the store.
+    pub old: GroupId,
     /// Stamp of the older one, a snapshot.
     pub from: Stamp,
     /// Stamp of the newer one; the head as it is applied without.

@@ -126,10 +126,12 @@ pub enum AdminRequest {
         /// Those with a higher number.
         after: u64,
     },
-    /// What differs between two versions of a volume; perhaps only a part.
+    /// What differs between two versions of a volume, or of a volume and what it was cloned from; perhaps only a part.
     SnapshotDiff {
         /// The volume.
         volume: String,
+        /// The volume whose snapshot the older one is, if it is another one.
+        of: Option<String>,
         /// The older one, a snapshot.
         from: String,
         /// The newer one, a snapshot; the volume as it is now without.

@@ -81,6 +81,7 @@ impl Node {
             let request = DiffRequest {
                 token,
                 group,
+                old: group,
                 from,
                 to,
                 range,

@@ -139,10 +139,14 @@ impl Node {
             }
             AdminRequest::SnapshotDiff {
                 volume,
+                of,
                 from,
                 to,
                 offset,
-            } => self.snapshot_diff(token, &volume, &from, to.as_deref(), offset),
+            } => {
+                let old = (of.as_deref().unwrap_or(&volume), from.as_str());
+                self.snapshot_diff(token, &volume, old, to.as_deref(), offset)
+            }
             AdminRequest::Settle => self.settle_sums(token),
             AdminRequest::Scrub { volume, place } => self.scrub(token, volume.as_deref(), place),
             AdminRequest::VolumeAcceptLoss { name } => self.volume_accept_loss(token, &name),

@@ -40,18 +40,20 @@ pub(crate) struct Settle {
 }
 
 impl Node {
-    /// Compares two versions of a volume from a byte on.
+    /// Compares a version of a volume with a snapshot, given by its volume and its name, from a byte on.
     pub(crate) fn snapshot_diff(
         &mut self,
         token: AdminToken,
         volume: &str,
-        from: &str,
+        (of, from): (&str, &str),
         to: Option<&str>,
         offset: u64,
     ) -> Outcome {
         let id = self.find(volume)?;
         self.require_serving(id)?;
-        let old = self.find_snapshot(id, from)?;
+        let old_id = self.find(of)?;
+        self.require_serving(old_id)?;
+        let old = self.find_snapshot(old_id, from)?;
         let new = to.map(|name| self.find_snapshot(id, name)).transpose()?;
         if self.diffs.len() >= DIFFS_MAX {
             return Err(AdminError::Refused(format!(
@@ -88,6 +90,7 @@ impl Node {
         let request = DiffRequest {
             token: number,
             group: id,
+            old: old_id,
             from: old.cut,
             to: new.map(|new| new.cut),
             range: BlockRange::new(first, count),

@@ -123,3 +123,48 @@ fn a_checkpoint_waits_longer_where_that_spares_map_nodes() {
     let log = log_at_checkpoint(1000);
     assert!((2 << 10..3 << 10).contains(&log), "{log} KiB");
 }
+
+/// Leaves that differ are read many at a time, up to a bound, in the order of blocks, and each once,
+/// however small the cache: read one after the other, a comparison of scattered changes took the
+/// device's latency for each of them.
+#[test]
+fn a_comparison_reads_ahead_within_a_bound_and_no_node_twice() {
+    const LEAVES: u64 = 700;
+    let config = EngineConfig {
+        cache_bytes: 0, // which is 64 nodes
+        ..EngineConfig::default()
+    };
+    let (mut world, id) = world(config);
+    let size_bytes = LEAVES * 128 * 4096;
+    append(&mut world, id, Operation::Resize { size_bytes });
+    let mut cuts = Vec::new();
+    for round in 0..2 {
+        for leaf in 0..LEAVES {
+            // Of every third leaf nothing changes.
+            if round == 0 || leaf % 3 > 0 {
+                write(&mut world, id, leaf * 128 + leaf % 100, 1);
+            }
+        }
+        cuts.push(single::snapshot(&mut world, id).0);
+        apply(&mut world, id);
+        single::checkpoint(&mut world);
+    }
+    world.restart();
+    world.open(&mut SimRng::new(3, 5), false).unwrap();
+    let reads = |world: &World| world.engine.sample().meters.reads[1].operations;
+    // The numbers of questions say which of them end where what differs ends.
+    while (world.next_token + 1).is_multiple_of(3) {
+        world.token();
+    }
+    let before = reads(&world);
+    world.diff(id, cuts[0], Some(cuts[1]), true).unwrap();
+    let mut at_a_time = world.disk.in_flight_count();
+    while !world.diffs.is_empty() && world.disk_step().unwrap() {
+        at_a_time = at_a_time.max(world.disk.in_flight_count());
+    }
+    assert!(world.diffs.is_empty());
+    assert!((32..=64).contains(&at_a_time), "{at_a_time}");
+    // Of 700 leaves 466 differ, in both versions; six nodes and a root lie above them, twice.
+    let read = reads(&world) - before;
+    assert!((900..=2 * (466 + 7) + 64).contains(&read), "{read}");
+}

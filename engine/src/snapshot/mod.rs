@@ -1,6 +1,7 @@
 //! Versions of volumes: snapshots are kept, heads go on, and what nobody needs any more dies.
 
 mod clone;
+mod compare;
 pub mod deadlist;
 mod diff;
 pub mod forest;

@@ -16,9 +16,9 @@ pub struct SnapshotView {
     /// Blocks of data in it; none until a checkpoint has merged it.
     pub referenced_blocks: Option<u64>,
     /// Blocks of data that nothing but it uses, as of the last checkpoint: what deleting it frees. None
-    /// while several versions begin at it (clones, rollbacks): then what deleting it frees is what all
-    /// of them have replaced, which no sum tells. A deleted snapshot at which several begin counts as a
-    /// user like any other.
+    /// while several versions begin at it (clones, rollbacks) and each of them has replaced something:
+    /// then what deleting it frees is what all of them have replaced, which no sum tells. A deleted
+    /// snapshot at which several begin counts as a user like any other.
     pub unique_blocks: Option<u64>,
     /// Hash of its content: equal on all replicas.
     pub logical_hash: u64,
@@ -152,20 +152,21 @@ impl Engine {
     /// Blocks that one version alone uses, where sums tell.
     fn unique_blocks(&self, v: &Version) -> Option<u64> {
         let (root, _) = v.root?;
-        let mut children = self
-            .forest
-            .children(v.id)
-            .filter_map(|id| self.forest.get(id));
-        match (children.next(), children.next()) {
-            (Some(_), Some(_)) => None,
-            (Some(child), None) => {
-                let list = self.dead.get(child.deadlist);
-                match list {
-                    Some(list) if !list.subtrees.is_empty() => None,
-                    list => Some(list.map_or(0, |list| list.exclusive)),
-                }
-            }
+        let children = self.forest.children(v.id);
+        let children = children.filter_map(|id| self.forest.get(id));
+        // What each of those that begin at it lacks of what is its own.
+        let mut lacks = children.map(|child| match self.dead.get(child.deadlist) {
+            Some(list) if !list.subtrees.is_empty() => None,
+            list => Some(list.map_or(0, |list| list.exclusive)),
+        });
+        match (lacks.next(), lacks.next()) {
             (None, _) => Some(root.live.saturating_sub(self.shared_blocks(v)?)),
+            (Some(only), None) => only,
+            // One that has all of it is enough.
+            (Some(a), Some(b)) => {
+                let has_all = [a, b].contains(&Some(0)) || lacks.any(|lacks| lacks == Some(0));
+                has_all.then_some(0)
+            }
         }
     }
 }

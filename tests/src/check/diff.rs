@@ -1,5 +1,6 @@
 //! What changed between two versions: asked of the engine, and found by comparing two copies.
 
+use super::group::GroupModel;
 use super::world::World;
 use super::Violation;
 use esker_base::{BlockRange, GroupId, Stamp, BLOCK_SIZE_U64};
@@ -10,6 +11,7 @@ use esker_engine::{Event, ReadError};
 #[derive(Clone, Debug)]
 pub struct PendingDiff {
     group: GroupId,
+    old: GroupId,
     from: u64,
     to: Option<u64>,
     range: BlockRange,
@@ -21,9 +23,15 @@ pub struct PendingDiff {
 
 impl World {
     /// Which blocks differ, and whether they hold data in the newer version.
-    fn differences(&self, id: GroupId, from: u64, to: Option<u64>) -> Option<Vec<(u64, bool)>> {
+    fn differences(
+        &self,
+        id: GroupId,
+        (old, from): (GroupId, u64),
+        to: Option<u64>,
+    ) -> Option<Vec<(u64, bool)>> {
         let applied = &self.groups.get(&id)?.applied;
-        let old = &applied.snapshots.get(&from)?.blocks;
+        let old = &self.groups.get(&old)?.applied.snapshots;
+        let old = &old.get(&from)?.blocks;
         let new = match to {
             Some(cut) => &applied.snapshots.get(&cut)?.blocks,
             None => &applied.blocks,
@@ -46,23 +54,35 @@ impl World {
         to: Option<u64>,
         still: bool,
     ) -> Result<(), Violation> {
-        let Some(model) = self.groups.get(&id) else {
+        self.diff_with(id, (id, from), to, still)
+    }
+
+    /// Asks what a group has that a snapshot of perhaps another one has not, likewise.
+    ///
+    /// # Errors
+    /// When a rule is broken.
+    pub fn diff_with(
+        &mut self,
+        id: GroupId,
+        (old, from): (GroupId, u64),
+        to: Option<u64>,
+        still: bool,
+    ) -> Result<(), Violation> {
+        let (Some(model), Some(other)) = (self.groups.get(&id), self.groups.get(&old)) else {
             return Ok(());
         };
-        let size = |cut: u64| {
-            model
-                .applied
-                .snapshots
-                .get(&cut)
-                .map_or(0, |s| s.size_bytes)
+        let size = |of: &GroupModel, cut: u64| {
+            let snapshot = of.applied.snapshots.get(&cut);
+            snapshot.map_or(0, |s| s.size_bytes)
         };
-        let new = to.map_or(model.applied.size_bytes, size);
-        let blocks = size(from).max(new) / BLOCK_SIZE_U64;
+        let new = to.map_or(model.applied.size_bytes, |to| size(model, to));
+        let blocks = size(other, from).max(new) / BLOCK_SIZE_U64;
         let expected = self
-            .differences(id, from, to)
+            .differences(id, (old, from), to)
             .filter(|_| still || to.is_some());
         self.ask_diff(PendingDiff {
             group: id,
+            old,
             from,
             to,
             range: BlockRange::new(0, blocks),
@@ -77,6 +97,7 @@ impl World {
             one: token.is_multiple_of(3),
             token,
             group: diff.group,
+            old: diff.old,
             from: Stamp(diff.from),
             to: diff.to.map(Stamp),
             range: diff.range,
@@ -101,7 +122,7 @@ impl World {
         let told = match result {
             Ok(told) => told,
             Err(error) => {
-                let excused = self.excuses(id, Some(diff.from), &error)
+                let excused = self.excuses(diff.old, Some(diff.from), &error)
                     || diff.to.is_some_and(|to| self.excuses(id, Some(to), &error));
                 return match excused {
                     true => Ok(()),
@@ -158,6 +179,20 @@ impl World {
                 self.diff(id, *from, Some(*to), true)?;
             }
             self.diff(id, *from, None, true)?;
+            self.run(false)?;
+        }
+        // Snapshots of others: what it was cloned from, its clones, and what it has nothing to do with.
+        let others = self
+            .groups
+            .iter()
+            .filter(|(other, m)| **other != id && !m.deleting);
+        let others = others.flat_map(|(other, m)| {
+            let cuts = m.applied.snapshots.keys();
+            cuts.take(2).map(|cut| (*other, *cut))
+        });
+        for old in others.take(8).collect::<Vec<_>>() {
+            self.diff_with(id, old, None, true)?;
+            self.diff_with(id, old, cuts.first().copied(), true)?;
             self.run(false)?;
         }
         match self.diffs.is_empty() {

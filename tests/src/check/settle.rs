@@ -385,10 +385,13 @@ impl World {
         for (view, model) in seen.iter().zip(applied.snapshots.values()) {
             let key = (instance, view.cut.0);
             let (all, own) = (model.blocks.len(), forest.alone(key));
-            // What a version alone holds at which several begin is not told.
-            let told = forest.children(key).len() < 2;
-            let sums = (Some(all as u64), told.then_some(own));
-            if (view.referenced_blocks, view.unique_blocks) != sums
+            // What a version alone holds at which several begin is told only if one of them has all of it.
+            let several = forest.children(key).len() > 1;
+            let told = match several && view.unique_blocks.is_none() {
+                true => None,
+                false => Some(own),
+            };
+            if (view.referenced_blocks, view.unique_blocks) != (Some(all as u64), told)
                 || view.meta.name != model.name
                 || view.meta.size_bytes != model.size_bytes
             {

@@ -432,7 +432,6 @@ fn refusals_name_the_thing_and_the_remedy() {
         &["rollback", "v"],
         &["rollback", "v@a", "--keep", "x", "--discard"],
         &["diff", "v"],
-        &["diff", "v@a", "w"],
         &["list", "v", "x"],
     ] {
         let done = daemon.esker(&[&["snapshot"], words].concat());
@@ -441,7 +440,7 @@ fn refusals_name_the_thing_and_the_remedy() {
     let done = daemon.esker(&["volume", "list", "-o", "dot"]);
     assert_eq!(done.code, Some(2), "{done:?}");
 
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["create", "v@a"], "volume v has a snapshot named a"),
         (&["create", "w@a"], "no volume is named w"),
         (&["list", "w"], "no volume is named w"),
@@ -454,6 +453,7 @@ fn refusals_name_the_thing_and_the_remedy() {
         ),
         (&["diff", "v@b"], "volume v has no snapshot named b"),
         (&["diff", "v@a", "v@b"], "volume v has no snapshot named b"),
+        (&["diff", "v@a", "w"], "no volume is named w"),
     ];
     for (words, text) in cases {
         let line = refused(words);
@@ -555,6 +555,15 @@ fn a_clone_lives_on_its_own() {
     let both = [vec![1; 4096], vec![3; 4096], vec![1; 4096]].concat();
     assert_eq!(read(&mut other, 0, 12 * KIB), both);
 
+    // What it has that the snapshot it began as has not, and what its origin has that its own has not.
+    let own = [extent(4 * KIB, 4 * KIB, "data")];
+    assert_eq!(diff(&daemon, &["v@a", "w"]), own);
+    daemon.esker(&["snapshot", "create", "w@b"]).ok();
+    assert_eq!(diff(&daemon, &["v@a", "w@b"]), own);
+    assert_eq!(diff(&daemon, &["w@b", "v@a"]), own);
+    assert_eq!(diff(&daemon, &["w@b", "v"]), [extent(0, 64 * KIB, "data")]);
+    daemon.esker(&["snapshot", "delete", "w@b"]).ok();
+
     // Answered means durable.
     daemon.esker(&["clone", "v@a", "x"]).ok();
     drop((client, other));
@@ -565,6 +574,9 @@ fn a_clone_lives_on_its_own() {
     for name in ["v", "w", "x"] {
         settled(&daemon, name);
     }
+    // Nothing would come back with what one of its clones still has all of.
+    let listed = daemon.json(&["snapshot", "list", "v"]);
+    assert_eq!(listed[0]["unique_bytes"], json!(0));
     // What it has alone, and what it shares.
     let shown = daemon.json(&["volume", "show", "w"]);
     assert_eq!(
