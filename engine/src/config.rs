@@ -52,6 +52,9 @@ pub struct EngineConfig {
     pub reserve_percent: u64,
     /// Moves what is live out of segments that are mostly dead when room is short.
     pub collect: bool,
+    /// Kinds of survivors that garbage collection keeps apart, each in segments of its own: 1 or 2; small
+    /// stores have one.
+    pub survivor_streams: usize,
     /// Most bytes of records in a page of a table: all that fit, but for tests that want many pages.
     pub table_content_max: usize,
     /// Pages of the table of pieces that each checkpoint writes at least, if so many are behind.
@@ -86,6 +89,7 @@ impl Default for EngineConfig {
             retained_entries_max: 4096,
             reserve_percent: 15,
             collect: true,
+            survivor_streams: 2,
             table_content_max: crate::format::table::CONTENT_MAX,
             table_rewrite_min: 64,
             table_audit: false,

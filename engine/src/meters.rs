@@ -144,6 +144,8 @@ pub struct EngineSample {
     pub space: SpaceUse,
     /// Segments, by [`SEGMENT_KINDS`].
     pub segments: [u64; 4],
+    /// Pieces of virtual segments that are live: what says where slots are.
+    pub pieces: u64,
     /// Lookups of map nodes that the cache answered.
     pub cache_hits: u64,
     /// Lookups of map nodes that needed a read.
@@ -189,6 +191,7 @@ impl Engine {
             meters: self.meters.clone(),
             space: self.space(),
             segments,
+            pieces: to_u64(self.segs.piece_count()),
             cache_hits: self.cache.hits,
             cache_misses: self.cache.misses,
             cache_bytes: to_u64(self.cache.len() * PAGE),

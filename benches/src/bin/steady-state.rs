@@ -2,8 +2,9 @@
 //! volume that takes a share of the usable space (the reserve is not usable), single blocks
 //! overwritten at random for several times its size. Counts, the same in every run on any machine.
 //!
-//! `cargo run --release -p esker-benches --bin steady-state [--quick] [--csv FILE]` prints a Markdown
-//! table, and writes the course of each run as CSV.
+//! `cargo run --release -p esker-benches --bin steady-state [--quick] [--turns N] [--percent N]
+//! [--streams-to N] [--csv FILE]` prints a Markdown table, and writes the course of each run as CSV. The
+//! second half of the turns counts.
 
 use esker_base::num::to_u64;
 use esker_benches::memory::{config, MemoryDevice, MemoryStore, Random, Traffic};
@@ -13,8 +14,6 @@ use std::fmt::Write as _;
 const MIB: u64 = 1 << 20;
 /// Turns of the volume: blocks written by its blocks.
 const TURNS: u64 = 6;
-/// Turns before what counts as steady.
-const SETTLED_AFTER: u64 = 3;
 /// Blocks in a record: what arrives while the one before is written, at a queue depth of 32.
 const BATCH: usize = 16;
 /// Points of the course per turn.
@@ -86,10 +85,21 @@ fn written(t: &Traffic) -> u64 {
         + t.survivor_bytes
 }
 
+/// The store of a run.
+struct Shape {
+    store_bytes: u64,
+    segment_bytes: u64,
+    /// Kinds of survivors kept apart.
+    streams: usize,
+    turns: u64,
+}
+
 /// One run: `percent` of the usable space is live.
-fn row(store_bytes: u64, segment_bytes: u64, percent: u64, pattern: Pattern, course: &mut String) {
+fn row(shape: &Shape, percent: u64, pattern: Pattern, course: &mut String) {
+    let store_bytes = shape.store_bytes;
     let config = EngineConfig {
-        segment_bytes,
+        segment_bytes: shape.segment_bytes,
+        survivor_streams: shape.streams,
         checkpoint_bytes: EngineConfig::default().checkpoint_bytes,
         ..config(store_bytes, 64 << 20)
     };
@@ -110,8 +120,8 @@ fn row(store_bytes: u64, segment_bytes: u64, percent: u64, pattern: Pattern, cou
     let (mut settled, mut last) = (store.device.traffic, store.device.traffic);
     let mut worst: f64 = 0.0;
     let tenth = blocks / POINTS;
-    for tenths in 0..TURNS * POINTS {
-        if tenths == SETTLED_AFTER * POINTS {
+    for tenths in 0..shape.turns * POINTS {
+        if tenths == shape.settled() {
             settled = store.device.traffic;
         }
         for _ in 0..tenth / to_u64(BATCH) {
@@ -127,7 +137,7 @@ fn row(store_bytes: u64, segment_bytes: u64, percent: u64, pattern: Pattern, cou
         let t = store.device.traffic.since(&last);
         last = store.device.traffic;
         let amplification = per(written(&t), t.payload_bytes);
-        if tenths >= SETTLED_AFTER * POINTS {
+        if tenths >= shape.settled() {
             worst = worst.max(amplification);
         }
         let turns = per(tenths + 1, POINTS);
@@ -138,15 +148,29 @@ fn row(store_bytes: u64, segment_bytes: u64, percent: u64, pattern: Pattern, cou
     }
     let t = store.device.traffic.since(&settled);
     println!(
-        "| {percent} % | {pattern:?} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
+        "| {percent} % | {pattern:?} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} |",
+        shape.streams,
         per(written(&t), t.payload_bytes),
         worst,
-        per(t.payload_bytes, t.payload_bytes),
         per(t.header_bytes, t.payload_bytes),
         per(t.node_bytes, t.payload_bytes),
         per(t.table_bytes + t.superblock_bytes, t.payload_bytes),
         per(t.survivor_bytes, t.payload_bytes),
+        store.engine.sample().pieces,
     );
+}
+
+impl Shape {
+    /// Tenths of a turn before what counts as steady.
+    fn settled(&self) -> u64 {
+        self.turns / 2 * POINTS
+    }
+}
+
+/// The number behind an option.
+fn number(args: &[String], option: &str) -> Option<u64> {
+    let at = args.iter().position(|arg| arg == option)?;
+    args.get(at + 1)?.parse().ok()
 }
 
 fn main() -> std::io::Result<()> {
@@ -160,18 +184,36 @@ fn main() -> std::io::Result<()> {
         true => (512 * MIB, 2 * MIB),
         false => (4096 * MIB, 16 * MIB),
     };
+    let turns = number(&args, "--turns").unwrap_or(TURNS).max(2);
     println!(
-        "A store of {} MiB in segments of {} MiB; after {SETTLED_AFTER} turns of the volume, bytes to the device per byte written:",
+        "A store of {} MiB in segments of {} MiB; after {} turns of the volume, bytes to the device per byte written:",
         store_bytes / MIB,
         segment_bytes / MIB,
+        turns / 2,
     );
     println!();
-    println!("| live of usable | pattern | all | worst tenth of a turn | payload | headers | map | tables | survivors |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("| live of usable | pattern | streams | all | worst tenth of a turn | headers | map | tables | survivors | pieces |");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    let usual = EngineConfig::default().survivor_streams;
+    let streams = match number(&args, "--streams-to").and_then(|n| usize::try_from(n).ok()) {
+        Some(last) => 1..last + 1,
+        None => usual..usual + 1,
+    };
     let mut course = String::from("pattern,live_percent,turns,amplification\n");
     for pattern in [Pattern::Uniform, Pattern::Zipfian] {
         for percent in [50, 75, 90] {
-            row(store_bytes, segment_bytes, percent, pattern, &mut course);
+            if number(&args, "--percent").is_some_and(|only| only != percent) {
+                continue;
+            }
+            for streams in streams.clone() {
+                let shape = Shape {
+                    store_bytes,
+                    segment_bytes,
+                    streams,
+                    turns,
+                };
+                row(&shape, percent, pattern, &mut course);
+            }
         }
     }
     csv.map_or(Ok(()), |file| std::fs::write(file, course))

@@ -14,6 +14,7 @@ use crate::engine::{Engine, SpaceUse};
 use crate::format::checkpoint::SegmentKind;
 use crate::format::superblock::CHECKPOINT_COPIES;
 use crate::format::PAGE_U64;
+use crate::gc::streams_count;
 use esker_base::num::to_u64;
 
 /// Segments an opening takes: the log's, its successor, and one for the tables.
@@ -27,9 +28,9 @@ const VERSIONS_PER_PAGE: u64 = 12;
 const RECLAIM_PAGES: u64 = 5;
 /// Bytes by which a slot that is written makes the tables grow at most, on average.
 const TABLE_BYTES_PER_SLOT: u64 = 4;
-/// Open at a time: the log's and its successor, the map's, the survivors', and three that an opening
-/// takes.
-const OPEN_SEGMENTS: u64 = 4 + OPENING_SEGMENTS;
+/// Open at a time beside those of survivors: the log's and its successor, the map's, and three that an
+/// opening takes.
+const OPEN_SEGMENTS: u64 = 3 + OPENING_SEGMENTS;
 /// Fewest segments in the reserve.
 const RESERVE_SEGMENTS_MIN: u64 = 2;
 /// Room is short when the log could open no more than this.
@@ -233,7 +234,8 @@ impl Engine {
 
     /// Slots beside the open segments and these.
     fn left_beside(&self, kept: u64) -> u64 {
-        let kept = OPEN_SEGMENTS * self.slots() + kept;
+        let open = OPEN_SEGMENTS + to_u64(streams_count(self.sb.segment_count));
+        let kept = open * self.slots() + kept;
         (self.sb.segment_count * self.slots()).saturating_sub(kept)
     }
 

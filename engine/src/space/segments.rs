@@ -356,6 +356,11 @@ impl Segments {
         self.free.len()
     }
 
+    /// Number of pieces.
+    pub fn piece_count(&self) -> usize {
+        self.now.pieces.len()
+    }
+
     /// Live slots of the whole store.
     pub fn live_slots(&self) -> u64 {
         self.now.live

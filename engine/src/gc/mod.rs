@@ -11,13 +11,14 @@
 //! A crash before 4 leaves the old table with the old places; what was copied is garbage. Slots
 //! that die between 2 and 3 stay dead at their new place.
 
+mod streams;
+mod victim;
+
 use crate::config::Sabotage;
 use crate::engine::{Engine, Purpose};
 use crate::event::Effect;
 use crate::format::checkpoint::SegmentKind;
 use crate::format::node::NodePage;
-use crate::format::operation::Operation;
-use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
 use crate::format::survivors::{Survivor, SurvivorsHeader, ENTRIES_MAX};
 use crate::format::table;
 use crate::format::vaddr::VAddr;
@@ -30,6 +31,9 @@ use esker_base::checksum::crc32;
 use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{AlignedBuf, DiskError, DiskOp};
 use std::collections::{BTreeMap, BTreeSet};
+use streams::{stream_of, Open, Streams, STREAMS};
+
+pub(crate) use streams::count as streams_count;
 
 /// Slots read at a time (1 MiB).
 const WINDOW_SLOTS: u32 = 256;
@@ -70,6 +74,8 @@ struct Victim {
     attempts: u32,
     moved: Vec<Moved>,
     last_batch: u64,
+    /// Where its survivors go.
+    stream: usize,
 }
 
 /// A victim that is wholly copied.
@@ -86,6 +92,7 @@ struct Copied {
 #[derive(Debug)]
 struct Batch {
     id: u64,
+    stream: usize,
     segment: u32,
     generation: u64,
     slot: u32,
@@ -126,8 +133,7 @@ pub(crate) struct Collector {
     batches: u64,
     /// Batches being written, and the segments they go to.
     outstanding: BTreeMap<u64, u32>,
-    /// The open segment of survivors and the next slot in it.
-    open: Option<(u32, u64, u32)>,
+    streams: Streams,
     /// Segments that could not be read, by generation: left alone until the store is opened again.
     unreadable: BTreeSet<u64>,
     /// When nothing worth collecting was found.
@@ -148,7 +154,7 @@ impl Collector {
         let copied = self.copied.iter().flat_map(|c| &c.moved);
         let moving = self.victim.iter().flat_map(|v| &v.moved);
         let batch = self.batch.iter().map(|b| b.segment);
-        let open = self.open.iter().map(|(segment, ..)| *segment);
+        let open = self.streams.segments();
         let moved = copied.chain(moving).map(|m| m.segment);
         // Also for a victim that was given up: a segment is not free while a write goes there.
         let writing = self.outstanding.values().copied();
@@ -163,7 +169,7 @@ impl Collector {
             self.copied.len(),
             self.published.len(),
             self.outstanding.len(),
-            self.open,
+            self.streams,
         )
     }
 
@@ -227,17 +233,21 @@ impl Engine {
         }
     }
 
-    /// Slots the collector may take without touching what the next checkpoints need.
+    /// Slots the collector may take without touching what the next checkpoints need. When no segment can be
+    /// opened any more, a stream goes on in the other one's.
     fn collection_room(&self) -> u64 {
         let slots = u64::from(self.sb.slots());
         let spare = self.map_room().saturating_sub(self.checkpoint_room());
-        let open = self
-            .collector
-            .open
-            .map_or(0, |(.., slot)| slots - u64::from(slot));
+        let open = (0..STREAMS).filter_map(|stream| self.collector.streams.open(stream));
+        let open: u64 = open.map(|(.., slot)| slots - u64::from(slot)).sum();
         let begun = self.collector.batch.as_ref();
         let begun = begun.map_or(0, |b| to_u64(b.entries.len()) + 1);
         (spare / slots * slots + open).saturating_sub(begun)
+    }
+
+    /// Streams of survivors that are kept apart here.
+    pub(crate) fn survivor_streams(&self) -> usize {
+        streams_count(self.sb.segment_count).min(self.config.survivor_streams)
     }
 
     /// Chooses what to copy next. Greedy when somebody waits for room; else the one with the best
@@ -351,6 +361,7 @@ impl Engine {
             attempts: 0,
             moved: Vec::new(),
             last_batch: 0,
+            stream: stream_of(kind, self.survivor_streams()),
         });
     }
 
@@ -462,6 +473,10 @@ impl Engine {
         }
         self.damaged_blocks += damaged;
         let mut run: Option<(u32, u32)> = None;
+        let other = |b: &Batch| b.stream != v.stream;
+        if self.collector.batch.as_ref().is_some_and(other) {
+            self.flush_batch(effects);
+        }
         for (r, crc) in checked {
             let full = self
                 .collector
@@ -474,7 +489,7 @@ impl Engine {
             if full {
                 self.flush_batch(effects);
             }
-            if self.collector.batch.is_none() && !self.begin_batch() {
+            if self.collector.batch.is_none() && !self.begin_batch(v.stream) {
                 return Outcome::NoRoom;
             }
             let Some(b) = &mut self.collector.batch else {
@@ -503,30 +518,21 @@ impl Engine {
         }
     }
 
-    /// Begins a batch where the open segment of survivors has room, or in a new one.
-    fn begin_batch(&mut self) -> bool {
+    /// Begins a batch where the stream's open segment has room, or in a new one, or where another
+    /// stream has room when there is no new one.
+    fn begin_batch(&mut self, stream: usize) -> bool {
         let slots = self.sb.slots();
-        let open = self.collector.open.filter(|(.., slot)| slot + 2 <= slots);
-        let (segment, generation, slot) = match open {
-            Some(open) => open,
-            None => {
-                if let Some((old, ..)) = self.collector.open.take() {
-                    self.segs.seal(old);
-                }
-                let spare = self.map_room().saturating_sub(self.checkpoint_room());
-                if spare < u64::from(slots) {
-                    return false;
-                }
-                let Some((segment, generation)) = self.segs.open(SegmentKind::Survivors) else {
-                    return false;
-                };
-                (segment, generation, 0)
-            }
+        let streams = &self.collector.streams;
+        let open = streams.open(stream).filter(|(.., slot)| slot + 2 <= slots);
+        let open = open.or_else(|| self.open_survivors(stream));
+        let open = open.or_else(|| self.collector.streams.any_with(2, slots));
+        let Some((segment, generation, slot)) = open else {
+            return false;
         };
-        self.collector.open = Some((segment, generation, slot));
         self.collector.batches += 1;
         self.collector.batch = Some(Batch {
             id: self.collector.batches,
+            stream,
             segment,
             generation,
             slot,
@@ -537,12 +543,28 @@ impl Engine {
         true
     }
 
+    /// Opens a new segment for a stream, if there is room for one.
+    fn open_survivors(&mut self, stream: usize) -> Option<Open> {
+        if let Some((full, ..)) = self.collector.streams.open(stream) {
+            self.segs.seal(full);
+            self.collector.streams.set(stream, None);
+        }
+        let spare = self.map_room().saturating_sub(self.checkpoint_room());
+        if spare < u64::from(self.sb.slots()) {
+            return None;
+        }
+        let (segment, generation) = self.segs.open(SegmentKind::Survivors)?;
+        let open = Some((segment, generation, 0));
+        self.collector.streams.set(stream, open);
+        open
+    }
+
     fn flush_batch(&mut self, effects: &mut Vec<Effect>) {
         let Some(b) = self.collector.batch.take() else {
             return;
         };
         let end = b.slot + 1 + to_u32_saturating(b.entries.len());
-        self.collector.open = Some((b.segment, b.generation, end));
+        self.collector.streams.goes_on(b.generation, end);
         self.segs.set_written(b.segment, end);
         let header = SurvivorsHeader {
             store: self.sb.store,
@@ -599,97 +621,5 @@ impl Engine {
     pub(crate) fn collected_released(&mut self) {
         self.collector.published.clear();
         self.collector.nothing_at = None;
-    }
-}
-
-impl Victim {
-    /// Finds the CRCs that headers in the window give. Gives the slot at which the next window
-    /// begins: a header that may not be whole here is looked at again.
-    fn find_headers(&mut self, bytes: &[u8], store: esker_base::StoreId, slots: u32) -> u32 {
-        let end = self.window + self.length;
-        if self.kind == SegmentKind::Map {
-            return end;
-        }
-        let header_max = match self.kind {
-            SegmentKind::Survivors => 1,
-            _ => to_u32_saturating(HEADER_PAGES_MAX),
-        };
-        while self.header_at < end {
-            let at = self.header_at;
-            if at + header_max > end && end < slots && at > self.window {
-                return at;
-            }
-            let rest = &bytes[(at - self.window) as usize * PAGE..];
-            self.header_at = match self.kind {
-                SegmentKind::Survivors => self.survivors_header(rest, store, at),
-                _ => self.record_header(rest, store, at),
-            };
-        }
-        end
-    }
-
-    fn record_header(&mut self, bytes: &[u8], store: esker_base::StoreId, at: u32) -> u32 {
-        let Ok((header, items, _)) = RecordHeader::decode(bytes) else {
-            return at + 1;
-        };
-        let here = header.store == store
-            && header.generation == self.generation
-            && header.segment == self.segment
-            && header.slot == at;
-        if !here {
-            return at + 1;
-        }
-        let payload = at + u32::from(header.header_pages);
-        for item in &items {
-            let ItemBody::Entry {
-                payload_page, data, ..
-            } = &item.body
-            else {
-                continue;
-            };
-            if let Ok((Operation::Write { blocks, .. }, _)) = Operation::decode(data) {
-                for (slot, block) in (payload + payload_page..).zip(&blocks) {
-                    self.crcs.insert(slot, block.crc);
-                }
-            }
-        }
-        at + header.pages()
-    }
-
-    fn survivors_header(&mut self, bytes: &[u8], store: esker_base::StoreId, at: u32) -> u32 {
-        let header = bytes.get(..PAGE).map(SurvivorsHeader::decode);
-        let Some(Ok(header)) = header else {
-            return at + 1;
-        };
-        let here = header.store == store
-            && header.generation == self.generation
-            && header.segment == self.segment
-            && header.slot == at;
-        if !here {
-            return at + 1;
-        }
-        for (slot, entry) in (at + 1..).zip(&header.entries) {
-            self.crcs.insert(slot, entry.crc);
-        }
-        at + 1 + to_u32_saturating(header.entries.len())
-    }
-
-    fn note_moved(&mut self, r: &Resident, segment: u32, base: u32, batch: u64) {
-        let slot = r.vaddr.slot();
-        let goes_on = |m: &&mut Moved| {
-            m.from == r.piece
-                && m.segment == segment
-                && m.base + to_u32_saturating(m.slots.len()) == base
-        };
-        match self.moved.last_mut().filter(goes_on) {
-            Some(m) => m.slots.push(slot),
-            None => self.moved.push(Moved {
-                from: r.piece,
-                slots: vec![slot],
-                segment,
-                base,
-            }),
-        }
-        self.last_batch = batch;
     }
 }

@@ -1,0 +1,103 @@
+//! What the collector learns of a segment while it reads it: the CRCs that its headers give, and where its
+//! slots went.
+
+use super::{Resident, Victim};
+use crate::format::checkpoint::SegmentKind;
+use crate::format::operation::Operation;
+use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
+use crate::format::survivors::SurvivorsHeader;
+use crate::format::PAGE;
+use crate::space::segments::Moved;
+use esker_base::num::to_u32_saturating;
+
+impl Victim {
+    /// Finds the CRCs that headers in the window give. Gives the slot at which the next window
+    /// begins: a header that may not be whole here is looked at again.
+    pub fn find_headers(&mut self, bytes: &[u8], store: esker_base::StoreId, slots: u32) -> u32 {
+        let end = self.window + self.length;
+        if self.kind == SegmentKind::Map {
+            return end;
+        }
+        let header_max = match self.kind {
+            SegmentKind::Survivors => 1,
+            _ => to_u32_saturating(HEADER_PAGES_MAX),
+        };
+        while self.header_at < end {
+            let at = self.header_at;
+            if at + header_max > end && end < slots && at > self.window {
+                return at;
+            }
+            let rest = &bytes[(at - self.window) as usize * PAGE..];
+            self.header_at = match self.kind {
+                SegmentKind::Survivors => self.survivors_header(rest, store, at),
+                _ => self.record_header(rest, store, at),
+            };
+        }
+        end
+    }
+
+    fn record_header(&mut self, bytes: &[u8], store: esker_base::StoreId, at: u32) -> u32 {
+        let Ok((header, items, _)) = RecordHeader::decode(bytes) else {
+            return at + 1;
+        };
+        let here = header.store == store
+            && header.generation == self.generation
+            && header.segment == self.segment
+            && header.slot == at;
+        if !here {
+            return at + 1;
+        }
+        let payload = at + u32::from(header.header_pages);
+        for item in &items {
+            let ItemBody::Entry {
+                payload_page, data, ..
+            } = &item.body
+            else {
+                continue;
+            };
+            if let Ok((Operation::Write { blocks, .. }, _)) = Operation::decode(data) {
+                for (slot, block) in (payload + payload_page..).zip(&blocks) {
+                    self.crcs.insert(slot, block.crc);
+                }
+            }
+        }
+        at + header.pages()
+    }
+
+    fn survivors_header(&mut self, bytes: &[u8], store: esker_base::StoreId, at: u32) -> u32 {
+        let header = bytes.get(..PAGE).map(SurvivorsHeader::decode);
+        let Some(Ok(header)) = header else {
+            return at + 1;
+        };
+        let here = header.store == store
+            && header.generation == self.generation
+            && header.segment == self.segment
+            && header.slot == at;
+        if !here {
+            return at + 1;
+        }
+        for (slot, entry) in (at + 1..).zip(&header.entries) {
+            self.crcs.insert(slot, entry.crc);
+        }
+        at + 1 + to_u32_saturating(header.entries.len())
+    }
+
+    pub fn note_moved(&mut self, r: &Resident, segment: u32, base: u32, batch: u64) {
+        let slot = r.vaddr.slot();
+        let goes_on = |m: &&mut Moved| {
+            m.from == r.piece
+                && m.segment == segment
+                && m.base + to_u32_saturating(m.slots.len()) == base
+        };
+        match self.moved.last_mut().filter(goes_on) {
+            Some(m) => m.slots.push(slot),
+            None => self.moved.push(Moved {
+                from: r.piece,
+                slots: vec![slot],
+                segment,
+                base,
+            }),
+        }
+        self.last_batch = batch;
+    }
+}
