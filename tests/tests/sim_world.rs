@@ -260,6 +260,24 @@ fn snapshots_are_what_they_were_whenever_they_are_read() {
 
 /// The last node to hold an entry lost its payload to a flipped bit, and led. It asked its disk for it
 /// without end, for the sake of a node that had been away, while the third had a good copy.
+/// A volume of three goes back to a snapshot among changes of its leader.
+#[test]
+fn volumes_of_three_go_back_to_snapshots() {
+    those_that_did("volumes of three rolled back", 3, 0, 3);
+}
+
+/// Scrubs run among everything else and find nothing.
+#[test]
+fn scrubs_get_to_their_end() {
+    those_that_did("scrubs that got to their end", 1, 0, 5);
+}
+
+/// What a volume was at a moment of its past is what is cloned.
+#[test]
+fn the_past_is_what_it_was() {
+    those_that_did("volumes cloned as they were", 1, 0, 2);
+}
+
 #[test]
 fn a_leader_with_a_damaged_payload_lets_another_lead() {
     let outcome = run_caught(Options {

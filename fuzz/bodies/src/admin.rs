@@ -38,6 +38,22 @@ impl Name<'_> {
     }
 }
 
+/// A snapshot's name.
+#[derive(Arbitrary, Debug)]
+enum Tag<'a> {
+    Known(u8),
+    Any(&'a str),
+}
+
+impl Tag<'_> {
+    fn text(&self) -> String {
+        match self {
+            Self::Known(n) => format!("s{}", n % 4),
+            Self::Any(text) => (*text).into(),
+        }
+    }
+}
+
 #[derive(Arbitrary, Debug)]
 enum Size {
     Blocks(u16),
@@ -66,6 +82,13 @@ enum Asked<'a> {
     /// Any bytes as the message of a request that changes something.
     Create2(&'a [u8]),
     Restart,
+    Snapshot(Name<'a>, Tag<'a>),
+    DeleteSnapshot(Name<'a>, Tag<'a>),
+    Clone(Name<'a>, Tag<'a>, Name<'a>),
+    /// What is left is kept under a name of the node's choice, under this one, or not.
+    Rollback(Name<'a>, Tag<'a>, Option<Option<Tag<'a>>>),
+    Diff(Name<'a>, Option<Name<'a>>, Tag<'a>, Option<Tag<'a>>, Size),
+    Scrub(Option<Name<'a>>),
 }
 
 struct World {
@@ -76,6 +99,8 @@ struct World {
     replies: VecDeque<Result<AdminReply, AdminError>>,
     /// What must be there: sizes in bytes, by name.
     volumes: BTreeMap<String, u64>,
+    /// The snapshots that must be there: sizes in bytes, by volume and name.
+    snapshots: BTreeMap<(String, String), u64>,
     starts: u8,
     next_token: u64,
 }
@@ -88,6 +113,10 @@ pub(crate) fn run(data: &[u8]) {
     _ = message::<v1::SpaceRequest>(data);
     _ = message::<v1::SpaceResponse>(data);
     _ = message::<v1::StatusResponse>(data);
+    _ = message::<v1::ListSnapshotsResponse>(data);
+    _ = message::<v1::DiffSnapshotsRequest>(data);
+    _ = message::<v1::DiffSnapshotsResponse>(data);
+    _ = message::<v1::RollbackSnapshotRequest>(data);
     let mut u = Unstructured::new(data);
     if u.is_empty() {
         return;
@@ -101,6 +130,7 @@ pub(crate) fn run(data: &[u8]) {
         operations: 0,
         replies: VecDeque::new(),
         volumes: BTreeMap::new(),
+        snapshots: BTreeMap::new(),
         starts: 1,
         next_token: 0,
     };
@@ -132,6 +162,7 @@ fn blank() -> &'static Device {
             operations: 0,
             replies: VecDeque::new(),
             volumes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
             starts: 0,
             next_token: 0,
         };
@@ -192,6 +223,14 @@ impl World {
                 if self.ask(request).is_ok() {
                     let size = self.volumes.remove(&name).expect("renamed, so it is there");
                     check_name(&new_name);
+                    for ((volume, tag), size) in std::mem::take(&mut self.snapshots) {
+                        let volume = if volume == name {
+                            new_name.clone()
+                        } else {
+                            volume
+                        };
+                        self.snapshots.insert((volume, tag), size);
+                    }
                     assert_eq!(self.volumes.insert(new_name, size), None);
                 }
             }
@@ -204,6 +243,7 @@ impl World {
                     })
                     .is_ok();
                 assert_eq!(done, self.volumes.remove(&name).is_some(), "delete {name}");
+                self.snapshots.retain(|(volume, _), _| *volume != name);
             }
             Asked::AcceptLoss(name) => {
                 let name = name.text();
@@ -217,8 +257,95 @@ impl World {
             }
             Asked::Checkpoint => assert!(self.ask(AdminRequest::Checkpoint).is_ok()),
             Asked::Restart => self.restart(),
+            Asked::Snapshot(name, tag) => self.snapshot(name.text(), tag.text()),
+            Asked::DeleteSnapshot(name, tag) => {
+                let (volume, name) = (name.text(), tag.text());
+                let key = (volume.clone(), name.clone());
+                let done = self.ask(AdminRequest::SnapshotDelete { volume, name });
+                assert_eq!(done.is_ok(), self.snapshots.remove(&key).is_some());
+            }
+            Asked::Clone(name, tag, clone) => {
+                let (volume, snapshot, name) = (name.text(), tag.text(), clone.text());
+                let size = self.snapshots.get(&(volume.clone(), snapshot.clone()));
+                let size = size.copied();
+                let request = AdminRequest::VolumeClone {
+                    volume,
+                    snapshot,
+                    name: name.clone(),
+                    labels: BTreeMap::new(),
+                };
+                if self.ask(request).is_ok() {
+                    let size = size.expect("cloned, so its snapshot is there");
+                    assert_eq!(self.volumes.insert(name, size), None, "cloned twice");
+                }
+            }
+            Asked::Rollback(name, tag, keep) => {
+                let keep = keep.as_ref().map(|keep| keep.as_ref().map(Tag::text));
+                self.rollback(name.text(), tag.text(), keep);
+            }
+            Asked::Diff(name, of, from, to, offset) => {
+                let request = AdminRequest::SnapshotDiff {
+                    volume: name.text(),
+                    of: of.as_ref().map(Name::text),
+                    from: from.text(),
+                    to: to.as_ref().map(Tag::text),
+                    offset: offset.bytes(),
+                };
+                match self.ask(request) {
+                    Ok(AdminReply::Diff(page)) => assert!(page.extents.is_empty(), "{page:?}"),
+                    Ok(other) => panic!("a comparison gave {other:?}"),
+                    Err(_) => {}
+                }
+            }
+            Asked::Scrub(name) => {
+                let volume = name.as_ref().map(Name::text);
+                if let Ok(AdminReply::Scrub(page)) = self.ask(AdminRequest::Scrub {
+                    volume,
+                    place: None,
+                }) {
+                    assert!(page.damaged.is_empty(), "{page:?}");
+                }
+            }
         }
         self.compare();
+    }
+
+    fn snapshot(&mut self, volume: String, name: String) {
+        let request = AdminRequest::SnapshotCreate {
+            volume: volume.clone(),
+            name: name.clone(),
+            labels: BTreeMap::new(),
+        };
+        if self.ask(request).is_ok() {
+            check_name(&name);
+            let size = *self.volumes.get(&volume).expect("it has a snapshot");
+            assert_eq!(self.snapshots.insert((volume, name), size), None);
+        }
+    }
+
+    fn rollback(&mut self, volume: String, name: String, keep: Option<Option<String>>) {
+        let there = self.snapshots.contains_key(&(volume.clone(), name.clone()));
+        let wanted = keep.clone().flatten();
+        let request = AdminRequest::SnapshotRollback {
+            volume: volume.clone(),
+            name,
+            keep: keep.clone(),
+            force: false,
+        };
+        let Ok(reply) = self.ask(request) else {
+            return;
+        };
+        let AdminReply::RolledBack(done) = reply else {
+            panic!("a rollback gave {reply:?}");
+        };
+        assert!(there, "rolled back to nothing");
+        let kept = done.kept.map(|kept| kept.name);
+        assert_eq!(kept.is_some(), keep != Some(None));
+        assert!(wanted.is_none() || kept == wanted, "{kept:?}");
+        if let Some(kept) = kept {
+            let size = *self.volumes.get(&volume).expect("it was rolled back");
+            assert_eq!(self.snapshots.insert((volume, kept), size), None);
+        }
     }
 
     fn create(&mut self, name: String, size_bytes: u64, labels: BTreeMap<String, String>) {
@@ -245,6 +372,23 @@ impl World {
             .map(|r| (r.name, r.size_bytes))
             .collect();
         assert_eq!(listed, self.volumes);
+        let mut listed = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let volume = None;
+            let Ok(AdminReply::Snapshots(page)) =
+                self.ask(AdminRequest::SnapshotList { volume, after })
+            else {
+                panic!("the snapshots cannot be listed");
+            };
+            let all = page.snapshots.into_iter();
+            listed.extend(all.map(|s| ((s.volume, s.name), s.size_bytes)));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, self.snapshots);
     }
 
     fn ask(&mut self, request: AdminRequest) -> Result<AdminReply, AdminError> {

@@ -12,11 +12,13 @@ pub(crate) enum Change {
         name: String,
         size_bytes: u64,
     },
-    /// A volume that begins as this snapshot of another one; what that may hold.
+    /// A volume that begins as this snapshot of another one, or as that was at a moment in microseconds
+    /// since the Unix epoch; what that may hold.
     Clone {
         name: String,
         volume: String,
         snapshot: String,
+        at_us: Option<u64>,
         frozen: Frozen,
     },
     Resize {
@@ -226,6 +228,17 @@ pub(crate) fn request_of(change: &Change, name: &str) -> AdminRequest {
             size_bytes: *size_bytes,
             labels: std::collections::BTreeMap::new(),
             encrypted: false,
+        },
+        Change::Clone {
+            name,
+            volume,
+            at_us: Some(at_us),
+            ..
+        } => AdminRequest::VolumeCloneAt {
+            volume: volume.clone(),
+            at_us: *at_us,
+            name: name.clone(),
+            labels: std::collections::BTreeMap::new(),
         },
         Change::Clone {
             name,

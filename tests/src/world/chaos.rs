@@ -35,6 +35,7 @@ impl World {
             w.stall,
             w.slow_disk,
             w.snapshots,
+            w.scrub,
         ];
         let mut at = self.rng.below(all.iter().sum::<u64>().max(1));
         let mut kind = 0;
@@ -58,6 +59,7 @@ impl World {
             9 => self.stall(host),
             10 => self.disk_slows(host),
             11 => self.play_with_snapshots(),
+            12 => self.scrub(host),
             _ => {}
         }
     }

@@ -101,9 +101,10 @@ impl Hunt {
     #[must_use]
     pub fn summary(&self) -> String {
         let faults: u64 = self.stats.faults.values().sum();
+        let operations = self.stats.operations();
         format!(
-            "{} seeds in {:.1} s ({:.0} per minute), {:.0} s of virtual time, {faults} faults of {} \
-             kinds, {} of {} recovery branches, {} failures",
+            "{} seeds in {:.1} s ({:.0} per minute), {:.0} s of virtual time, {operations} operations, \
+             {faults} faults of {} kinds, {} of {} recovery branches, {} failures",
             self.seeds,
             self.took.as_secs_f64(),
             self.seeds as f64 / self.took.as_secs_f64().max(0.001) * 60.0,

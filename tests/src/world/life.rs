@@ -78,6 +78,8 @@ impl World {
     /// The process and everything attached to it is gone.
     fn end_process(&mut self, host: usize) {
         self.snapshots_interrupted();
+        self.rollbacks_interrupted(host);
+        self.past_is_lost();
         self.hosts[host].note_probes();
         let h = &mut self.hosts[host];
         h.node = None;

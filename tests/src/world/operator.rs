@@ -144,6 +144,9 @@ impl World {
 
     /// Changes that wait for clients to leave, and volumes that are not there.
     pub(crate) fn pursue_changes(&mut self) {
+        if self.plan.nodes > 1 {
+            return self.pursue_rollbacks_of_three();
+        }
         for slot in 0..self.slots.len() {
             if !self.may_be_told(0) {
                 return;
@@ -297,6 +300,8 @@ impl World {
                 }
             }
             Purpose::Settle(asked) => self.settled(asked),
+            Purpose::GoBack(slot, to) => self.gone_back(slot, &to, result),
+            Purpose::Scrub(scrub) => self.scrub_answered(host, scrub, result),
             Purpose::Change(slot) => self.changed(host, slot, result),
             Purpose::Replica => {
                 if let Err(error) = result {
@@ -334,6 +339,7 @@ impl World {
             Ok(_) => {
                 self.stats.did(match &change {
                     Change::Create { .. } => "volumes created",
+                    Change::Clone { at_us: Some(_), .. } => "volumes cloned as they were",
                     Change::Clone { .. } => "volumes cloned",
                     Change::Resize { .. } => "volumes resized",
                     Change::Rename { .. } => "volumes renamed",
@@ -341,6 +347,9 @@ impl World {
                     Change::Rollback { .. } => "volumes rolled back",
                 });
                 let step = self.step;
+                if matches!(change, Change::Rollback { .. }) {
+                    self.past_is_lost();
+                }
                 self.slots[slot].done(change, step, || oracle);
             }
             // The store gave up meanwhile: unsure until it has been looked at again.

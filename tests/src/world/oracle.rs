@@ -415,7 +415,12 @@ impl Oracle {
                 ..c.clone()
             });
             let back: Vec<Candidate> = back.collect();
-            if is_sure {
+            if is_sure && self.replicated {
+                // What was never answered may still come, from a leader that is none any more.
+                let comes =
+                    |c: &Candidate| c.effective == NEVER && back.iter().all(|b| b.id != c.id);
+                cell.retain(comes);
+            } else if is_sure {
                 cell.clear();
             } else {
                 cell.retain(|c| back.iter().all(|b| b.id != c.id));

@@ -77,6 +77,8 @@ pub struct Weights {
     pub slow_disk: u64,
     /// Snapshots are taken, deleted, compared, gone back to.
     pub snapshots: u64,
+    /// A scrub of a volume or of a store begins.
+    pub scrub: u64,
 }
 
 /// A world to be.
@@ -128,6 +130,10 @@ pub struct Plan {
     pub rewind_seconds: Option<u64>,
     /// Per mille of new volumes that begin as a snapshot of another one.
     pub clones: u64,
+    /// Volumes of three copies go back to snapshots.
+    pub three_go_back: bool,
+    /// Per mille of new volumes that begin as another one was at a moment of its past.
+    pub past_clones: u64,
     /// Blocks of a volume of three copies at first; an operator grows it.
     pub blocks_first: u64,
     /// Per mille of changes that are followed at once by requests that contradict them.
@@ -207,6 +213,8 @@ impl Plan {
             bad_pages: false,
             rewind_seconds: None,
             clones: 0,
+            three_go_back: false,
+            past_clones: 0,
             blocks_first: blocks_max,
             contradictions: 0,
             options,
@@ -261,6 +269,18 @@ impl Plan {
         if single && self.weights.snapshots > 0 && r.chance(600) {
             self.clones = clones;
             self.volumes = self.volumes.max(2);
+        }
+        self.weights.scrub = weight(r, 400, 8);
+        self.three_go_back = r.chance(500);
+        let past = r.pick(&[300, 700]);
+        // Points are late where a process is held up, and go where there is no room.
+        let on_time = self.weights.stall == 0 && !self.overfull;
+        if self.clones > 0 && self.rewind_seconds.is_some() && on_time {
+            self.past_clones = past;
+            // Points are a second apart.
+            self.think_ns = 20_000_000;
+            self.fault_ns = 100_000_000;
+            self.weights.snapshots = self.weights.snapshots.max(20);
         }
     }
 

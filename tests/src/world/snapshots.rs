@@ -2,18 +2,15 @@
 //! copies of what the oracle knew.
 
 use super::catalog::Change;
-use super::operator::group_of;
 use super::oracle::Frozen;
 use super::world::{Purpose, World};
 use esker_base::num::{to_u64, to_usize};
-use esker_base::{Stamp, BLOCK_SIZE_U64};
-use esker_engine::format::versions::SnapshotMeta;
+use esker_base::BLOCK_SIZE_U64;
 use esker_node::admin::{AdminError, AdminReply, AdminRequest, SnapshotReport};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// Snapshots of a volume in this world.
-const SNAPSHOTS_MAX: usize = 12;
+pub(crate) const SNAPSHOTS_MAX: usize = 12;
 /// Questions for exact sums at the end, before something counts as never given back.
 const SETTLES_MAX: u32 = 40;
 
@@ -70,9 +67,6 @@ impl Kept {
     }
 }
 
-/// What is compared of a replica's snapshot.
-type Told = (Stamp, Arc<SnapshotMeta>, Option<u64>, u64);
-
 impl World {
     /// Something with snapshots by chance.
     pub(crate) fn play_with_snapshots(&mut self) {
@@ -84,6 +78,9 @@ impl World {
         let change = self.slots[slot].change.is_some();
         if !self.may_be_told(0) || change {
             return;
+        }
+        if self.plan.past_clones > 0 {
+            self.note_past(slot);
         }
         let Some(volume) = self.slots[slot].volume.as_mut() else {
             return;
@@ -143,6 +140,9 @@ impl World {
         if self.plan.clones == 0 || !self.rng.chance(self.plan.clones) {
             return None;
         }
+        if let Some(change) = self.clone_of_the_past(name) {
+            return Some(change);
+        }
         let volumes = self.slots.iter().filter(|s| s.change.is_none());
         let volumes = volumes.filter_map(|s| s.volume.as_ref());
         let stay = volumes.filter(|v| v.kept.is_known).flat_map(|v| {
@@ -156,6 +156,7 @@ impl World {
             name: name.to_owned(),
             volume: volume.clone(),
             snapshot: snapshot.clone(),
+            at_us: None,
             frozen: (*frozen).clone(),
         })
     }
@@ -163,7 +164,10 @@ impl World {
     /// Whether what a clone begins at may be there no more.
     pub(crate) fn may_have_gone(&self, change: &Change) -> bool {
         let Change::Clone {
-            volume, snapshot, ..
+            volume,
+            snapshot,
+            at_us,
+            ..
         } = change
         else {
             return false;
@@ -171,7 +175,8 @@ impl World {
         let mut volumes = self.slots.iter().filter_map(|s| s.volume.as_ref());
         let origin = volumes.find(|v| v.name == *volume);
         let stays = |v: &super::catalog::Volume| {
-            v.kept.sure.contains_key(snapshot) && !v.kept.leaving.contains(snapshot)
+            let kept = &v.kept;
+            at_us.is_some() || kept.sure.contains_key(snapshot) && !kept.leaving.contains(snapshot)
         };
         !origin.is_some_and(stays)
     }
@@ -196,6 +201,7 @@ impl World {
             }
             What::Diff { from, to, told } => AdminRequest::SnapshotDiff {
                 volume,
+                of: None,
                 from: from.clone(),
                 to: Some(to.clone()),
                 offset: told.last_key_value().map_or(0, |(lba, _)| lba + 1) * BLOCK_SIZE_U64,
@@ -338,106 +344,6 @@ impl World {
                     || volume.kept.leaving.contains(&to) => {}
             (_, Err(AdminError::NotFound(_))) if is_changing => {}
             (what, result) => self.violate(format!("{what:?} gave {result:?}")),
-        }
-    }
-
-    /// In a volume of three only what is said of a snapshot is compared: at the end, of all replicas.
-    fn play_with_three(&mut self, slot: usize, choice: u64) {
-        let Some(volume) = &self.slots[slot].volume else {
-            return;
-        };
-        let name = volume.name.clone();
-        let leads = |h: &usize| {
-            let node = self.hosts[*h].node.as_ref();
-            self.may_be_told(*h) && node.is_some_and(|n| n.serves(&name))
-        };
-        let Some(host) = (0..self.hosts.len()).find(leads) else {
-            return;
-        };
-        let (born, step) = (volume.born, self.step);
-        let Some(volume) = self.slots[slot].volume.as_mut() else {
-            return;
-        };
-        let snapshot = volume.kept.sure.keys().next().cloned();
-        let (what, request) = match snapshot {
-            Some(snapshot) if choice >= 60 || volume.kept.sure.len() >= SNAPSHOTS_MAX => {
-                volume.kept.deleted.insert(snapshot.clone());
-                let request = AdminRequest::SnapshotDelete {
-                    volume: name,
-                    name: snapshot.clone(),
-                };
-                (What::Delete { name: snapshot }, request)
-            }
-            _ => {
-                let snapshot = volume.kept.fresh_name();
-                volume.kept.asked.insert(snapshot.clone());
-                let request = AdminRequest::SnapshotCreate {
-                    volume: name,
-                    name: snapshot.clone(),
-                    labels: BTreeMap::new(),
-                };
-                (What::Create { name: snapshot }, request)
-            }
-        };
-        let asked = Asked {
-            slot,
-            born,
-            step,
-            what,
-        };
-        self.ask_operator(host, request, Purpose::Snapshot(asked));
-    }
-
-    fn three_answered(&mut self, asked: &Asked, result: Result<AdminReply, AdminError>) {
-        let Some(volume) = self.slots[asked.slot].volume.as_mut() else {
-            return;
-        };
-        match (&asked.what, result) {
-            (What::Create { name }, Ok(_)) => {
-                let frozen = Frozen::default();
-                volume.kept.sure.insert(name.clone(), frozen);
-                self.stats.did("snapshots of three taken");
-            }
-            (What::Delete { name }, Ok(_)) => {
-                volume.kept.sure.remove(name);
-                self.stats.did("snapshots of three deleted");
-            }
-            // A leader that is none any more; one that an earlier attempt has deleted.
-            (_, Err(AdminError::Refused(_) | AdminError::NotFound(_))) => {}
-            (what, result) => self.violate(format!("{what:?} gave {result:?}")),
-        }
-    }
-
-    /// Replicas that are at one index have the same snapshots, and those that were answered.
-    pub(crate) fn compare_snapshots(&mut self, slot: usize, hosts: &[usize]) {
-        let all: Vec<Vec<Told>> = hosts
-            .iter()
-            .filter_map(|h| self.hosts[*h].node.as_ref())
-            .map(|node| {
-                let views = node.engine().snapshots(group_of(slot)).into_iter();
-                views
-                    .map(|v| (v.cut, v.meta, v.referenced_blocks, v.logical_hash))
-                    .collect()
-            })
-            .collect();
-        let Some(first) = all.first() else { return };
-        if all.iter().any(|told| told != first) {
-            return self.violate(format!("snapshots of volume {slot} differ: {all:?}"));
-        }
-        let Some(volume) = &self.slots[slot].volume else {
-            return;
-        };
-        let names: BTreeSet<&String> = first.iter().map(|told| &told.1.name).collect();
-        let kept = &volume.kept;
-        let lost = |name: &&String| !names.contains(name) && !kept.deleted.contains(*name);
-        if let Some(name) = kept.sure.keys().find(lost) {
-            return self.violate(format!("snapshot {name} of volume {slot} is gone"));
-        }
-        if let Some(name) = names.iter().find(|name| !kept.asked.contains(**name)) {
-            return self.violate(format!("nobody asked for snapshot {name} of volume {slot}"));
-        }
-        if !names.is_empty() {
-            self.stats.did("comparisons of snapshots of three");
         }
     }
 

@@ -4,6 +4,30 @@ use crate::sim::FaultCounts;
 use esker_engine::Probe;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Work that clients and operators ask for and that changes what is stored or looks at it.
+const OPERATIONS: [&str; 20] = [
+    "READ",
+    "WRITE",
+    "FLUSH",
+    "TRIM",
+    "WRITE_ZEROES",
+    "reads of snapshots",
+    "snapshots taken",
+    "snapshots deleted",
+    "snapshots compared",
+    "snapshots of three taken",
+    "snapshots of three deleted",
+    "volumes created",
+    "volumes cloned",
+    "volumes cloned as they were",
+    "volumes resized",
+    "volumes of three grown",
+    "volumes deleted",
+    "volumes rolled back",
+    "volumes of three rolled back",
+    "parts of scrubs",
+];
+
 /// Counts of a run, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -24,6 +48,13 @@ impl Stats {
     /// Counts work.
     pub fn did(&mut self, kind: &'static str) {
         *self.work.entry(kind).or_default() += 1;
+    }
+
+    /// Operations of clients and operators.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        let counts = OPERATIONS.iter().filter_map(|kind| self.work.get(kind));
+        counts.sum()
     }
 
     /// Takes a disk's counts in.

@@ -115,6 +115,10 @@ pub(crate) enum Purpose {
     Clones,
     /// It is to give back what was deleted, at the end; how often that was asked.
     Settle(u32),
+    /// A volume of three goes back to what this may hold.
+    GoBack(usize, super::oracle::Frozen),
+    /// A part of a scrub.
+    Scrub(super::scrubs::Scrub),
 }
 
 /// A world.
@@ -138,6 +142,8 @@ pub struct World {
     pub(crate) next_token: u64,
     /// Pairs of nodes that hear nothing from each other: (from, to).
     pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// Moments of volumes that clones may begin at.
+    pub(crate) past: super::past::Past,
     pub(crate) stamps: StampWatch,
     pub(crate) stats: Stats,
     pub(crate) trace: Trace,
@@ -194,6 +200,7 @@ impl World {
             admin: BTreeMap::new(),
             next_token: 1,
             cut: BTreeSet::new(),
+            past: super::past::Past::default(),
             stamps: StampWatch::default(),
             stats: Stats::default(),
             trace: Trace::default(),

@@ -73,6 +73,36 @@ fn what_comparing_snapshots_takes_is_measured() {
     );
 }
 
+/// `benches/steady.py` counts what a full store of overwrites writes: never less than clients do.
+#[test]
+fn the_steady_state_is_measured() {
+    if !has(&["python3", "fio"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (json, svg) = (path("found.json"), path("found.svg"));
+    let words = [
+        ["--store-size", "1GiB"],
+        ["--shares", "50"],
+        ["--seconds", "6"],
+        ["--json", &json],
+        ["--svg", &svg],
+    ];
+    let table = script(120, "steady.py", &folder, words.as_flattened());
+    assert!(table.contains("| 50 % | zipfian |"), "{table}");
+    let found: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert!(row["amplification"].as_f64().unwrap() >= 0.9, "{row}");
+        assert!(row["turns"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(!row["seconds"].as_array().unwrap().is_empty(), "{row}");
+    }
+    assert!(fs::read_to_string(&svg).unwrap().contains("<polyline"));
+}
+
 /// `benches/snapshots.py --quick` measures every count of snapshots that it names, and of each
 /// everything; a snapshot that was not taken or not listed ends it.
 #[test]
