@@ -79,3 +79,36 @@ def shares(title, note, lines):
         out.append(f'<rect x="70" y="{50 + 18 * n}" width="10" height="10" fill="{colour}"/>'
                    f'<text x="84" y="{59 + 18 * n}">{escape(name)}</text>')
     return "\n".join(out + ["</svg>", ""])
+
+
+def course(title, note, lines):
+    """`lines`: (name, [(second, value)]), over time, from zero."""
+    top, tall = 60 + 18 * len(lines), 300
+    last = max(second for _, points in lines for second, _ in points)
+    most = max(value for _, points in lines for _, value in points)
+    step = 10 ** math.floor(math.log10(most))
+    step = step if most / step >= 3 else step / 4
+
+    def x(second):
+        return 80 + second / last * WIDTH
+
+    def y(value):
+        return top + tall - value / most * tall
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH + 130}" height="{top + tall + 50}" '
+           'font-family="sans-serif" font-size="12">',
+           f'<rect width="100%" height="100%" fill="white"/><text x="12" y="22" font-size="15">{escape(title)}</text>',
+           f'<text x="12" y="40" fill="#555" font-size="11">{escape(note)}</text>']
+    for n in range(int(most / step) + 1):
+        out.append(f'<line x1="76" y1="{y(n * step):.1f}" x2="{WIDTH + 80}" y2="{y(n * step):.1f}" '
+                   f'stroke="{"#ddd" if n else "#222"}"/><text x="70" y="{y(n * step) + 4:.1f}" '
+                   f'text-anchor="end">{n * step:,.0f}</text>')
+    for second in range(0, int(last) + 1, max(1, int(last) // 6)):
+        out.append(f'<text x="{x(second):.1f}" y="{top + tall + 20}" text-anchor="middle">{second} s</text>')
+    for n, (name, points) in enumerate(lines):
+        colour = COLOURS[n % 5]
+        dashes = ' stroke-dasharray="5 3"' if n >= 3 else ""
+        path = " ".join(f"{x(second):.1f},{y(value):.1f}" for second, value in points)
+        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"{dashes}/>'
+                   f'<rect x="80" y="{50 + 18 * n}" width="10" height="10" fill="{colour}"/>'
+                   f'<text x="94" y="{59 + 18 * n}">{escape(name)}</text>')
+    return "\n".join(out + ["</svg>", ""])

@@ -9,7 +9,8 @@ round), bytes to the device per byte written, what a checkpoint writes when one 
 the time of a listing and of a scrape of the metrics, and the time from kill -9 to the first I/O. How long
 a snapshot takes is timed under the full load, over one connection to the admin API; beside it, from the same
 client, in the same load, a durable write of one block (one log write) and a request that is refused (the
-way to the admin API and back). At the end, under the load, snapshots are cloned and deleted.
+way to the admin API and back). At the end, under the load, snapshots are cloned and deleted. Stores fill with what snapshots keep, so that
+later counts pay for collecting garbage among it; with --fresh each count has new stores.
 
 qcow2 has its snapshots taken by qemu-img while nothing writes, since nothing else can; one pass of random
 writes over part of the image lies between two counts. It is given up when a count takes longer than
@@ -318,6 +319,11 @@ def esker_levels(args):
         esker = Esker(f"{args.dir}/bench", args)
         found, have = [], 0
         for count in args.levels:
+            if args.fresh and found:
+                for one in (esker, none):
+                    one.kill()
+                    shutil.rmtree(one.folder)
+                none, esker, have = Esker(none.folder, args), Esker(esker.folder, args), 0
             found.append(level(esker, none, have, count, args))
             have = count
         return found, clone_and_delete(esker, have, args)
@@ -408,6 +414,8 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=4, help="per measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clones", type=int, default=100, help="clones at the end; ten times as many are deleted")
+    parser.add_argument("--fresh", action="store_true", help="new stores for each count: what snapshots of earlier "
+                        "counts keep, and collecting among it, is left out")
     parser.add_argument("--no-qcow2", action="store_true")
     parser.add_argument("--patience", type=int, default=120, help="seconds that qcow2 may take for a count of snapshots")
     parser.add_argument("--quick", action="store_true", help="a few small ones, to see that everything works")
@@ -438,7 +446,7 @@ def main():
         shutil.rmtree(args.dir)
     machine = (f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
                f"{time.strftime('%Y-%m-%d')}; {args.rounds} rounds of {args.seconds} s, {args.area} of a volume of "
-               f"{args.volume}" + ("; --quick: not to be quoted" if args.quick else ""))
+               f"{args.volume}" + ("; new stores for each count" if args.fresh else "") + ("; --quick: not to be quoted" if args.quick else ""))
     results = {"machine": machine, "esker": esker, "after": after, "qcow2": peer}
     print_results(results)
     if args.json:
