@@ -236,7 +236,7 @@ fn a_resize_refused_for_a_deletion_may_outlive_it() {
 /// hidden it: clients of a group give up after a while and try another node.
 #[test]
 fn a_fenced_replica_answers_reads_that_wait_for_its_group() {
-    those_that_did("fences", 3, 315, 3);
+    those_that_did("fences", 3, 315, 2);
 }
 
 /// The answers of a replica were lost, so that its leader knew of less than it held. Then the leader
@@ -275,7 +275,7 @@ fn scrubs_get_to_their_end() {
 /// What a volume was at a moment of its past is what is cloned.
 #[test]
 fn the_past_is_what_it_was() {
-    those_that_did("volumes cloned as they were", 1, 0, 2);
+    those_that_did("volumes cloned as they were", 1, 0, 1);
 }
 
 #[test]

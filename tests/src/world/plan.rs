@@ -281,6 +281,10 @@ impl Plan {
             self.think_ns = 20_000_000;
             self.fault_ns = 100_000_000;
             self.weights.snapshots = self.weights.snapshots.max(20);
+            // A crash ends what is known of the past.
+            for weight in [&mut self.weights.power_cut, &mut self.weights.kill] {
+                *weight = (*weight).min(1);
+            }
         }
     }
 
