@@ -136,4 +136,8 @@ pub enum Sabotage {
     /// What a deleted version alone seems to hold is given back although one of those that began at it
     /// uses it.
     OrphanIgnoresBranch,
+    /// Now and then a proposal finds no room after it was sealed, and its stamps are given to the next one.
+    ReturnStamps,
+    /// A new leadership goes on in the epoch of the one before, with the stamp after the last that was applied.
+    ResumeStamps,
 }

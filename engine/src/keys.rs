@@ -2,6 +2,7 @@
 //! themselves never come here; blocks are sealed and opened outside.
 
 use crate::engine::Engine;
+use crate::error::StoreError;
 use crate::format::checkpoint::EpochEntry;
 use crate::format::superblock::{COPIES, COPY_STRIDE};
 use crate::format::SEGMENTS_OFFSET;
@@ -48,6 +49,12 @@ impl Engine {
     pub fn keys_in_use(&self) -> BTreeSet<KeyRef> {
         let groups = self.groups.values().filter(|g| !g.deleting);
         groups.flat_map(|g| self.keys_of(g.meta.group)).collect()
+    }
+
+    /// A write or a sync of the key slots failed. It is the same device: what was written to the log and
+    /// not synced may be lost with it, and a later sync would not tell.
+    pub fn device_failed(&mut self, error: StoreError) {
+        self.fence_pending.get_or_insert(error);
     }
 
     /// The store, whose name key slots carry.

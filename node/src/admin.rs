@@ -213,6 +213,8 @@ pub struct ReplicaSpec {
     pub replica: esker_base::ReplicaId,
     /// All voters, this one included.
     pub voters: Vec<esker_base::ReplicaId>,
+    /// The volume's data key as this node's provider opens it, when its blocks are encrypted.
+    pub key: Option<esker_crypto::WrappedKey>,
 }
 
 /// The answer to an [`AdminRequest`].

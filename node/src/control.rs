@@ -251,6 +251,7 @@ impl Node {
             group,
             replica,
             voters: vec![replica],
+            key: None,
         };
         match encrypted {
             true => self.make_volume_key(token, spec, labels),
@@ -269,7 +270,10 @@ impl Node {
                 "the replica's ids contradict each other".into(),
             ));
         }
-        self.create(token, spec, BTreeMap::new(), 0);
+        match spec.key.clone() {
+            Some(wrapped) => self.take_replica_key(token, spec, wrapped)?,
+            None => self.create(token, spec, BTreeMap::new(), 0),
+        }
         Ok(None)
     }
 

@@ -16,6 +16,7 @@ use esker_engine::event::{
 };
 use esker_engine::format::checkpoint as format;
 use esker_engine::format::record::{EntryKind as StoredKind, HardState as StoredHardState};
+use esker_engine::Sabotage;
 use esker_replication as repl;
 use esker_replication::{Group, GroupConfig, Output};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -130,10 +131,7 @@ impl Node {
         let mut volume = Volume {
             id: meta.volume,
             key_id: meta.key_id,
-            lock: match meta.key_id {
-                0 => Lock::Open,
-                _ => Lock::Waits,
-            },
+            lock: Lock::Waits,
             name: meta.name.clone(),
             size_bytes: meta.size_bytes,
             labels: meta.labels,
@@ -161,6 +159,7 @@ impl Node {
             meter: self.meters.volume(),
             state_told: None,
             stamps_taken: 0,
+            given_back: None,
             rewind: Rewind::default(),
             uncommitted_counted: 0,
             spans: !alone,
@@ -449,6 +448,13 @@ impl Node {
         };
         // Every leadership writes under an epoch of its own.
         volume.epoch = EpochState::None;
+        if self.config.engine.sabotage == Sabotage::ResumeStamps {
+            let view = self.engine.group(id).filter(|v| v.epoch.0 > 0);
+            if let Some((epoch, last)) = view.map(|v| (v.epoch, v.max_stamp)) {
+                let counter = last.counter() + 1;
+                volume.epoch = EpochState::Open { epoch, counter };
+            }
+        }
         if matches!(role, repl::Role::Leader) {
             let last = volume.group.as_ref().map(Group::last_index);
             volume.leads_from = last.unwrap_or_default();

@@ -8,6 +8,7 @@
 use crate::admin::{AdminError, AdminReply, ReplicaSpec};
 use crate::event::{AdminToken, Effect, KeyAnswer, KeyAsk};
 use crate::node::Node;
+use crate::sealing::Sealer;
 use crate::snapshots::SnapshotAsk;
 use crate::volume::Volume;
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use esker_crypto::slots::{PageWrite, SlotArea};
 use esker_crypto::{Backend, BlockKey, DataKey, EpochId, EpochKeys, KeyId, KeyName, WrappedKey};
 use esker_engine::format::checkpoint::EpochEntry;
 use esker_engine::keys::{KeyRef, KEY_SLOTS_BYTES, KEY_SLOTS_OFFSET};
+use esker_engine::StoreError;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -26,6 +28,11 @@ const KEY_IO: u64 = 1 << 62;
 const BLOCK_KEYS_MAX: usize = 1024;
 /// How often to look for keys that nobody needs, while volumes are still starting.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const SLOTS_FULL: &str =
+    "all key slots of the store are taken; delete an encrypted volume, or use another store";
+const MARKED_PLAIN: &str =
+    "the store has a key of it and says that it was never encrypted: somebody has changed the store. \
+     Restore the device from a copy";
 const NOT_READ: &str = "the key slots of the store are not read yet; try again";
 
 /// The key slots.
@@ -60,7 +67,7 @@ pub(crate) enum Lock {
 
 /// What a new key is for.
 pub(crate) enum KeyFor {
-    Volume(AdminToken, ReplicaSpec, BTreeMap<String, String>),
+    Volume(AdminToken, Box<ReplicaSpec>, BTreeMap<String, String>),
     Clone(AdminToken, GroupId, SnapshotAsk),
 }
 
@@ -132,35 +139,21 @@ impl Keys {
         }
     }
 
-    /// The key of an epoch's blocks; none while its DEK is not here.
-    pub(crate) fn block_key(&mut self, epoch: &EpochEntry) -> Option<&BlockKey> {
-        let key = KeyId::new(epoch.key_id)?;
-        let name = KeyName {
-            volume: epoch.volume,
-            key,
-        };
-        let Some(Dek::Here(dek)) = self.deks.get(&name) else {
-            return None;
-        };
-        let id = epoch_id(epoch);
-        let derive = || {
-            let (volume, number, salt) = (epoch.volume, epoch.epoch, epoch.salt);
-            Ok::<_, ()>(BlockKey::derive(
-                Backend::default(),
-                dek,
-                volume,
-                number,
-                salt,
-            ))
-        };
-        self.ready.get(id, derive).ok()
+    /// What seals blocks of an epoch; none while its DEK is not here.
+    pub(crate) fn sealer(&mut self, epoch: &EpochEntry) -> Option<Sealer<'_>> {
+        let Self {
+            deks, ready, seals, ..
+        } = self;
+        Some(Sealer {
+            key: ready_key(deks, ready, epoch)?,
+            epoch: epoch_id(epoch),
+            seals: seals.as_mut(),
+        })
     }
 
-    /// Stamps were used with an epoch's key.
-    pub(crate) fn note_seals(&mut self, epoch: &EpochEntry, first: Stamp, count: u64) {
-        if let Some(seals) = &mut self.seals {
-            seals.extend((0..count).map(|n| (epoch_id(epoch), Stamp(first.0 + n))));
-        }
+    /// The key of an epoch's blocks; none while its DEK is not here.
+    pub(crate) fn block_key(&mut self, epoch: &EpochEntry) -> Option<&BlockKey> {
+        ready_key(&self.deks, &mut self.ready, epoch)
     }
 
     /// Why no key can be made now.
@@ -199,6 +192,22 @@ impl Keys {
     }
 }
 
+fn ready_key<'a>(
+    deks: &BTreeMap<KeyName, Dek>,
+    ready: &'a mut EpochKeys,
+    epoch: &EpochEntry,
+) -> Option<&'a BlockKey> {
+    let Some(Dek::Here(dek)) = deks.get(&name_of((epoch.volume, epoch.key_id))?) else {
+        return None;
+    };
+    let derive = || {
+        let (volume, number, salt) = (epoch.volume, epoch.epoch, epoch.salt);
+        let key = BlockKey::derive(Backend::default(), dek, volume, number, salt);
+        Ok::<_, ()>(key)
+    };
+    ready.get(epoch_id(epoch), derive).ok()
+}
+
 fn epoch_id(epoch: &EpochEntry) -> EpochId {
     EpochId {
         volume: epoch.volume,
@@ -222,7 +231,10 @@ pub(crate) fn first_key(volume: VolumeId) -> KeyName {
 /// Why a volume is locked, as it is told.
 pub(crate) fn lock_text(volume: &Volume, why: &str) -> String {
     let name = &volume.name;
-    format!("volume {name} is locked: {why}. It opens by itself once its key can be had")
+    match volume.key_id {
+        0 => format!("volume {name} is locked: {why}"),
+        _ => format!("volume {name} is locked: {why}. It opens by itself once its key can be had"),
+    }
 }
 
 /// Whether a disk operation is one of this module's.
@@ -263,14 +275,23 @@ impl Node {
         match result {
             Ok(bytes) if matches!(self.keys.area, Area::Reading) => self.slots_read(&bytes),
             Ok(_) => self.slot_step(effects),
-            Err(error) => self.slots_broken(
-                format!(
-                    "the key slots of the store failed ({error}); check the device, then restart \
-                     eskerd"
-                ),
-                effects,
-            ),
+            Err(error) => self.slots_failed(&error, effects),
         }
+    }
+
+    fn slots_failed(&mut self, error: &DiskError, effects: &mut Vec<Effect>) {
+        let why = format!(
+            "the key slots of the store failed ({error}); check the device, then restart eskerd"
+        );
+        if !matches!(self.keys.area, Area::Reading) {
+            let (offset, error) = (KEY_SLOTS_OFFSET, error.clone());
+            self.engine.device_failed(match self.keys.is_syncing {
+                true => StoreError::Sync(error),
+                false => StoreError::Write { offset, error },
+            });
+            self.engine_told = true;
+        }
+        self.slots_broken(why, effects);
     }
 
     /// The slots came from the device: keys that volumes need are asked for.
@@ -310,6 +331,17 @@ impl Node {
         self.keys_changed();
     }
 
+    /// Whether a volume that is said to be plain can be one: a key of it means that it is not.
+    fn lock_of_plain(&self, volume: VolumeId) -> Lock {
+        match &self.keys.area {
+            Area::Reading => Lock::Waits,
+            Area::Open(area) if area.keys().any(|(_, k)| k.name().volume == volume) => {
+                Lock::Away(MARKED_PLAIN.into())
+            }
+            Area::Open(_) | Area::Off | Area::Broken(_) => Lock::Open,
+        }
+    }
+
     /// A page is written, or synced.
     fn slot_step(&mut self, effects: &mut Vec<Effect>) {
         self.keys.is_syncing = !self.keys.is_syncing;
@@ -334,7 +366,7 @@ impl Node {
             Then::Nothing => {}
             Then::Answer(token) => Self::answer(token, Ok(AdminReply::Done), effects),
             Then::Begin(KeyFor::Volume(token, spec, labels)) => {
-                self.create(token, spec, labels, 1);
+                self.create(token, *spec, labels, 1);
             }
             Then::Begin(KeyFor::Clone(token, origin, ask)) => {
                 if let Err(error) = self.ask(token, origin, ask.clone()) {
@@ -404,7 +436,42 @@ impl Node {
     ) {
         let name = first_key(spec.volume);
         self.by_name.insert(spec.name.clone(), spec.group); // taken from now on
-        self.make_key(name, KeyFor::Volume(token, spec, labels));
+        self.make_key(name, KeyFor::Volume(token, Box::new(spec), labels));
+    }
+
+    /// A replica of a volume whose key another node has made: it begins once the wrapped key is durable
+    /// here, too.
+    pub(crate) fn take_replica_key(
+        &mut self,
+        token: AdminToken,
+        spec: ReplicaSpec,
+        wrapped: WrappedKey,
+    ) -> Result<(), AdminError> {
+        let name = first_key(spec.volume);
+        if wrapped.name() != name {
+            return Err(AdminError::Invalid(
+                "the replica's key is another volume's".into(),
+            ));
+        }
+        if let Some(why) = self.keys.refusal() {
+            return Err(AdminError::Refused(format!("no key can be kept: {why}")));
+        }
+        let pages = match &mut self.keys.area {
+            // It is there already when a crash came between the key and the replica.
+            Area::Open(area) => match area.find(name.volume, name.key) {
+                Some(slot) => Some(area.replace(slot, wrapped.clone()).0),
+                None => area.add(wrapped.clone()).map(|(_, pages)| pages.0),
+            },
+            Area::Off | Area::Reading | Area::Broken(_) => None,
+        };
+        let pages = pages.ok_or_else(|| AdminError::Refused(SLOTS_FULL.into()))?;
+        self.by_name.insert(spec.name.clone(), spec.group); // taken from now on
+        self.keys.reserved.insert(name);
+        self.keys.deks.insert(name, Dek::Asked);
+        self.keys.asks.push(KeyAsk::Open(wrapped));
+        let begin = KeyFor::Volume(token, Box::new(spec), BTreeMap::new());
+        self.keys.change(pages, Then::Begin(begin));
+        Ok(())
     }
 
     /// As [`Self::make_volume_key`], for a clone.
@@ -465,9 +532,7 @@ impl Node {
             (Ok((dek, wrapped)), Area::Open(area)) if wrapped.name() == name => {
                 match area.add(wrapped) {
                     Some((_, pages)) => Ok((dek, pages)),
-                    None => Err("all key slots of the store are taken; delete an encrypted \
-                                 volume, or use another store"
-                        .into()),
+                    None => Err(SLOTS_FULL.into()),
                 }
             }
             (Ok(_), _) => Err(self.keys.refusal().unwrap_or_else(|| NOT_READ.into())),
@@ -483,6 +548,10 @@ impl Node {
 
     /// Whether a volume's blocks can be read and written, as keys are now.
     fn lock_now(&self, id: GroupId) -> Lock {
+        let volume = self.volumes.get(&id);
+        if let Some(volume) = volume.filter(|v| v.key_id == 0) {
+            return self.lock_of_plain(volume.id);
+        }
         if let Area::Broken(why) = &self.keys.area {
             let keys = self.engine.keys_of(id).into_iter().filter_map(name_of);
             let mut missing = keys.filter(|k| !matches!(self.keys.deks.get(k), Some(Dek::Here(_))));
@@ -507,11 +576,13 @@ impl Node {
 
     /// What an operator should know of locked volumes.
     pub(crate) fn lock_problems(&self) -> Vec<String> {
-        let encrypted = self.volumes.iter().filter(|(_, v)| v.key_id != 0);
-        let locked = encrypted.filter_map(|(_, volume)| match &volume.lock {
-            Lock::Away(why) => Some(lock_text(volume, why)),
-            Lock::Open | Lock::Waits => None,
-        });
+        let locked = self
+            .volumes
+            .values()
+            .filter_map(|volume| match &volume.lock {
+                Lock::Away(why) => Some(lock_text(volume, why)),
+                Lock::Open | Lock::Waits => None,
+            });
         let mut problems: Vec<String> = locked.collect();
         if self.keys.refused > 0 {
             problems.push(format!(
@@ -537,13 +608,30 @@ impl Node {
         }
     }
 
+    /// Asks for keys that are needed only now: a clone may begin with an entry that was not applied yet when
+    /// the slots were read.
+    fn ask_for_late_keys(&mut self, id: GroupId) {
+        let Area::Open(area) = &self.keys.area else {
+            return;
+        };
+        for name in self.engine.keys_of(id).into_iter().filter_map(name_of) {
+            let mut keys = area.keys().map(|(_, key)| key);
+            let wrapped = keys.find(|key| key.name() == name);
+            if let (false, Some(wrapped)) = (self.keys.deks.contains_key(&name), wrapped) {
+                self.keys.deks.insert(name, Dek::Asked);
+                self.keys.asks.push(KeyAsk::Open(wrapped.clone()));
+            }
+        }
+    }
+
     /// As [`Self::keys_changed`], of one volume.
     pub(crate) fn key_changed(&mut self, id: GroupId) {
-        if self.volumes.get(&id).is_none_or(|v| v.key_id == 0) {
-            return;
-        }
+        self.ask_for_late_keys(id);
         let lock = self.lock_now(id);
         if let Some(volume) = self.volumes.get_mut(&id) {
+            if volume.lock == lock && volume.key_id == 0 {
+                return;
+            }
             volume.lock = lock;
             self.keys.reserved.remove(&first_key(volume.id)); // the store says who needs it now
         }
@@ -576,8 +664,14 @@ impl Node {
         let Area::Open(area) = &mut self.keys.area else {
             return false;
         };
-        let free =
-            |k: &WrappedKey| !used.contains(&k.name()) && !self.keys.reserved.contains(&k.name());
+        // A volume that is marked as plain and has a key all the same keeps it.
+        let marked = self.volumes.values().filter(|v| v.key_id == 0);
+        let marked: BTreeSet<VolumeId> = marked.map(|v| v.id).collect();
+        let free = |k: &WrappedKey| {
+            let name = k.name();
+            let is_needed = used.contains(&name) || marked.contains(&name.volume);
+            !is_needed && !self.keys.reserved.contains(&name)
+        };
         let gone = area.keys().filter(|(_, k)| free(k));
         let gone: Vec<_> = gone.map(|(slot, k)| (slot, k.name())).collect();
         let mut changes = Vec::new();

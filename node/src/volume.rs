@@ -275,6 +275,8 @@ pub(crate) struct Volume {
     pub state_told: Option<VolumeState>,
     /// Stamps taken since it serves.
     pub stamps_taken: u64,
+    /// What [`Volume::return_stamps`] gave back last.
+    pub given_back: Option<Stamp>,
     /// Its rewind window.
     pub rewind: Rewind,
     /// What of it is in the node's sum of uncommitted bytes.
@@ -349,6 +351,16 @@ impl Volume {
     pub fn attached(&self) -> BTreeSet<ConnId> {
         let readers = self.readers.values().flatten();
         self.sessions.iter().chain(readers).copied().collect()
+    }
+
+    /// As if stamps had not been taken: a defect, which tests must notice.
+    pub fn return_stamps(&mut self, first: Stamp, count: u64) {
+        self.given_back = Some(first);
+        if let (EpochState::Open { counter, .. }, Ok(count)) =
+            (&mut self.epoch, u32::try_from(count))
+        {
+            *counter -= count;
+        }
     }
 
     /// Takes `count` stamps. None when no epoch is open or its counter is used up; then a new

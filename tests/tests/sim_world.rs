@@ -119,6 +119,32 @@ fn a_page_of_versions_that_is_not_written_is_noticed() {
     is_noticed(Sabotage::ForgetVersionPage);
 }
 
+/// As [`is_noticed`], by the record of what was sealed.
+fn is_noticed_as_a_nonce(sabotage: Sabotage) {
+    for seed in 0..SABOTAGE_SEEDS_MAX {
+        let options = Options {
+            sabotage,
+            ..Options::new(seed)
+        };
+        let found = run_caught(options).violation;
+        if found.is_some_and(|text| text.contains("nonce used twice")) {
+            println!("{sabotage:?} is noticed by seed {seed}");
+            return;
+        }
+    }
+    panic!("{sabotage:?} uses no nonce twice in {SABOTAGE_SEEDS_MAX} seeds");
+}
+
+#[test]
+fn stamps_that_a_dropped_proposal_gives_back_are_noticed() {
+    is_noticed_as_a_nonce(Sabotage::ReturnStamps);
+}
+
+#[test]
+fn a_counter_that_is_resumed_is_noticed() {
+    is_noticed_as_a_nonce(Sabotage::ResumeStamps);
+}
+
 /// A seed that was found when worlds were as [`Options::plain`] has them.
 fn holds(seed: u64) {
     let outcome = run_caught(Options::plain(seed));

@@ -239,6 +239,7 @@ impl Cluster {
             group: volume.group,
             replica,
             voters: volume.replicas.keys().copied().collect(),
+            key: None,
         };
         let request = AdminRequest::ReplicaCreate(spec);
         let created = self

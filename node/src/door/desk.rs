@@ -2,6 +2,7 @@
 
 use super::wire::{self, Answer, AnswerKind, Ask, AskKind, Note};
 use super::Caller;
+use crate::keys::Lock;
 use crate::node::{Node, Phase};
 use crate::volume::{Action, Op, OpId, NOBODY};
 use bytes::Bytes;
@@ -67,7 +68,7 @@ impl Node {
         let Some(volume) = self
             .volumes
             .get(&op.group)
-            .filter(|v| v.spans && !v.deleting)
+            .filter(|v| v.spans && !v.deleting && v.lock == Lock::Open)
         else {
             return false;
         };

@@ -402,6 +402,94 @@ fn a_clone_writes_under_its_own_key_and_keeps_its_origins() {
     assert_eq!(world.slots().len(), 0);
 }
 
+/// A clone was in its origin's log and nowhere else when the process ended: the next one learned of it after
+/// it had read the key slots, had not asked for its key, and it waited for ever.
+#[test]
+fn a_clone_that_begins_late_gets_its_key() {
+    let mut world = World::new();
+    world.create_encrypted("s");
+    let name = String::from("a");
+    let (volume, labels) = (String::from("s"), BTreeMap::new());
+    world
+        .ask(AdminRequest::SnapshotCreate {
+            volume,
+            name,
+            labels,
+        })
+        .unwrap();
+    let mut here = 0;
+    for steps in 0..24 {
+        world.begin(AdminRequest::VolumeClone {
+            volume: "s".into(),
+            snapshot: "a".into(),
+            name: "c".into(),
+            labels: BTreeMap::new(),
+        });
+        for _ in 0..steps {
+            world.disk(1);
+            world.turn();
+            world.provide(0);
+        }
+        world.reopen();
+        for _ in 0..3 {
+            world.rest_a_little();
+            world.provide(0);
+        }
+        let name = String::from("c");
+        if world.ask(AdminRequest::VolumeFind { name }).is_ok() {
+            assert_eq!(world.show("c").state, VolumeState::Ready, "{steps} steps");
+            world.ask(delete("c")).unwrap();
+            here += 1;
+        }
+        world.pass(2); // until the key of one that did not begin is destroyed
+    }
+    assert!((1..24).contains(&here), "{here}");
+}
+
+/// The key slots are on the device that has the log: what fails there is no matter of keys alone.
+#[test]
+fn a_key_slot_that_cannot_be_written_fences_the_store() {
+    let mut world = World::new();
+    world.failing = Some(KEY_SLOTS_OFFSET..KEY_SLOTS_OFFSET + KEY_SLOTS_BYTES);
+    let number = world.begin(create("s"));
+    for _ in 0..10 {
+        world.rest_a_little();
+        world.provide(0);
+    }
+    let answer = world.answer(number).expect("somebody waits");
+    assert!(answer.is_err(), "{answer:?}");
+    let why = world.fenced.take().expect("it goes on writing");
+    assert!(why.contains("offset 1048576"), "{why}");
+}
+
+/// A volume that the map calls plain and that has a key is somebody's work; others are what they are.
+#[test]
+fn a_volume_marked_as_plain_with_a_key_in_a_slot_is_locked() {
+    let mut world = World::new();
+    world.create_encrypted("s");
+    let uuid = world.show("v").uuid;
+    let volume = u128::from_str_radix(&uuid.replace('-', ""), 16).unwrap();
+    let volume = esker_base::VolumeId(volume);
+    let name = KeyName {
+        volume,
+        key: esker_crypto::KeyId::new(1).unwrap(),
+    };
+    let store = world.node.engine().store_id();
+    let from = usize::try_from(KEY_SLOTS_OFFSET).unwrap();
+    let area = &world.device[from..from + usize::try_from(KEY_SLOTS_BYTES).unwrap()];
+    let mut area = SlotArea::open(store, area).unwrap().area;
+    for write in area.add(wrapped(name, 1)).unwrap().1 .0 {
+        let at = from + write.offset;
+        world.device[at..at + BLOCK].copy_from_slice(&write.page);
+    }
+    for _ in 0..2 {
+        world.restart(0);
+        assert_eq!(world.show("v").state, VolumeState::Locked);
+        assert_eq!(world.show("s").state, VolumeState::Ready);
+        assert_eq!(world.slots().len(), 2, "its key stays");
+    }
+}
+
 /// Key bytes as they are stored.
 fn bytes_of(key: &WrappedKey) -> Vec<u8> {
     key.encode()[28..].to_vec()

@@ -1,7 +1,7 @@
 //! A node over a device in memory, and clients by hand.
 
 use bytes::Bytes;
-use esker_base::{AlignedBuf, ConnId, DiskOp, IoId, Moment, WallClock};
+use esker_base::{AlignedBuf, ConnId, DiskError, DiskErrorKind, DiskOp, IoId, Moment, WallClock};
 use esker_engine::EngineConfig;
 use esker_node::admin::{AdminError, AdminReply, AdminRequest};
 use esker_node::{AdminToken, Effect, Event, KeyAsk, Machine, Node, NodeConfig, Transport};
@@ -34,6 +34,9 @@ pub struct World {
     /// What the node asked of key providers, and is not answered.
     pub key_asks: Vec<KeyAsk>,
     asked: u64,
+    /// Writes of these bytes, and syncs after them, fail.
+    pub failing: Option<std::ops::Range<u64>>,
+    pub fenced: Option<String>,
 }
 
 fn config() -> NodeConfig {
@@ -67,6 +70,8 @@ impl World {
             answers: BTreeMap::new(),
             key_asks: Vec::new(),
             asked: 0,
+            failing: None,
+            fenced: None,
         };
         world.interpret();
         world.rest();
@@ -130,6 +135,10 @@ impl World {
     /// So many operations of the device end.
     pub fn disk(&mut self, count: usize) {
         for (io, op) in self.queue.drain(..count.min(self.queue.len())) {
+            let fails = match (&op, &self.failing) {
+                (DiskOp::Write { offset, .. }, Some(range)) => range.contains(offset),
+                _ => false,
+            };
             let result = match op {
                 DiskOp::Write { offset, bufs } => {
                     let mut at = usize::try_from(offset).unwrap();
@@ -145,7 +154,13 @@ impl World {
                 }
                 DiskOp::Sync => Bytes::new(),
             };
-            let result = Ok(result);
+            let result = match fails {
+                true => Err(DiskError {
+                    kind: DiskErrorKind::Io,
+                    errno: 5,
+                }),
+                false => Ok(result),
+            };
             self.events.push(Event::Disk { io, result });
         }
     }
@@ -186,6 +201,7 @@ impl World {
                     self.events.push(Event::Disconnected { conn, reason });
                     self.closed.insert(conn, gone);
                 }
+                Effect::Fenced { message } if self.failing.is_some() => self.fenced = Some(message),
                 Effect::OpenFailed { message } | Effect::Fenced { message } => panic!("{message}"),
                 Effect::AdminReply { token, result } => {
                     self.answers.insert(token.0, result);

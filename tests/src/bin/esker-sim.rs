@@ -13,7 +13,8 @@ usage: esker-sim --seed N [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [
 A hunt runs --count seeds (all there are) from --from (0) on, for MINUTES at most.
 --full: some stores are too small for what is written to them.
 --plain: without what was added to the worlds later; regression seeds may ask for it.
-Sabotage names: IgnoreDurableSeq, CutNotDurable, LiveBitLate, AckBeforeSync, ReuseBeforeCheckpoint, MoveUnwritten, ForgetTablePage, ForgetVersionPage";
+Sabotage names: IgnoreDurableSeq, CutNotDurable, LiveBitLate, AckBeforeSync, ReuseBeforeCheckpoint, MoveUnwritten, ForgetTablePage, ForgetVersionPage,
+ReturnStamps, ResumeStamps";
 
 struct Args {
     options: Options,
@@ -61,6 +62,8 @@ fn sabotage(name: &str) -> Option<Sabotage> {
         Sabotage::MoveUnwritten,
         Sabotage::ForgetTablePage,
         Sabotage::ForgetVersionPage,
+        Sabotage::ReturnStamps,
+        Sabotage::ResumeStamps,
     ]
     .into_iter()
     .find(|s| format!("{s:?}") == name)

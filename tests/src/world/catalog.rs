@@ -2,6 +2,7 @@
 
 use super::oracle::{Frozen, Oracle};
 use super::snapshots::Kept;
+use esker_crypto::WrappedKey;
 use esker_node::admin::{AdminRequest, VolumeReport};
 use std::collections::BTreeSet;
 
@@ -11,6 +12,7 @@ pub(crate) enum Change {
     Create {
         name: String,
         size_bytes: u64,
+        encrypted: bool,
     },
     /// A volume that begins as this snapshot of another one, or as that was at a moment in microseconds
     /// since the Unix epoch; what that may hold.
@@ -61,6 +63,8 @@ pub(crate) struct Slot {
     /// The size of a resize on its way whose volume was to go: after a crash, unsure.
     pub resizing: Option<u64>,
     pub names: u64,
+    /// The key of a volume of three that is encrypted.
+    pub key: Option<WrappedKey>,
     /// Last names of volumes that were deleted.
     pub gone: BTreeSet<String>,
 }
@@ -105,7 +109,12 @@ impl Slot {
     pub fn done(&mut self, change: Change, step: u64, oracle: impl FnOnce() -> Oracle) {
         let born = self.names;
         match (change, &mut self.volume) {
-            (Change::Create { name, size_bytes }, none) => {
+            (
+                Change::Create {
+                    name, size_bytes, ..
+                },
+                none,
+            ) => {
                 let sizes = BTreeSet::from([size_bytes]);
                 *none = Some(Volume::new(name, sizes, oracle(), born));
             }
@@ -186,8 +195,9 @@ impl Slot {
             // It is an entry of its origin's log, and that is not applied yet: unsure until it is.
             (None, None, Some(change @ Change::Clone { .. })) => self.change = Some((0, change)),
             (None, None, _) => {}
-            (None, Some(r), Some(Change::Create { name, size_bytes })) if r.name == name => {
-                self.done(Change::Create { name, size_bytes }, step, oracle);
+            (None, Some(r), Some(change @ Change::Create { .. })) if matches!(&change, Change::Create { name, .. } if *name == r.name) =>
+            {
+                self.done(change, step, oracle);
             }
             (None, Some(r), Some(change @ Change::Clone { .. })) if matches!(&change, Change::Clone { name, .. } if *name == r.name) =>
             {
@@ -223,11 +233,15 @@ impl Slot {
 pub(crate) fn request_of(change: &Change, name: &str) -> AdminRequest {
     let name = name.to_owned();
     match change {
-        Change::Create { name, size_bytes } => AdminRequest::VolumeCreate {
+        Change::Create {
+            name,
+            size_bytes,
+            encrypted,
+        } => AdminRequest::VolumeCreate {
             name: name.clone(),
             size_bytes: *size_bytes,
             labels: std::collections::BTreeMap::new(),
-            encrypted: false,
+            encrypted: *encrypted,
         },
         Change::Clone {
             name,

@@ -84,6 +84,10 @@ pub(crate) struct Host {
     /// Sync failures that had been counted before.
     pub syncs_failed_seen: u64,
     pub probes: BTreeSet<Probe>,
+    /// The provider of keys cannot be reached from it until then.
+    pub keys_away_until: u64,
+    /// An operator looks again soon whether it has its replicas.
+    pub looked_at_soon: bool,
 }
 
 impl Host {
@@ -107,6 +111,8 @@ impl Host {
             fuse: None,
             syncs_failed_seen: 0,
             probes: BTreeSet::new(),
+            keys_away_until: 0,
+            looked_at_soon: false,
         }
     }
 
@@ -130,6 +136,8 @@ impl Host {
             seed,
             tick: Duration::from_millis(100),
             places,
+            keys: plan.encrypted > 0,
+            note_seals: true,
             ..NodeConfig::default()
         }
     }

@@ -9,6 +9,7 @@ mod content;
 mod finish;
 mod host;
 pub mod hunt;
+mod keys;
 mod life;
 mod operator;
 mod oracle;

@@ -3,8 +3,8 @@
 use super::catalog::{request_of, Change};
 use super::client::Mood;
 use super::host::{replica_of, State};
-use super::world::{Purpose, World};
-use esker_base::{GroupId, VolumeId};
+use super::world::{Ev, Purpose, World};
+use esker_base::GroupId;
 use esker_node::admin::{AdminError, AdminReply, AdminRequest, ReplicaSpec, VolumeState};
 use esker_node::{AdminToken, Event};
 use std::collections::BTreeSet;
@@ -161,7 +161,11 @@ impl World {
                     Some(change) => change,
                     None => {
                         let size_bytes = self.rng.range(4, self.plan.blocks_max) * 4096;
-                        Change::Create { name, size_bytes }
+                        Change::Create {
+                            name,
+                            size_bytes,
+                            encrypted: self.draw_encrypted(),
+                        }
                     }
                 };
                 self.change(0, slot, change);
@@ -305,6 +309,14 @@ impl World {
             Purpose::Change(slot) => self.changed(host, slot, result),
             Purpose::Replica => {
                 if let Err(error) = result {
+                    // Its key slots are not read yet; or it was asked again for another one's sake.
+                    let is_keyed = self.plan.encrypted > 0;
+                    if is_keyed && matches!(error, AdminError::Exists(_)) {
+                        return;
+                    }
+                    if is_keyed && matches!(error, AdminError::Refused(_)) {
+                        return self.look_again(host);
+                    }
                     if !self.hosts[host].fenced {
                         self.violate(format!("node {host} creates no replica: {error}"));
                     }
@@ -409,6 +421,14 @@ impl World {
         }
     }
 
+    /// Looks once more whether a node has its replicas.
+    fn look_again(&mut self, host: usize) {
+        if !std::mem::replace(&mut self.hosts[host].looked_at_soon, true) {
+            let incarnation = self.hosts[host].incarnation;
+            self.at(1_000_000, Ev::Replicas { host, incarnation });
+        }
+    }
+
     fn replica_if_missing(&mut self, host: usize, slot: usize, names: &[&str]) {
         let Some(volume) = &self.slots[slot].volume else {
             return;
@@ -417,13 +437,15 @@ impl World {
             return;
         }
         let voters = (0..self.plan.nodes).map(|n| replica_of(slot, n)).collect();
+        let key = self.slots[slot].key.clone();
         let spec = ReplicaSpec {
             name: volume.name.clone(),
             size_bytes: self.plan.blocks_first * 4096,
-            volume: VolumeId(77 + slot as u128),
+            volume: super::keys::volume_of(slot),
             group: group_of(slot),
             replica: replica_of(slot, host),
             voters,
+            key,
         };
         if self.hosts[host].incarnation > 1 {
             self.violate(format!(

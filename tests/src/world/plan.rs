@@ -1,6 +1,7 @@
 //! What a seed stands for: the shape of a world and the faults it will meet.
 
 use super::content::Grid;
+use super::keys::KeyFaults;
 use crate::sim::{DiskFaults, SimRng};
 use esker_engine::format::table::CONTENT_MAX;
 use esker_engine::{EngineConfig, Sabotage};
@@ -138,6 +139,10 @@ pub struct Plan {
     pub blocks_first: u64,
     /// Per mille of changes that are followed at once by requests that contradict them.
     pub contradictions: u64,
+    /// Per mille of new volumes that are encrypted; 0 when nodes keep no keys.
+    pub encrypted: u64,
+    /// What the provider of keys does.
+    pub key_faults: KeyFaults,
     /// Run options.
     pub options: Options,
 }
@@ -217,10 +222,13 @@ impl Plan {
             past_clones: 0,
             blocks_first: blocks_max,
             contradictions: 0,
+            encrypted: 0,
+            key_faults: KeyFaults::default(),
             options,
         };
         if options.extras {
             plan.add_extras();
+            plan.add_keys();
         }
         plan
     }
@@ -286,6 +294,21 @@ impl Plan {
                 *weight = (*weight).min(1);
             }
         }
+    }
+
+    /// Draws what is encrypted, with a generator of its own for the same reason.
+    fn add_keys(&mut self) {
+        let mut rng = SimRng::new(self.seed, 4);
+        let r = &mut rng;
+        if !r.chance(400) {
+            return;
+        }
+        self.encrypted = r.pick(&[400, 1000]);
+        self.key_faults = KeyFaults {
+            delay_ns: r.pick(&[10_000, 1_000_000, 20_000_000]),
+            fails: r.pick(&[0, 0, 100, 500]),
+            away_ns: r.pick(&[0, 1_000_000, 100_000_000]),
+        };
     }
 
     /// Bytes of each disk.

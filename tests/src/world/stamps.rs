@@ -1,6 +1,7 @@
 //! No stamp twice: every record that a store writes is decoded, and each stamp in it must name one
 //! block of one entry, over the whole history of all stores, crashes included.
 
+use super::keys::SealWatch;
 use esker_base::{DiskOp, GroupId, RaftIndex, Term};
 use esker_engine::format::operation::Operation;
 use esker_engine::format::record::{ItemBody, RecordHeader};
@@ -14,14 +15,16 @@ type Named = (Term, RaftIndex, u64);
 #[derive(Clone, Debug, Default)]
 pub struct StampWatch {
     seen: BTreeMap<(GroupId, u64), Named>,
+    /// Groups of encrypted volumes, and the key of their newest epoch.
+    keys: BTreeMap<GroupId, u32>,
 }
 
 impl StampWatch {
     /// Looks at a disk operation.
     ///
     /// # Errors
-    /// When a stamp names two things.
-    pub fn watch(&mut self, op: &DiskOp) -> Result<(), String> {
+    /// When a stamp names two things, or what should be sealed is not.
+    pub(crate) fn watch(&mut self, op: &DiskOp, seals: &SealWatch) -> Result<(), String> {
         let DiskOp::Write { bufs, .. } = op else {
             return Ok(());
         };
@@ -40,6 +43,7 @@ impl StampWatch {
             let Ok((operation, _)) = Operation::decode(data) else {
                 continue;
             };
+            self.is_sealed(item.group, &operation, seals)?;
             let named = (*term, *index, xxh3_64(data));
             let (first, count) = match &operation {
                 Operation::Write { stamp, blocks, .. } => (stamp.0, blocks.len() as u64),
@@ -68,6 +72,38 @@ impl StampWatch {
             }
         }
         Ok(())
+    }
+
+    /// Blocks of an encrypted volume carry its key's number and were noted when they were sealed.
+    fn is_sealed(
+        &mut self,
+        group: GroupId,
+        operation: &Operation,
+        seals: &SealWatch,
+    ) -> Result<(), String> {
+        match operation {
+            Operation::OpenEpoch { key_id, .. } if *key_id != 0 => {
+                let before = self.keys.insert(group, *key_id);
+                match before.is_some_and(|before| before > *key_id) {
+                    true => Err(format!("group {group} goes back to key {key_id}")),
+                    false => Ok(()),
+                }
+            }
+            Operation::Write {
+                stamp,
+                key_id,
+                blocks,
+                ..
+            } => match self.keys.get(&group) {
+                Some(_) if *key_id == 0 => Err(format!("a block of {group} is not sealed")),
+                None if *key_id != 0 => Err(format!("{group} has no key {key_id}")),
+                Some(_) if !(0..blocks.len() as u64).all(|n| seals.knows(stamp.0 + n)) => {
+                    Err(format!("nobody noted that {stamp} of {group} was sealed"))
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
     }
 
     /// Stamps seen.

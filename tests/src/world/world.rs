@@ -3,6 +3,7 @@
 use super::catalog::{Slot, Volume};
 use super::client::{Client, Conn};
 use super::host::{Host, State};
+use super::keys::Provider;
 use super::oracle::Oracle;
 use super::plan::{Options, Plan};
 use super::stamps::StampWatch;
@@ -12,7 +13,7 @@ use crate::sim::SimRng;
 use bytes::Bytes;
 use esker_base::{DiskOp, IoId, Moment, WallClock};
 use esker_engine::format::record::RecordHeader;
-use esker_node::{Effect, Event, Machine, Node, PeerFrame};
+use esker_node::{Effect, Event, KeyAsk, Machine, Node, PeerFrame};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Events without time passing, after which a run counts as stuck.
@@ -69,6 +70,14 @@ pub(crate) enum Ev {
         incarnation: u64,
         frame: PeerFrame,
     },
+    /// The provider of keys answers a node.
+    Key {
+        host: usize,
+        incarnation: u64,
+        ask: Box<KeyAsk>,
+    },
+    /// An operator looks whether a node has its replicas.
+    Replicas { host: usize, incarnation: u64 },
     /// A process starts.
     Start(usize),
     /// Something bad happens.
@@ -145,6 +154,7 @@ pub struct World {
     /// Moments of volumes that clones may begin at.
     pub(crate) past: super::past::Past,
     pub(crate) stamps: StampWatch,
+    pub(crate) provider: Provider,
     pub(crate) stats: Stats,
     pub(crate) trace: Trace,
     pub(crate) violation: Option<String>,
@@ -202,6 +212,7 @@ impl World {
             cut: BTreeSet::new(),
             past: super::past::Past::default(),
             stamps: StampWatch::default(),
+            provider: Provider::new(plan.seed),
             stats: Stats::default(),
             trace: Trace::default(),
             violation: None,
@@ -221,6 +232,7 @@ impl World {
             self.start_host(host);
         }
         if self.plan.nodes > 1 {
+            self.make_replica_keys();
             for slot in 0..self.slots.len() {
                 let name = self.slots[slot].fresh_name(slot);
                 let size_bytes = self.plan.blocks_first * 4096;
@@ -350,6 +362,18 @@ impl World {
                     self.step_node(to, Event::Peer { from, frame });
                 }
             }
+            Ev::Key {
+                host,
+                incarnation,
+                ask,
+            } => self.provider_answers(host, incarnation, ask),
+            Ev::Replicas { host, incarnation } => {
+                self.hosts[host].looked_at_soon = false;
+                if self.hosts[host].incarnation == incarnation && self.may_be_told(host) {
+                    use esker_node::admin::AdminRequest;
+                    self.ask_operator(host, AdminRequest::VolumeList, Purpose::Reconcile);
+                }
+            }
             Ev::Start(host) => self.start_host(host),
             Ev::Fault => self.fault(),
             Ev::Crash(host, crash) if !self.is_calm() => self.crash(host, crash),
@@ -371,9 +395,11 @@ impl World {
     /// The node whose process an event goes to.
     fn host_of(&self, ev: &Ev) -> Option<usize> {
         match ev {
-            Ev::Disk { host, .. } | Ev::Timer { host, .. } | Ev::TurnEnds { host, .. } => {
-                Some(*host)
-            }
+            Ev::Disk { host, .. }
+            | Ev::Timer { host, .. }
+            | Ev::TurnEnds { host, .. }
+            | Ev::Key { host, .. }
+            | Ev::Replicas { host, .. } => Some(*host),
             Ev::Peer { to, .. } => Some(*to),
             Ev::ToNode(id) | Ev::ToClient(id) | Ev::Closed(id) | Ev::Gone(id) => {
                 self.conns.get(id).map(|conn| conn.host)
@@ -399,10 +425,11 @@ impl World {
         h.incarnation += 1;
         h.state = State::Opening;
         (h.fenced, h.fuse, h.in_turn) = (false, None, false);
-        h.stalled_until = 0;
+        (h.stalled_until, h.looked_at_soon) = (0, false);
         h.node = Some(Node::new(config, now, wall, &mut effects));
         self.log(|| format!("node {host} starts"));
         self.stats.did("starts");
+        self.keys_at_start(host);
         self.interpret(host, effects);
     }
 
@@ -415,6 +442,7 @@ impl World {
         let mut effects = Vec::new();
         node.step(now, wall, event, &mut effects);
         let incarnation = h.incarnation;
+        self.watch_seals(host);
         self.interpret(host, effects);
         let h = &mut self.hosts[host];
         if h.incarnation != incarnation || h.in_turn {
@@ -436,6 +464,7 @@ impl World {
         let Some(node) = h.node.as_mut() else { return };
         let mut effects = Vec::new();
         node.settle(now, wall, &mut effects);
+        self.watch_seals(host);
         self.interpret(host, effects);
     }
 
@@ -495,8 +524,8 @@ impl World {
             }
             Effect::AdminReply { token, result } => self.admin_reply(host, token, result),
             Effect::Peer { to, frame } => self.peer_effect(host, super::host::index_of(to), frame),
-            // No volume of these worlds is encrypted.
-            Effect::ExportsChanged { .. } | Effect::Keys(_) => {}
+            Effect::ExportsChanged { .. } => {}
+            Effect::Keys(ask) => self.key_effect(host, ask),
             Effect::Ready(report) => self.host_ready(host, &report),
             Effect::OpenFailed { message } => self.open_failed(host, &message),
             Effect::Fenced { message } => self.host_fenced(host, &message),
@@ -506,7 +535,7 @@ impl World {
 
     fn disk_effect(&mut self, host: usize, io: IoId, op: DiskOp) {
         self.trace.disk(io, &op);
-        if let Err(text) = self.stamps.watch(&op) {
+        if let Err(text) = self.stamps.watch(&op, &self.provider.seals) {
             self.violate(text);
         }
         if let DiskOp::Write { offset, bufs } = &op {
@@ -591,6 +620,10 @@ impl World {
         }
         let stamps = self.stamps.count() as u64;
         self.stats.work.insert("stamps", stamps);
+        let seals = self.provider.seals.count;
+        if seals > 0 {
+            self.stats.work.insert("blocks sealed", seals);
+        }
         Outcome {
             seed: self.plan.seed,
             nodes: self.plan.nodes,
