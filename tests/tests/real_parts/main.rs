@@ -45,5 +45,6 @@ mod sparse;
 mod stop;
 mod stores;
 mod stress;
+mod tampering;
 mod tls;
 mod tools;
