@@ -3,6 +3,8 @@
 use crate::cert::CertVerb;
 use crate::error::CliError;
 use clap::{Parser, Subcommand, ValueEnum};
+use esker_api::client::TcpAddress;
+use esker_keys::ClientFiles;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -40,23 +42,64 @@ pub struct AdminAddress {
         default_value = "./esker-data"
     )]
     pub data: PathBuf,
-    /// The daemon's admin socket, as PATH or unix:PATH [default: DIR/admin.sock]
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    /// The daemon's admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default:
+    /// DIR/admin.sock]
+    #[arg(long, global = true, value_name = "ADDRESS", env = "ESKER_ADMIN")]
     pub admin: Option<String>,
+    /// Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes
+    /// it [default: ~/.config/esker]
+    #[arg(long, global = true, value_name = "DIR", env = "ESKER_CERTS")]
+    pub certs: Option<PathBuf>,
+    /// Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]
+    #[arg(long, global = true, value_name = "FILE", env = "ESKER_CERT")]
+    pub cert: Option<PathBuf>,
+    /// The certificate's key, in PEM [default: of --certs]
+    #[arg(long, global = true, value_name = "FILE", env = "ESKER_KEY")]
+    pub key: Option<PathBuf>,
+    /// Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]
+    #[arg(long, global = true, value_name = "FILE", env = "ESKER_CA")]
+    pub ca: Option<PathBuf>,
+}
+
+/// Where a daemon is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Daemon {
+    /// Behind a unix socket.
+    Socket(PathBuf),
+    /// At a TCP address, for those with these files.
+    Tcp(TcpAddress, ClientFiles),
 }
 
 impl AdminAddress {
-    /// The path of the admin socket.
+    /// Where the daemon is.
     #[must_use]
-    pub fn path(&self) -> PathBuf {
-        match &self.admin {
-            Some(address) => {
-                let path = address
-                    .strip_prefix("unix://")
-                    .or(address.strip_prefix("unix:"));
-                PathBuf::from(path.unwrap_or(address))
-            }
-            None => self.data.join("admin.sock"),
+    pub fn daemon(&self) -> Daemon {
+        let Some(address) = &self.admin else {
+            return Daemon::Socket(self.data.join("admin.sock"));
+        };
+        let path = address
+            .strip_prefix("unix://")
+            .or(address.strip_prefix("unix:"));
+        match (path, address.parse()) {
+            (None, Ok(tcp)) => Daemon::Tcp(tcp, self.files()),
+            (path, _) => Daemon::Socket(PathBuf::from(path.unwrap_or(address))),
+        }
+    }
+
+    fn files(&self) -> ClientFiles {
+        let folder = self.certs.clone().unwrap_or_else(|| {
+            let home = |name: &str| std::env::var_os(name).map(PathBuf::from);
+            let config = home("XDG_CONFIG_HOME").or(home("HOME").map(|home| home.join(".config")));
+            config.unwrap_or_default().join("esker")
+        });
+        let file = |named: &Option<PathBuf>, name: &str| match named {
+            Some(path) => path.clone(),
+            None => folder.join(name),
+        };
+        ClientFiles {
+            cert: file(&self.cert, "client-cert.pem"),
+            key: file(&self.key, "client-key.pem"),
+            ca: file(&self.ca, "ca-cert.pem"),
         }
     }
 }
@@ -492,7 +535,23 @@ mod tests {
         ] {
             let words = ["esker"].iter().chain(words).chain(&["volume", "list"]);
             let args = Args::try_parse_from(words).unwrap();
-            assert_eq!(args.admin.path(), PathBuf::from(path));
+            assert_eq!(args.admin.daemon(), Daemon::Socket(path.into()));
         }
+        let tcp = |words: &[&str]| {
+            let words = ["esker", "status"].iter().chain(words);
+            match Args::try_parse_from(words).unwrap().admin.daemon() {
+                Daemon::Tcp(address, files) => (address.to_string(), files),
+                Daemon::Socket(path) => panic!("{path:?}"),
+            }
+        };
+        let (address, files) = tcp(&["--admin", "[::1]:7", "--certs", "/c", "--key", "k"]);
+        assert_eq!(address, "[::1]:7");
+        let expected = ClientFiles {
+            cert: "/c/client-cert.pem".into(),
+            key: "k".into(),
+            ca: "/c/ca-cert.pem".into(),
+        };
+        assert_eq!(files, expected);
+        assert_eq!(tcp(&["--admin", "node-1:10810"]).0, "node-1:10810");
     }
 }

@@ -1,6 +1,6 @@
 //! Why a command was refused or failed, in one line.
 
-use esker_api::client::ConnectError;
+use esker_api::client::{ConnectError, TcpAddress};
 use esker_api::v1::admin_client::AdminClient;
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +28,18 @@ pub enum CliError {
     /// The words contradict each other, or what they name: exit code 2.
     #[error("{0}")]
     Usage(String),
+    /// A daemon over TCP, and no certificate for it.
+    #[error(
+        "{address} is served to those with a certificate, and there is no {}: name --cert, --key and --ca, or the \
+         folder with them as --certs (`esker cert client --bundle` makes one)",
+        path.display()
+    )]
+    NoCertificate {
+        /// Where the daemon is.
+        address: TcpAddress,
+        /// Which file is missing.
+        path: PathBuf,
+    },
     /// A certificate cannot be made or read.
     #[error(transparent)]
     Certificate(#[from] esker_keys::KeyError),

@@ -20,8 +20,9 @@ pub mod table;
 pub mod volume;
 pub mod when;
 
-use args::{Args, Noun};
+use args::{Args, Daemon, Noun};
 use error::CliError;
+use esker_api::client;
 use output::Output;
 
 /// Does what the arguments say and writes the result to stdout.
@@ -79,7 +80,17 @@ fn with_daemon(
         .build()
         .map_err(CliError::Runtime)?;
     runtime.block_on(async {
-        let mut client = esker_api::client::connect(&admin.path()).await?;
+        let mut client = match admin.daemon() {
+            Daemon::Socket(path) => client::connect(&path).await?,
+            Daemon::Tcp(address, files) => {
+                let all = [&files.cert, &files.key, &files.ca];
+                if let Some(path) = all.into_iter().find(|path| !path.exists()) {
+                    let path = path.clone();
+                    return Err(CliError::NoCertificate { address, path });
+                }
+                client::connect_tcp(address, files.load()?).await?
+            }
+        };
         action(&mut client).await
     })
 }

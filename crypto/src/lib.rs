@@ -10,7 +10,7 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | [`secret`] | keys in memory: wiped on drop, never printed, compared in constant time |
+//! | [`secret`] | keys in memory: locked there, wiped on drop, never printed, compared in constant time |
 //! | [`block`] | sealing and opening one block, behind one pair of functions with two backends |
 //! | [`epochs`] | the block keys in use, a bounded number of them |
 //! | [`wrap`] | a DEK under a KEK, and its encoding |
@@ -24,6 +24,7 @@ mod aead;
 pub mod block;
 mod derive;
 pub mod epochs;
+mod locked;
 pub mod root;
 pub mod secret;
 pub mod slots;
@@ -32,6 +33,7 @@ pub mod wrap;
 pub use aead::{Authenticator, Backend, BlockTag, AUTH_BYTES, TAG_BYTES};
 pub use block::{BlockFormat, BlockKey, Refused};
 pub use epochs::{EpochId, EpochKeys};
+pub use locked::is_swappable;
 pub use root::{RootKey, RootMac};
 pub use secret::{DataKey, KeyEncryptionKey, KEY_BYTES};
 pub use wrap::{KekId, KeyId, KeyName, UnwrapError, WrappedKey};

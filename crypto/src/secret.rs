@@ -1,10 +1,10 @@
-//! Keys in memory. Their bytes lie on the heap, so that moving a key leaves no copy behind; they are
-//! wiped when it is dropped, never printed, and compared in constant time.
+//! Keys in memory. Their bytes lie on pages of their own ([`crate::locked`]), so that moving a key leaves no copy
+//! behind; they are wiped when it is dropped, never printed, and compared in constant time.
 
+use crate::locked::KeyBytes;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use std::convert::Infallible;
 use std::fmt;
-use zeroize::Zeroizing;
 
 /// Bytes of every key here: 256 bits.
 pub const KEY_BYTES: usize = 32;
@@ -12,7 +12,7 @@ pub const KEY_BYTES: usize = 32;
 macro_rules! secret {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        pub struct $name(Box<Zeroizing<[u8; KEY_BYTES]>>);
+        pub struct $name(KeyBytes);
 
         impl $name {
             /// The key whose bytes `fill` writes in place. They are zero before.
@@ -35,7 +35,7 @@ macro_rules! secret {
             pub fn try_filled<E>(
                 fill: impl FnOnce(&mut [u8; KEY_BYTES]) -> Result<(), E>,
             ) -> Result<Self, E> {
-                let mut bytes = Box::new(Zeroizing::new([0; KEY_BYTES]));
+                let mut bytes = KeyBytes::zeroed();
                 fill(&mut bytes)?;
                 Ok(Self(bytes))
             }

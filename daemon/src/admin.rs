@@ -1,4 +1,5 @@
-//! The admin API: gRPC on the node's unix socket. Protocol: `api/proto/esker/admin/v1/admin.proto`.
+//! The admin API: gRPC on the node's unix socket, and on TCP ([`crate::admin_tcp`]). Protocol:
+//! `api/proto/esker/admin/v1/admin.proto`.
 
 use crate::cluster::Cluster;
 use crate::error::DaemonError;
@@ -26,7 +27,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Code, Request, Response, Status};
 
 /// Requests in progress per connection; further ones wait.
-const CONNECTION_REQUESTS_MAX: usize = 32;
+pub(crate) const CONNECTION_REQUESTS_MAX: usize = 32;
 /// Longest request in bytes.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
@@ -85,10 +86,7 @@ impl AdminSocket {
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve(self, service: AdminService) -> Result<(), DaemonError> {
-        let service = AdminServer::new(service)
-            .max_decoding_message_size(REQUEST_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    pub async fn serve(self, service: AdminServer<AdminService>) -> Result<(), DaemonError> {
         tonic::transport::Server::builder()
             .concurrency_limit_per_connection(CONNECTION_REQUESTS_MAX)
             .add_service(service)
@@ -183,6 +181,14 @@ impl AdminService {
             None => Ok(()),
             Some(cluster) => cluster.require_single(name, what).await.map_err(refusal),
         }
+    }
+
+    /// As it is served.
+    #[must_use]
+    pub fn server(self) -> AdminServer<Self> {
+        AdminServer::new(self)
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The label of a volume that is created: of the schedule that was asked for, or of the default.

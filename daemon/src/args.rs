@@ -46,6 +46,10 @@ pub struct Args {
     /// Address for Prometheus metrics, or none [default: 127.0.0.1:9809]
     #[arg(long, value_name = "HOST:PORT|none")]
     pub metrics: Option<ListenOn>,
+    /// TCP address for the admin API, or none; only for those with a certificate of the authority that --tls-ca
+    /// names, which says what they may do [default: none]
+    #[arg(long, value_name = "HOST:PORT|none")]
+    pub admin: Option<ListenOn>,
     /// How lines of the log look: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,

@@ -10,6 +10,7 @@
 //! rewind = "none"                    # --rewind, of volumes created without one
 //! nbd = "127.0.0.1:10809"            # --nbd, several as ["…", "…"], or "none"
 //! metrics = "127.0.0.1:9809"         # --metrics, or "none"
+//! admin = { listen = "none" }        # --admin, admin API over TCP for those with certificates
 //! tls_cert = "none"                  # --tls-cert, certificate of this node in PEM, or "none"
 //! tls_key = "none"                   # --tls-key, its key
 //! tls_ca = "none"                    # --tls-ca, authorities of clients
@@ -221,6 +222,8 @@ pub struct Config {
     pub nbd: Vec<NbdOn>,
     /// Address for metrics.
     pub metrics: ListenOn,
+    /// TCP address for the admin API.
+    pub admin: ListenOn,
     /// TLS of its sockets.
     pub tls: TlsConfig,
     /// Where the keys of encrypted volumes come from.
@@ -299,6 +302,7 @@ impl Config {
                 .clone()
                 .or(file.metrics)
                 .unwrap_or_else(|| ListenOn::local(9809)),
+            admin: args.admin.clone().or(file.admin).unwrap_or(ListenOn::None),
             tls: TlsConfig::of(args.tls.over(file.tls)).map_err(ConfigError::Value)?,
             keys: file.keys,
             cluster: file.cluster,
@@ -340,6 +344,7 @@ impl Config {
             ("node, cluster", self.cluster != other.cluster),
             ("nbd", self.nbd != other.nbd),
             ("metrics", self.metrics != other.metrics),
+            ("admin", self.admin != other.admin),
             (
                 "tls_cert, tls_key, tls_ca",
                 self.tls.files != other.tls.files,
@@ -401,6 +406,10 @@ impl Config {
                 .map_err(ConfigError::Value)?;
         }
         self.cluster.check().map_err(ConfigError::Value)?;
+        if self.admin != ListenOn::None {
+            let checked = self.tls.check_admin(&self.admin);
+            checked.map_err(ConfigError::Value)?;
+        }
         if let Err(error) = self.key_providers() {
             return refuse(error.to_string());
         }
@@ -432,11 +441,12 @@ impl fmt::Display for Config {
             .collect();
         write!(
             f,
-            "data {}, stores {}, nbd {}, metrics {}",
+            "data {}, stores {}, nbd {}, metrics {}, admin {}",
             self.data.display(),
             stores.join(" "),
             listed(&self.nbd),
-            self.metrics
+            self.metrics,
+            self.admin
         )
     }
 }
@@ -487,6 +497,7 @@ struct RawSettings {
     rewind: Option<Spanned<String>>,
     nbd: Option<Spanned<toml::Value>>,
     metrics: Option<Spanned<String>>,
+    admin: Option<RawAdmin>,
     tls_cert: Option<Spanned<String>>,
     tls_key: Option<Spanned<String>>,
     tls_ca: Option<Spanned<String>>,
@@ -501,6 +512,13 @@ struct RawSettings {
     cluster: Option<cluster::RawCluster>,
 }
 
+/// Its table for the admin API.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAdmin {
+    listen: Option<Spanned<String>>,
+}
+
 /// The file with its values understood.
 #[derive(Default)]
 struct FileSettings {
@@ -513,6 +531,7 @@ struct FileSettings {
     rewind: Option<Window>,
     nbd: Option<Vec<NbdOn>>,
     metrics: Option<ListenOn>,
+    admin: Option<ListenOn>,
     tls: TlsSettings,
     log: Option<String>,
     log_format: Option<LogFormat>,
@@ -554,6 +573,11 @@ impl FileSettings {
             )?,
             nbd: source.addresses("nbd", raw.nbd)?,
             metrics: source.value("metrics", raw.metrics, ListenOn::from_str)?,
+            admin: source.value(
+                "admin.listen",
+                raw.admin.unwrap_or_default().listen,
+                ListenOn::from_str,
+            )?,
             tls: TlsSettings {
                 cert: source.file("tls_cert", raw.tls_cert, folder)?,
                 key: source.file("tls_key", raw.tls_key, folder)?,

@@ -51,7 +51,7 @@ impl Identity {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let drawn = Self::draw()?;
                 let identity = Self {
-                    node: given.node.unwrap_or(drawn.node),
+                    node: given.node.or(given.certified).unwrap_or(drawn.node),
                     cluster: given.cluster.unwrap_or(drawn.cluster),
                 };
                 write_durably(data, "node.toml", &identity.to_text())
@@ -87,6 +87,8 @@ pub struct Given {
     pub node: Option<NodeId>,
     /// The cluster's.
     pub cluster: Option<ClusterId>,
+    /// The node that the certificate names: a new one is that, unless another is said.
+    pub certified: Option<NodeId>,
 }
 
 impl Given {
@@ -179,6 +181,7 @@ mod tests {
         let given = |node, cluster| Given {
             node: Some(NodeId(node)),
             cluster: Some(ClusterId::from_random(cluster)),
+            certified: Some(NodeId(9)),
         };
         let load = |given: &Given| Identity::load_or_create(folder.path(), given);
         let first = load(&given(5, 6)).unwrap();
@@ -188,6 +191,14 @@ mod tests {
         );
         assert_eq!(load(&given(5, 6)).unwrap(), first);
         assert_eq!(load(&Given::default()).unwrap(), first);
+        let certified = Given {
+            certified: Some(NodeId(9)),
+            ..Given::default()
+        };
+        assert_eq!(load(&certified).unwrap(), first);
+        let new = tempfile::tempdir().unwrap();
+        let new = Identity::load_or_create(new.path(), &certified).unwrap();
+        assert_eq!(new.node, NodeId(9));
         for (other, part) in [(given(7, 6), "node 7"), (given(5, 7), "cluster")] {
             let message = load(&other).unwrap_err().to_string();
             assert!(

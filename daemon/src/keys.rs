@@ -4,6 +4,7 @@
 use esker_crypto::{DataKey, KeyName, WrappedKey};
 use esker_keys::{random, KeyError, Providers, Retry};
 use esker_node::{KeyAnswer, KeyAsk};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, Semaphore};
@@ -20,6 +21,7 @@ pub struct KeyService {
     rotating: Mutex<()>,
     /// Who waits to ask again does so now.
     again: Notify,
+    told_swappable: AtomicBool,
 }
 
 impl KeyService {
@@ -32,6 +34,7 @@ impl KeyService {
             asked: Semaphore::new(ASKED_MAX),
             rotating: Mutex::new(()),
             again: Notify::new(),
+            told_swappable: AtomicBool::new(false),
         })
     }
 
@@ -63,7 +66,18 @@ impl KeyService {
         let _turn = self.asked.acquire().await;
         let dek = random::data_key()?;
         let wrapped = self.providers.wrapping().wrap(name, &dek).await?;
+        self.tell_if_swappable();
         Ok((dek, wrapped))
+    }
+
+    /// Once, when a key could not be kept from swap.
+    fn tell_if_swappable(&self) {
+        if esker_crypto::is_swappable() && !self.told_swappable.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "keys may be swapped out: this process may lock no more memory; raise its limit \
+                 (LimitMEMLOCK of the unit), or keep it out of swap (MemorySwapMax=0)"
+            );
+        }
     }
 
     async fn open(&self, wrapped: &WrappedKey, answer: impl Fn(KeyAnswer)) {
@@ -73,7 +87,10 @@ impl KeyService {
             let opened = self.providers.unwrap(wrapped).await;
             drop(turn);
             let error = match opened {
-                Ok(dek) => return answer(KeyAnswer::Opened(name, Ok(dek))),
+                Ok(dek) => {
+                    self.tell_if_swappable();
+                    return answer(KeyAnswer::Opened(name, Ok(dek)));
+                }
                 Err(error) => error,
             };
             let (volume, key, kind) = (name.volume, name.key, error.kind.as_str());

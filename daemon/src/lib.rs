@@ -5,12 +5,15 @@
 //! and carries administrative requests across.
 
 pub mod admin;
+pub mod admin_tcp;
 pub mod args;
+pub mod certificates;
 pub mod cluster;
 pub mod config;
 pub mod data_dir;
 pub mod dist;
 pub mod error;
+pub mod guard;
 mod handed;
 pub mod identity;
 pub mod keys;

@@ -1,7 +1,9 @@
 //! The daemon's life: start, say that it is ready, serve, stop.
 
 use crate::admin::{AdminService, AdminSocket};
+use crate::admin_tcp::AdminTcp;
 use crate::args::Args;
+use crate::certificates::Certificates;
 use crate::cluster::places::Places;
 use crate::cluster::{self, Cluster};
 use crate::config::{Config, ListenOn};
@@ -87,11 +89,14 @@ where
     let mut hangups = listen(SignalKind::hangup())?;
     let mut known = KnownStores::load(&config.data)?;
     let mut tls = TlsKeeper::load(&config.tls)?;
+    let certificates = Certificates::new(tls.ends(), &config.keys);
     let given = Given {
         node: config.cluster.node,
         cluster: config.cluster.id,
+        certified: tls.certified_node(),
     };
     let identity = Identity::load_or_create(&config.data, &given)?;
+    tls.expect_node(identity.node)?;
     let places = Places::load(&config.data)?;
     let node_tls = cluster::tls(&config.cluster, &identity, config.tls.files.as_ref())?;
     let directory = cluster::directory(&config.cluster, &identity, node_tls.as_ref())?;
@@ -100,6 +105,10 @@ where
         (Some(listener), _) => Some(listener),
         (None, Some(address)) => Some(bind_metrics(address).await?),
         (None, None) => None,
+    };
+    let admin_tcp = match resolve(&config.admin, "the admin API")? {
+        Some(address) => Some(AdminTcp::bind(address, tls.admin()).await?),
+        None => None,
     };
     let predecessor = Predecessor::look(&config);
     let admin_path = config.admin_socket();
@@ -156,12 +165,18 @@ where
             let service = AdminService::new(stores, identity, endpoints.clone())
                 .with_cluster(cluster)
                 .with_schedule(config.snapshot_schedule.0.clone())
-                .with_rewind(config.rewind);
-            servers.spawn(admin.serve(service));
+                .with_rewind(config.rewind)
+                .server();
+            let on_tcp = admin_tcp.as_ref().map(AdminTcp::address);
+            servers.spawn(admin.serve(service.clone()));
+            if let Some(tcp) = admin_tcp {
+                servers.spawn(tcp.serve(service));
+            }
             if let Some(listener) = metrics {
                 let stores = Arc::clone(&supervisor.stores);
                 let dropped = logs.map(Logs::dropped);
-                servers.spawn(metrics::serve(listener, stores, identity, dropped));
+                let certificates = certificates.clone();
+                servers.spawn(metrics::serve(listener, stores, identity, dropped, certificates));
             }
             let automatic = retention::run(Arc::clone(&supervisor.stores));
             servers.spawn(async move {
@@ -174,12 +189,13 @@ where
                 scrub.await;
                 Ok(())
             });
-            say(&ready_line(&identity, config.stores.len(), volumes, &endpoints));
+            let at = served_at(&endpoints, on_tcp);
+            say(&ready_line(&identity, config.stores.len(), volumes, &at));
             notify(&[NotifyState::Ready]);
             let stores = Arc::clone(&supervisor.stores);
             tokio::select! {
                 error = supervisor.watch() => Err(error),
-                () = reload_forever(&mut hangups, args, (&mut config, &mut tls), logs, &stores, &keys) => Ok(()),
+                () = reload_forever(&mut hangups, args, (&mut config, &mut tls, &certificates), logs, &stores, &keys) => Ok(()),
                 broken = servers.join_next() => broken.map_or(Ok(()), server_end),
             }
         } => result,
@@ -328,7 +344,7 @@ fn listen(kind: SignalKind) -> Result<Signal, DaemonError> {
 async fn reload_forever(
     hangups: &mut Signal,
     args: &Args,
-    (config, tls): (&mut Config, &mut TlsKeeper),
+    (config, tls, certificates): (&mut Config, &mut TlsKeeper, &Certificates),
     logs: Option<&Logs>,
     stores: &Stores,
     keys: &KeyService,
@@ -341,6 +357,7 @@ async fn reload_forever(
             },
             _ = look.tick() => {
                 tls.refresh(false);
+                tls.warn(certificates);
                 continue;
             }
         }
@@ -455,14 +472,21 @@ async fn listen_nbd(
     ))
 }
 
-fn ready_line(identity: &Identity, stores: usize, volumes: usize, at: &Endpoints) -> String {
+/// Where the node can be reached from outside its folder.
+fn served_at(nbd: &Endpoints, admin: Option<SocketAddr>) -> Vec<String> {
+    let mut all = nbd.all();
+    all.extend(admin.map(|address| format!("admin {address}")));
+    all
+}
+
+fn ready_line(identity: &Identity, stores: usize, volumes: usize, at: &[String]) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     format!(
         "eskerd ready: node {}, {}, {}, {}",
         identity.node,
         count(stores, "store"),
         count(volumes, "volume"),
-        at.all().join(", ")
+        at.join(", ")
     )
 }
 

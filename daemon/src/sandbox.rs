@@ -104,7 +104,10 @@ fn check(sandbox: Sandbox) -> Result<(), &'static str> {
     if sandbox == Sandbox::Full && !refused(File::open("/").map(drop)) {
         return Err("a folder that is not the daemon's can still be opened");
     }
-    Ok(())
+    match rustix::process::dumpable_behavior() {
+        Ok(DumpableBehavior::NotDumpable) => Ok(()),
+        _ => Err("memory with keys in it can still be dumped"),
+    }
 }
 
 fn run_program(path: &Path) -> io::Result<()> {

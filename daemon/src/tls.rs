@@ -1,18 +1,26 @@
 //! TLS of the node's own sockets: which certificate, for whom, and new files without a restart.
 
+use crate::certificates::{CertificateEnd, Certificates};
 use crate::error::DaemonError;
+use crate::guard::now_unix;
 use clap::Args;
-use esker_keys::{KeyError, Rights, ServerFiles};
+use esker_base::NodeId;
+use esker_keys::ca::first_end;
+use esker_keys::{KeyError, KeyErrorKind, NodeTls, Rights, ServerFiles};
 use esker_node::{Access, TlsPolicy};
 use esker_runtime::{TlsServer, TlsSlot};
+use rustls::ServerConfig;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// How often the files are looked at.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often certificates that end soon are warned of.
+const WARN_INTERVAL: Duration = Duration::from_secs(86_400);
 
 /// What a listener does with TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,12 +160,64 @@ impl TlsConfig {
             false => Ok(()),
         }
     }
+
+    /// Refuses administration over TCP without clients' certificates.
+    ///
+    /// # Errors
+    /// One line that names what is missing.
+    pub fn check_admin(&self, address: &dyn fmt::Display) -> Result<(), String> {
+        let missing = match &self.files {
+            Some(files) if files.ca.is_some() => return Ok(()),
+            Some(_) => "tls_ca",
+            None => "tls_cert, tls_key and tls_ca",
+        };
+        Err(format!(
+            "admin.listen = {address} needs certificates on both sides: set {missing} (`esker cert` makes them); \
+             without, administration is on admin.sock alone"
+        ))
+    }
+}
+
+/// What may be exchanged while it is in use: whoever has it goes on with it.
+#[derive(Debug)]
+pub struct Slot<T>(Arc<RwLock<Option<T>>>);
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self(Arc::new(RwLock::new(None)))
+    }
+}
+
+impl<T> Clone for Slot<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Clone> Slot<T> {
+    /// From now on it is this.
+    pub fn set(&self, value: Option<T>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    /// What it is now; none before the first.
+    #[must_use]
+    pub fn get(&self) -> Option<T> {
+        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
 }
 
 /// Keeps what TLS connections are served with up to date with its files.
 pub struct TlsKeeper {
     files: Option<ServerFiles>,
     slot: TlsSlot,
+    admin: Slot<Arc<ServerConfig>>,
+    nodes: Slot<NodeTls>,
+    ends: Slot<Vec<CertificateEnd>>,
+    warned: Option<Instant>,
+    /// Which node this is, once that is known.
+    node: Option<NodeId>,
     seen: Vec<Option<Seen>>,
 }
 
@@ -173,6 +233,11 @@ impl TlsKeeper {
         let mut keeper = Self {
             files: config.files.clone(),
             slot: TlsSlot::default(),
+            admin: Slot::default(),
+            nodes: Slot::default(),
+            ends: Slot::default(),
+            warned: None,
+            node: None,
             seen: Vec::new(),
         };
         keeper.seen = keeper.look();
@@ -180,10 +245,74 @@ impl TlsKeeper {
         Ok(keeper)
     }
 
+    /// The node that the certificate is for, if it names one.
+    #[must_use]
+    pub fn certified_node(&self) -> Option<NodeId> {
+        self.nodes.get().map(|tls| tls.node())
+    }
+
+    /// This is that node, and a certificate for another one does not do, now nor later.
+    ///
+    /// # Errors
+    /// When the certificate is for another one.
+    pub fn expect_node(&mut self, node: NodeId) -> Result<(), DaemonError> {
+        self.node = Some(node);
+        match self.nodes.get() {
+            Some(tls) => self.check_node(&tls).map_err(DaemonError::Tls),
+            None => Ok(()),
+        }
+    }
+
+    fn check_node(&self, tls: &NodeTls) -> Result<(), KeyError> {
+        let (is, says) = (self.node.unwrap_or(tls.node()), tls.node());
+        let Some(files) = self.files.as_ref().filter(|_| is != says) else {
+            return Ok(());
+        };
+        let cert = files.cert.display();
+        Err(KeyError::new(
+            KeyErrorKind::Config,
+            format!(
+                "tls_cert: {cert} is for node {says}, and this is node {is}; `esker cert node --id {is}` makes one \
+                 for it"
+            ),
+        ))
+    }
+
+    /// Where connections of administrators find it.
+    #[must_use]
+    pub fn admin(&self) -> Slot<Arc<ServerConfig>> {
+        self.admin.clone()
+    }
+
+    /// What is needed for connections with other nodes; none while the certificate names no node.
+    #[must_use]
+    pub fn nodes(&self) -> Slot<NodeTls> {
+        self.nodes.clone()
+    }
+
     /// Where connections find it.
     #[must_use]
     pub fn slot(&self) -> TlsSlot {
         self.slot.clone()
+    }
+
+    /// When what is in use ends.
+    #[must_use]
+    pub fn ends(&self) -> Slot<Vec<CertificateEnd>> {
+        self.ends.clone()
+    }
+
+    /// Warns of what ends soon, once a day.
+    pub fn warn(&mut self, certificates: &Certificates) {
+        let since = self.warned.map_or(WARN_INTERVAL, |at| at.elapsed());
+        if since < WARN_INTERVAL {
+            return;
+        }
+        self.warned = Some(Instant::now());
+        let ends = certificates.ends();
+        for warning in ends.iter().filter_map(|end| end.warning(now_unix())) {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// Reads the files again if they have changed, or in any case. Files that do not do change nothing,
@@ -203,12 +332,35 @@ impl TlsKeeper {
     }
 
     fn read(&self) -> Result<(), KeyError> {
-        if let Some(files) = &self.files {
-            self.slot.set(TlsServer {
-                config: files.load()?,
-                access,
+        let Some(files) = &self.files else {
+            return Ok(());
+        };
+        let config = files.load()?;
+        // What is refused changes nothing: first all that can be.
+        let nodes = match files.names_node()? && files.ca.is_some() {
+            true => Some(NodeTls::load(files)?),
+            false => None,
+        };
+        nodes.as_ref().map_or(Ok(()), |tls| self.check_node(tls))?;
+        let named = [
+            ("tls_cert", Some(&files.cert)),
+            ("tls_ca", files.ca.as_ref()),
+        ];
+        let mut ends = Vec::new();
+        for (setting, path) in named {
+            let Some(path) = path else { continue };
+            let until_unix = first_end(path)?;
+            ends.push(CertificateEnd {
+                setting,
+                until_unix,
             });
         }
+        let mut admin = ServerConfig::clone(&config);
+        admin.alpn_protocols = vec![b"h2".to_vec()]; // clients of other makes insist on it
+        self.slot.set(TlsServer { config, access });
+        self.admin.set(Some(Arc::new(admin)));
+        self.nodes.set(nodes);
+        self.ends.set(Some(ends));
         Ok(())
     }
 

@@ -354,7 +354,9 @@ async fn metrics_are_those_of_the_stores() {
         .lock()
         .unwrap()
         .insert("x".into(), report);
-    let text = metrics::text(&node.stores(), &IDENTITY, 0).await.unwrap();
+    let text = metrics::text(&node.stores(), &IDENTITY, 0, Vec::new())
+        .await
+        .unwrap();
     for line in [
         "esker_up{store=\"0\"} 1",
         "esker_up{store=\"1\"} 0",

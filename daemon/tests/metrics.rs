@@ -8,6 +8,7 @@ mod fake;
 #[path = "support/openmetrics.rs"]
 mod openmetrics;
 
+use esker_daemon::certificates::CertificateEnd;
 use esker_daemon::metrics::catalog::families;
 use esker_daemon::metrics::process::ProcessFigures;
 use esker_daemon::metrics::table::{Source, OTHERS};
@@ -32,6 +33,10 @@ fn scraped(stores: Vec<ScrapedStore>) -> Scraped {
             esker_runtime::peers::PeerCounts::default(),
         )]),
         links_refused: 0,
+        certificates: vec![CertificateEnd {
+            setting: "tls_cert",
+            until_unix: 1_800_000_000,
+        }],
         stores,
     }
 }
@@ -101,6 +106,8 @@ fn the_text_is_valid_and_holds_what_was_counted() {
         1.0
     );
     assert!(!parsed.has("esker_sessions{store=\"1\"}"));
+    let end = value("esker_certificate_expiry_seconds{certificate=\"tls_cert\"}");
+    assert_eq!(end, 1.8e9);
 
     let writes = |part: &str| format!("esker_request_duration_seconds{part}");
     let labels = "store=\"0\",operation=\"write\"";
@@ -157,7 +164,7 @@ fn a_store_that_does_not_answer_takes_nothing_from_the_others() {
         .build()
         .unwrap();
     let text = runtime
-        .block_on(metrics::text(&node.stores(), &IDENTITY, 0))
+        .block_on(metrics::text(&node.stores(), &IDENTITY, 0, Vec::new()))
         .unwrap();
     let parsed = Parsed::new(&text).unwrap();
     assert_eq!(parsed.value("esker_up{store=\"0\"}"), 0.0);

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_esker_global_optspecs
-    string join \n data= admin= o/output= h/help V/version
+    string join \n data= admin= certs= cert= key= ca= o/output= h/help V/version
 end
 
 function __fish_esker_needs_command
@@ -25,7 +25,11 @@ function __fish_esker_using_subcommand
 end
 
 complete -c esker -n "__fish_esker_needs_command" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_needs_command" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_needs_command" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_needs_command" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_needs_command" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_needs_command" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_needs_command" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_needs_command" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -45,7 +49,11 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "man" -d 'Write man page
 complete -c esker -n "__fish_esker_needs_command" -f -a "completions" -d 'Write completions for a shell to stdout'
 complete -c esker -n "__fish_esker_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -68,7 +76,11 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l snapshot-schedule -d 'When it gets snapshots by itself and how many are kept, like `hourly keep 24, daily keep 7`, or `none` [default: as the daemon is configured]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l rewind -d 'How far back it can be cloned as it was at any second, like 6h, or `none` [default: as the daemon is configured]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -81,7 +93,11 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l label -d 'Label that it gets; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l unlabel -d 'Label that it loses; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -89,7 +105,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -97,7 +117,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -106,7 +130,11 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from show" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l size -d 'New size, like 20GiB' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -114,7 +142,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from resize" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -122,7 +154,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from rename" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -132,7 +168,11 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from delete" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -140,7 +180,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -160,7 +204,11 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -176,7 +224,11 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_see
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -184,7 +236,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from create" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -193,7 +249,11 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from list" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -202,7 +262,11 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from delete" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l snapshot-schedule -d 'As if this were its schedule' -r
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -212,7 +276,11 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from prune" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l keep -d 'Name of the snapshot of what the volume holds now [default: before-rollback-TIME]' -r
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -223,7 +291,11 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from rollback" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from diff" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -239,7 +311,11 @@ complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand clone" -l label -d 'Label; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand clone" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand clone" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand clone" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand clone" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand clone" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand clone" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand clone" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand clone" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -247,7 +323,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand clone" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand clone" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -258,7 +338,11 @@ complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_sub
 complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -266,7 +350,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -278,7 +366,11 @@ complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcomm
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand space" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand space" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand space" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand space" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand space" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand space" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand space" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand space" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -286,7 +378,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand space" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand space" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand status" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand status" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand status" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand status" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand status" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand status" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand status" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand status" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -295,7 +391,11 @@ complete -c esker -n "__fish_esker_using_subcommand status" -l why -d 'Say what 
 complete -c esker -n "__fish_esker_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand status" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cert; and not __fish_seen_subcommand_from init server node client show help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -312,7 +412,11 @@ complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l name -d 'Its name' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l days -d 'Days that it is valid' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from init" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -324,7 +428,11 @@ complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l name -d 'Name of the certificate and of its files' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l days -d 'Days that it is valid' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from server" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -336,7 +444,11 @@ complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l host -d 'Host name or address that clients reach the node under; may be repeated' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l days -d 'Days that it is valid' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from node" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -349,7 +461,11 @@ complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l days -d 'Days that it is valid' -r
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l bundle -d 'Also put it into this new folder, with the file names that libnbd and QEMU look for' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -357,7 +473,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from client" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from show" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -371,7 +491,11 @@ complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show what a certificate says'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand verify" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand verify" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand verify" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand verify" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand verify" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand verify" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand verify" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand verify" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -379,7 +503,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand verify" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -393,7 +521,11 @@ complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "node" -d 'A node of a map'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and not __fish_seen_subcommand_from superblock checkpoint segment record node help" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -401,7 +533,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from superblock" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -409,7 +545,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from checkpoint" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -417,7 +557,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from segment" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -425,7 +569,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from record" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from node" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -440,7 +588,11 @@ complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_sub
 complete -c esker -n "__fish_esker_using_subcommand inspect; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand man" -l out -d 'Folder that gets them' -r -F
 complete -c esker -n "__fish_esker_using_subcommand man" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand man" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand man" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand man" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand man" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand man" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand man" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand man" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
@@ -448,7 +600,11 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand man" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand completions" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand completions" -l admin -d 'The daemon\'s admin socket, as PATH or unix:PATH [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand completions" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand completions" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand completions" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand completions" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand completions" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
 complete -c esker -n "__fish_esker_using_subcommand completions" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'

@@ -23,7 +23,7 @@ _eskerd() {
 
     case "${cmd}" in
         eskerd)
-            opts="-h -V --data --config --store --store-size --cache-size --scrub-rate --snapshot-schedule --rewind --nbd --metrics --log-format --slow-request --tls-cert --tls-key --tls-ca --nbd-tls --nbd-socket-tls --check-config --no-sandbox --sandbox-probe --dist --help --version"
+            opts="-h -V --data --config --store --store-size --cache-size --scrub-rate --snapshot-schedule --rewind --nbd --metrics --admin --log-format --slow-request --tls-cert --tls-key --tls-ca --nbd-tls --nbd-socket-tls --check-config --no-sandbox --sandbox-probe --dist --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -66,6 +66,10 @@ _eskerd() {
                     return 0
                     ;;
                 --metrics)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

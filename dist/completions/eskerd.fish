@@ -8,6 +8,7 @@ complete -c eskerd -l snapshot-schedule -d 'When volumes that are created withou
 complete -c eskerd -l rewind -d 'How far back volumes that are created without a window can be had at any second, like 6h [default: none]' -r
 complete -c eskerd -l nbd -d 'TCP address for NBD, repeatable, or none; with TLS other than --nbd-tls says: HOST:PORT,tls=MODE [default: 127.0.0.1:10809]' -r
 complete -c eskerd -l metrics -d 'Address for Prometheus metrics, or none [default: 127.0.0.1:9809]' -r
+complete -c eskerd -l admin -d 'TCP address for the admin API, or none; only for those with a certificate of the authority that --tls-ca names, which says what they may do [default: none]' -r
 complete -c eskerd -l log-format -d 'How lines of the log look: text or json [default: text]' -r
 complete -c eskerd -l slow-request -d 'Warn of requests that take this long, like 500ms, or none [default: 1s]' -r
 complete -c eskerd -l tls-cert -d 'Certificate of this node in PEM, with those between it and the authority, or none [default: none]' -r

@@ -272,31 +272,58 @@ impl Authority {
 /// # Errors
 /// When it cannot be read or is no certificate.
 pub fn inspect(path: &Path) -> Result<Certificate, KeyError> {
-    let der = read_certificate(path)?;
-    let bad = || KeyError::config(format!("{}: not an X.509 certificate", path.display()));
-    let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|_| bad())?;
-    let common_name = |name: &x509_parser::x509::X509Name<'_>| {
-        let mut names = name.iter_common_name();
-        let text = names.next().and_then(|name| name.as_str().ok());
-        text.unwrap_or_default().to_owned()
-    };
-    let names = parsed.subject_alternative_name().map_err(|_| bad())?;
-    let names = names.map_or(&[][..], |names| &names.value.general_names);
-    let hosts = names.iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
-        _ => None,
-    });
-    Ok(Certificate {
-        name: common_name(parsed.subject()),
-        issuer: common_name(parsed.issuer()),
-        serial: hex(parsed.raw_serial()),
-        hosts: hosts.collect(),
-        rights: Rights::of(&der)?,
-        is_authority: parsed.is_ca(),
-        not_before_unix: parsed.validity().not_before.timestamp(),
-        not_after_unix: parsed.validity().not_after.timestamp(),
-    })
+    let read = Certificate::of(&read_certificate(path)?);
+    read.map_err(|e| KeyError::new(e.kind, format!("{}: {e}", path.display())))
+}
+
+/// The second in which the first certificate of a PEM file ends, since the Unix epoch.
+///
+/// # Errors
+/// When it cannot be read or holds no certificate.
+pub fn first_end(path: &Path) -> Result<i64, KeyError> {
+    let all = crate::tls::certificates("certificate", path)?;
+    let mut first = i64::MAX;
+    for der in all {
+        let parsed = x509_parser::parse_x509_certificate(&der);
+        let (_, parsed) = parsed.map_err(|_| {
+            KeyError::config(format!("{}: not an X.509 certificate", path.display()))
+        })?;
+        first = first.min(parsed.validity().not_after.timestamp());
+    }
+    Ok(first)
+}
+
+impl Certificate {
+    /// What a certificate says, in DER.
+    ///
+    /// # Errors
+    /// When it is none, or names rights that there are not.
+    pub fn of(der: &[u8]) -> Result<Self, KeyError> {
+        let bad = || KeyError::config("not an X.509 certificate");
+        let (_, parsed) = x509_parser::parse_x509_certificate(der).map_err(|_| bad())?;
+        let common_name = |name: &x509_parser::x509::X509Name<'_>| {
+            let mut names = name.iter_common_name();
+            let text = names.next().and_then(|name| name.as_str().ok());
+            text.unwrap_or_default().to_owned()
+        };
+        let names = parsed.subject_alternative_name().map_err(|_| bad())?;
+        let names = names.map_or(&[][..], |names| &names.value.general_names);
+        let hosts = names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
+            _ => None,
+        });
+        Ok(Self {
+            name: common_name(parsed.subject()),
+            issuer: common_name(parsed.issuer()),
+            serial: hex(parsed.raw_serial()),
+            hosts: hosts.collect(),
+            rights: Rights::of(der)?,
+            is_authority: parsed.is_ca(),
+            not_before_unix: parsed.validity().not_before.timestamp(),
+            not_after_unix: parsed.validity().not_after.timestamp(),
+        })
+    }
 }
 
 fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, KeyError> {

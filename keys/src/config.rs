@@ -207,6 +207,20 @@ impl KeysConfig {
         all.map(PathBuf::as_path).collect()
     }
 
+    /// The files among them that hold certificates, and the keys of the configuration that name them.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<(&'static str, PathBuf)> {
+        let kmip = self.kmip.iter().flat_map(|kmip| {
+            [
+                ("keys.kmip.ca_file", kmip.ca_file.clone()),
+                ("keys.kmip.cert_file", kmip.cert_file.clone()),
+            ]
+        });
+        let vault = self.vault.iter().filter_map(|vault| vault.ca_file.clone());
+        kmip.chain(vault.map(|path| ("keys.vault.ca_file", path)))
+            .collect()
+    }
+
     /// The keyring file, unless it has its usual name in the data folder.
     #[must_use]
     pub fn keyring(&self) -> Option<&Path> {

@@ -3,6 +3,7 @@
 
 use crate::error::KeyError;
 use crate::private;
+use crate::rights::Rights;
 use crate::tls::certificates;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
@@ -25,6 +26,20 @@ pub struct ServerFiles {
 }
 
 impl ServerFiles {
+    /// Whether the certificate names a node of a cluster.
+    ///
+    /// # Errors
+    /// When it cannot be read, or names rights that there are not.
+    pub fn names_node(&self) -> Result<bool, KeyError> {
+        let chain = certificates("tls.cert", &self.cert)?;
+        let own = chain
+            .first()
+            .map_or(Ok(None), |own| Rights::of(own).map(|rights| rights.node));
+        Ok(own
+            .map_err(|e| wrong("tls.cert", &self.cert, &e))?
+            .is_some())
+    }
+
     /// Reads them.
     ///
     /// # Errors

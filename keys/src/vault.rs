@@ -308,7 +308,9 @@ impl VaultProvider {
         }
         let damaged = |what: &str| {
             KeyError::damaged(format!(
-                "the key of volume {volume}, wrapped by {id}: {what}"
+                "{}: the key of volume {volume} does not open with {id}: {what}; restore the key of that name if \
+                 another one has taken its place",
+                self.server()
             ))
         };
         let bytes = wrapped

@@ -123,6 +123,18 @@ fn node() -> Vec<Family> {
             "What snapshot schedules have done, by `result`: snapshots taken and deleted, deletions postponed because sessions \
              read the snapshot, and failures.",
         ),
+        gauge(
+            "esker_certificate_expiry_seconds",
+            Source::Node(|scraped, series| {
+                for end in &scraped.certificates {
+                    let until = u64::try_from(end.until_unix).unwrap_or(0);
+                    let labels = vec![("certificate", end.setting.into())];
+                    series.add(labels, Value::Number(until));
+                }
+            }),
+            "When the first certificate in a file ends, in seconds since 1970, by the setting that names the file, \
+             `certificate`: tls_cert, tls_ca, keys.kmip.cert_file and so on.",
+        ),
     ]
 }
 

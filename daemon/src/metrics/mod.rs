@@ -8,6 +8,7 @@ mod links;
 pub mod process;
 pub mod table;
 
+use crate::certificates::{CertificateEnd, Certificates};
 use crate::error::DaemonError;
 use crate::identity::Identity;
 use crate::retention::Counts;
@@ -70,6 +71,8 @@ pub struct Scraped {
     pub peers: BTreeMap<NodeId, PeerCounts>,
     /// Links that were refused.
     pub links_refused: u64,
+    /// When certificates end.
+    pub certificates: Vec<CertificateEnd>,
     /// The stores.
     pub stores: Vec<ScrapedStore>,
 }
@@ -108,6 +111,7 @@ struct Served {
     stores: Arc<Stores>,
     identity: Identity,
     dropped: Option<ErrorCounter>,
+    certificates: Certificates,
 }
 
 /// Serves `GET /metrics` until it is dropped.
@@ -119,6 +123,7 @@ pub async fn serve(
     stores: Arc<Stores>,
     identity: Identity,
     dropped: Option<ErrorCounter>,
+    certificates: Certificates,
 ) -> Result<(), DaemonError> {
     let app = Router::new()
         .route("/metrics", get(scrape))
@@ -126,6 +131,7 @@ pub async fn serve(
             stores,
             identity,
             dropped,
+            certificates,
         });
     axum::serve(listener, app)
         .await
@@ -140,13 +146,14 @@ async fn scrape(State(served): State<Served>) -> Response {
         .dropped
         .as_ref()
         .map_or(0, ErrorCounter::dropped_lines);
-    match text(&served.stores, &served.identity, to_u64(dropped)).await {
+    let ends = served.certificates.ends();
+    match text(&served.stores, &served.identity, to_u64(dropped), ends).await {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
 }
 
-/// The metrics now, with the number of lines that the log has dropped. A store that does not answer has no figures; the others have theirs.
+/// The metrics now, with the number of lines that the log has dropped, and when certificates end. A store that does not answer has no figures; the others have theirs.
 ///
 /// # Errors
 /// When they cannot be written as text.
@@ -154,6 +161,7 @@ pub async fn text(
     stores: &Stores,
     identity: &Identity,
     log_lines_dropped: u64,
+    certificates: Vec<CertificateEnd>,
 ) -> io::Result<String> {
     let samples = stores.metrics().await;
     let automatic = stores.automatic.counts();
@@ -166,6 +174,7 @@ pub async fn text(
         automatic,
         peers,
         links_refused,
+        certificates,
         stores: stores
             .map(|(store, sample)| ScrapedStore::new(store, sample))
             .collect(),

@@ -260,6 +260,7 @@ impl FakeNode {
             }],
         };
         let service = AdminService::new(self.stores(), IDENTITY, endpoints);
-        socket.publish(&path).unwrap().serve(service).await.unwrap();
+        let socket = socket.publish(&path).unwrap();
+        socket.serve(service.server()).await.unwrap();
     }
 }

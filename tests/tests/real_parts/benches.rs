@@ -146,3 +146,22 @@ fn what_snapshots_cost_is_measured() {
     let plot = fs::read_to_string(&svg).unwrap();
     assert!(plot.ends_with("</svg>\n") && plot.contains("qcow2, random write"));
 }
+
+/// `benches/tls.py --quick` measures each row with TLS and without.
+#[test]
+fn what_tls_costs_is_measured() {
+    if !has(&["python3", "fio", "setpriv"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let json = folder.join("found.json").display().to_string();
+    let table = script(240, "tls.py", &folder, &["--quick", "--json", &json]);
+    assert_eq!(table.matches(" instead of ").count(), 6, "{table}");
+    let found: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    for row in found.as_object().unwrap().values() {
+        for target in ["plain", "tls"] {
+            assert!(row[target][0]["ios"].as_u64().unwrap() > 0, "{row}");
+        }
+    }
+}

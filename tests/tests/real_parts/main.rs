@@ -15,6 +15,7 @@
 )]
 
 mod activation;
+mod admin_tcp;
 mod bad_input;
 mod benches;
 mod client;
@@ -28,6 +29,7 @@ mod filesystem;
 mod full;
 mod harness;
 mod kernel;
+mod key_servers;
 mod kill;
 mod liars;
 mod metrics;
@@ -40,6 +42,8 @@ mod rewind;
 mod sandbox;
 mod schedules;
 mod scrub;
+#[path = "../../../keys/tests/support/mod.rs"]
+mod servers;
 mod snapshots;
 mod sparse;
 mod stop;

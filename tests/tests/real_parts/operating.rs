@@ -7,6 +7,7 @@ use crate::readme::blocks;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// What the document says once.
 const DATA: &str = "export ESKER_DATA=/var/lib/esker";
@@ -41,7 +42,8 @@ fn the_commands_of_the_document_work_as_they_stand() {
         folder.join("eskerd.toml"),
     )
     .unwrap();
-    let blocks = blocks("docs/operating.md");
+    let mut blocks = blocks("docs/operating.md");
+    blocks.retain(|block| !is_of_certificates(block));
     assert_eq!(blocks.len(), 7, "tell this test about a new one");
     let metrics = free_address();
     shell(&folder, &metrics, &blocks[0]);
@@ -54,6 +56,69 @@ fn the_commands_of_the_document_work_as_they_stand() {
     }
     daemon.stop();
     shell(&folder, &metrics, &blocks[6]);
+}
+
+fn is_of_certificates(block: &str) -> bool {
+    block.contains("esker cert") || block.contains("ESKER_CERTS")
+}
+
+/// Made, used, renewed and exchanged, as the document says.
+#[test]
+fn the_commands_for_certificates_work_as_they_stand() {
+    if !has(&["bash", "jq", "nbdinfo", "install"]) {
+        return;
+    }
+    let folder = Folder::new();
+    fs::copy(
+        repository().join("dist/eskerd.toml"),
+        folder.join("eskerd.toml"),
+    )
+    .unwrap();
+    let mut blocks = blocks("docs/operating.md");
+    blocks.retain(|block| is_of_certificates(block));
+    assert_eq!(blocks.len(), 4, "tell this test about a new one");
+    let (admin, nbd) = (free_address(), free_address());
+    let port = |address: &str| address.rsplit(':').next().unwrap().to_owned();
+    let run = |block: &str| {
+        let block = block
+            .replace(":10810", &format!(":{}", port(&admin)))
+            .replace(
+                "nbds://localhost/",
+                &format!("nbds://localhost:{}/", port(&nbd)),
+            );
+        shell(&folder, "none", &block);
+    };
+    run(&blocks[0]);
+    let config = folder.join("eskerd.toml").display().to_string();
+    let start = Start::new(&folder.join("d")).nbd(&nbd);
+    let daemon = start
+        .with(&["--store-size", "1GiB", "--config", &config])
+        .ready();
+    run(&blocks[1]);
+    let remote = blocks[1].replace("esker volume create remote --size 1GiB\n", "");
+    assert_ne!(remote, blocks[1]);
+    let delete = "export ESKER_ADMIN=localhost:10810 ESKER_CERTS=/etc/esker/alice\n\
+                  esker volume delete remote --yes 2>&1 | grep 'needs admin'";
+    run(delete);
+    for (count, block) in blocks[2..].iter().enumerate() {
+        run(block);
+        crate::tls::wait_for(&daemon, "new certificates are in use", count + 1);
+        run(&remote);
+    }
+    // In the end the node shows what the second authority issued.
+    let ca = folder.join("ca-2/ca.pem").display().to_string();
+    let certs = folder.join("alice").display().to_string();
+    let words = ["--admin", &admin, "--certs", &certs, "--ca", &ca, "status"];
+    let begun = Instant::now();
+    while crate::tls::esker(&words).code != Some(0) {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{}",
+            daemon.log()
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    daemon.stop();
 }
 
 fn files_of(folder: &Path) -> Vec<(String, String)> {

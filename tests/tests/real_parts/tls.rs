@@ -1,21 +1,20 @@
 //! NBD over TLS with the clients people have: libnbd's tools and nbd-client.
 
 use crate::harness::{has, program, run, Daemon, Folder, Start};
-use crate::readme::{blocks, shell};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A folder with an authority, a node's certificate and bundles of clients: `vm` may open `vm-*`, `all`
 /// everything.
-struct Certificates(Folder);
+pub struct Certificates(pub Folder);
 
-fn esker(words: &[&str]) -> crate::harness::Done {
+pub fn esker(words: &[&str]) -> crate::harness::Done {
     run(program("esker").to_str().unwrap(), words)
 }
 
 impl Certificates {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let made = Self(Folder::new());
         let authority = made.path("ca");
         esker(&["cert", "init", "--out", &authority]).ok();
@@ -25,7 +24,7 @@ impl Certificates {
         made
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 
@@ -43,11 +42,23 @@ impl Certificates {
         esker(&[&words[..], &more].concat()).ok();
     }
 
+    /// What tells a daemon to use them.
+    pub fn words(&self, name: &str) -> Vec<String> {
+        let file = |file: String| self.path(&format!("ca/{file}"));
+        let (cert, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
+        let files = [
+            ("--tls-cert", cert),
+            ("--tls-key", key),
+            ("--tls-ca", file("ca.pem".into())),
+        ];
+        let words = files.into_iter().map(|(word, file)| [word.into(), file]);
+        words.flatten().collect()
+    }
+
     /// A daemon with volumes `vm-1` and `db` that uses them.
     fn start(&self, words: &[&str]) -> Daemon {
-        let (cert, key) = (self.path("ca/server.pem"), self.path("ca/server.key"));
-        let ca = self.path("ca/ca.pem");
-        let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca];
+        let tls = self.words("server");
+        let tls: Vec<&str> = tls.iter().map(String::as_str).collect();
         let start = Start::new(&self.0.join("d")).with(&tls).with(words);
         let daemon = start.with(&["--store-size", "1GiB"]).ready();
         for name in ["vm-1", "db"] {
@@ -206,9 +217,14 @@ fn the_commands_of_the_document_work_as_they_stand() {
 }
 
 /// Waits until the daemon has logged this.
-fn wait(daemon: &Daemon, text: &str) {
+pub fn wait(daemon: &Daemon, text: &str) {
+    wait_for(daemon, text, 1);
+}
+
+/// Waits until the daemon has logged this so many times.
+pub fn wait_for(daemon: &Daemon, text: &str, times: usize) {
     let begin = Instant::now();
-    while !daemon.log().contains(text) {
+    while daemon.log().matches(text).count() < times {
         assert!(
             begin.elapsed() < Duration::from_secs(60),
             "{}",
@@ -255,16 +271,4 @@ fn certificates_are_never_overwritten_and_keys_are_for_their_owner() {
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["volumes"], serde_json::json!(["vm-*"]));
     assert_eq!(shown["kind"], "client");
-}
-
-#[test]
-fn the_commands_of_the_document_make_certificates() {
-    let folder = Folder::new();
-    let blocks = blocks("docs/security.md");
-    assert_eq!(blocks.len(), 1);
-    let alias = format!("alias esker={}\n", program("esker").display());
-    shell(&folder.0, &alias, &blocks[0]);
-    for file in ["certs/ca.pem", "certs/server.key", "vm-host/client-key.pem"] {
-        assert!(folder.join(file).exists(), "{file}");
-    }
 }
