@@ -86,7 +86,7 @@ impl Default for EngineConfig {
             unsynced_bytes_max: 2 << 20,
             unsynced_time_max: Duration::from_millis(50),
             idle_time: Duration::from_millis(20),
-            retained_entries_max: 4096,
+            retained_entries_max: 16_384,
             reserve_percent: 15,
             collect: true,
             survivor_streams: 2,

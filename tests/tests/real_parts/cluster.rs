@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 static ONE: Mutex<()> = Mutex::new(());
 
 /// Members of one cluster and how to start them.
-struct Members {
+pub struct Members {
     _one: MutexGuard<'static, ()>,
     folder: Folder,
     list: String,
@@ -24,7 +24,7 @@ struct Members {
 }
 
 impl Members {
-    fn new(count: usize) -> Self {
+    pub fn new(count: usize) -> Self {
         let own: Vec<_> = (0..count)
             .map(|_| (free_address(), free_address()))
             .collect();
@@ -47,7 +47,7 @@ impl Members {
         )
     }
 
-    fn start(&self, id: usize) -> Start {
+    pub fn start(&self, id: usize) -> Start {
         self.start_in(id, CLUSTER)
     }
 

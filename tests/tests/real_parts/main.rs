@@ -25,6 +25,7 @@ mod disk;
 mod encryption;
 mod examples;
 mod exports;
+mod failover;
 mod filesystem;
 mod full;
 mod harness;
