@@ -46,6 +46,9 @@ pub(crate) enum Area {
     Broken(String),
 }
 
+/// After which time key slots are read again that could not be read.
+const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A DEK as far as this node has it.
 pub(crate) enum Dek {
     /// Its provider was asked.
@@ -109,6 +112,8 @@ pub(crate) struct Keys {
     pub(crate) rotations: Vec<Rotation>,
     pub(crate) asks: Vec<KeyAsk>,
     io_asks: Vec<(IoId, DiskOp)>,
+    /// Reading the slots failed, with this; when it is tried again.
+    pub(crate) read_again: Option<(Moment, String)>,
     sweep_wanted: bool,
     sweep_next: Moment,
     /// Blocks that did not open.
@@ -132,6 +137,7 @@ impl Keys {
             rotations: Vec::new(),
             asks: Vec::new(),
             io_asks: Vec::new(),
+            read_again: None,
             sweep_wanted: false,
             sweep_next: Moment(0),
             refused: 0,
@@ -275,7 +281,21 @@ impl Node {
         match result {
             Ok(bytes) if matches!(self.keys.area, Area::Reading) => self.slots_read(&bytes),
             Ok(_) => self.slot_step(effects),
+            Err(error) if matches!(self.keys.area, Area::Reading) => {
+                tracing::error!(%error, "the key slots of the store cannot be read; trying again");
+                let at = self.now + READ_AGAIN_INTERVAL;
+                self.keys.read_again = Some((at, error.to_string()));
+            }
             Err(error) => self.slots_failed(&error, effects),
+        }
+    }
+
+    /// Reads the slots again when it is time.
+    pub(crate) fn read_slots_if_due(&mut self) {
+        let is_due = |(at, _): &(Moment, String)| *at <= self.now;
+        if self.keys.read_again.as_ref().is_some_and(is_due) {
+            self.keys.read_again = None;
+            self.keys_begin();
         }
     }
 
@@ -283,14 +303,12 @@ impl Node {
         let why = format!(
             "the key slots of the store failed ({error}); check the device, then restart eskerd"
         );
-        if !matches!(self.keys.area, Area::Reading) {
-            let (offset, error) = (KEY_SLOTS_OFFSET, error.clone());
-            self.engine.device_failed(match self.keys.is_syncing {
-                true => StoreError::Sync(error),
-                false => StoreError::Write { offset, error },
-            });
-            self.engine_told = true;
-        }
+        let (offset, error) = (KEY_SLOTS_OFFSET, error.clone());
+        self.engine.device_failed(match self.keys.is_syncing {
+            true => StoreError::Sync(error),
+            false => StoreError::Write { offset, error },
+        });
+        self.engine_told = true;
         self.slots_broken(why, effects);
     }
 
@@ -584,6 +602,12 @@ impl Node {
                 Lock::Open | Lock::Waits => None,
             });
         let mut problems: Vec<String> = locked.collect();
+        if let Some((_, error)) = &self.keys.read_again {
+            problems.push(format!(
+                "the key slots of the store cannot be read ({error}), so encrypted volumes wait; it is tried \
+                 again each second. Check the device"
+            ));
+        }
         if self.keys.refused > 0 {
             problems.push(format!(
                 "{} times a sealed block did not open since the start: it was changed, moved, or \

@@ -379,6 +379,7 @@ impl Node {
             }
         }
         self.rewind_if_due();
+        self.read_slots_if_due();
         if self.engine.deadline().is_some_and(|at| at <= self.now) {
             self.tell_engine(engine_event::Event::Timer);
         }
@@ -512,6 +513,7 @@ impl Node {
             .chain(drain)
             .chain(self.stall_check)
             .chain(self.rewinds.due)
+            .chain(self.keys.read_again.as_ref().map(|(at, _)| *at))
             .chain(self.handshakes.first().map(|(until, _)| *until))
             .min()
             .map(|at| at.max(self.now));

@@ -416,8 +416,12 @@ impl Node {
 
     pub(crate) fn ask(&mut self, token: AdminToken, id: GroupId, ask: SnapshotAsk) -> Outcome {
         self.writable()?;
-        let Some(volume) = self.volumes.get_mut(&id) else {
-            return Ok(None);
+        // It may have gone while a key for its clone was being made.
+        let volume = self.volumes.get_mut(&id).filter(|v| !v.deleting);
+        let Some(volume) = volume else {
+            return Err(AdminError::NotFound(
+                "the volume was deleted meanwhile".into(),
+            ));
         };
         if volume.asks.len() >= ASKS_MAX {
             return Err(AdminError::Refused(format!(

@@ -301,7 +301,7 @@ fn scrubs_get_to_their_end() {
 /// What a volume was at a moment of its past is what is cloned.
 #[test]
 fn the_past_is_what_it_was() {
-    those_that_did("volumes cloned as they were", 1, 0, 1);
+    those_that_did("volumes cloned as they were", 1, 300, 1);
 }
 
 #[test]

@@ -105,8 +105,12 @@ impl World {
 
     /// An operator restarts a fenced node.
     pub(crate) fn restart(&mut self, host: usize) {
-        if self.hosts[host].fenced && self.hosts[host].node.is_some() {
+        let h = &mut self.hosts[host];
+        let asked = std::mem::take(&mut h.asks_for_restart);
+        if h.fenced && h.node.is_some() {
             self.crash(host, Crash::Power);
+        } else if asked && h.state == State::Serving {
+            self.crash(host, Crash::Kill);
         }
     }
 

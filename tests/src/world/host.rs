@@ -67,6 +67,8 @@ pub(crate) struct Host {
     pub timers: u64,
     /// The store takes no more writes.
     pub fenced: bool,
+    /// It told an operator that it has to be restarted.
+    pub asks_for_restart: bool,
     /// When it became so.
     pub fenced_at: u64,
     /// A sync failed: what the disk shows is not what a restart may build on.
@@ -102,6 +104,7 @@ impl Host {
             in_turn: false,
             timers: 0,
             fenced: false,
+            asks_for_restart: false,
             fenced_at: 0,
             sync_failed: false,
             faulty_until: 0,

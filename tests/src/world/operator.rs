@@ -257,6 +257,15 @@ impl World {
             return self.violate(format!("an answer to {token:?}, which nobody asked"));
         };
         self.trace.note(&[token.0, u64::from(result.is_ok())]);
+        let says = |text: &str| text.contains("restart eskerd");
+        let h = &mut self.hosts[host];
+        if matches!(&result, Err(AdminError::Refused(text)) if says(text))
+            && !h.fenced
+            && !std::mem::replace(&mut h.asks_for_restart, true)
+        {
+            let delay = self.latency(100_000_000);
+            self.at(delay, Ev::Restart(host));
+        }
         match purpose {
             Purpose::Info => {}
             Purpose::Doomed(slot) => {

@@ -425,6 +425,7 @@ impl World {
         h.incarnation += 1;
         h.state = State::Opening;
         (h.fenced, h.fuse, h.in_turn) = (false, None, false);
+        h.asks_for_restart = false;
         (h.stalled_until, h.looked_at_soon) = (0, false);
         h.node = Some(Node::new(config, now, wall, &mut effects));
         self.log(|| format!("node {host} starts"));

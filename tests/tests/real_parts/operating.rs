@@ -98,7 +98,7 @@ fn the_commands_for_certificates_work_as_they_stand() {
     let remote = blocks[1].replace("esker volume create remote --size 1GiB\n", "");
     assert_ne!(remote, blocks[1]);
     let delete = "export ESKER_ADMIN=localhost:10810 ESKER_CERTS=/etc/esker/alice\n\
-                  esker volume delete remote --yes 2>&1 | grep 'needs admin'";
+                  (esker volume delete remote --yes || true) 2>&1 | grep 'needs admin'";
     run(delete);
     for (count, block) in blocks[2..].iter().enumerate() {
         run(block);
