@@ -9,7 +9,7 @@ round), bytes to the device per byte written, what a checkpoint writes when one 
 the time of a listing and of a scrape of the metrics, and the time from kill -9 to the first I/O. How long
 a snapshot takes is timed under the full load, over one connection to the admin API; beside it, from the same
 client, in the same load, a durable write of one block (one log write) and a request that is refused (the
-way to the admin API and back). At the end, under the load, snapshots are cloned and deleted. Stores fill with what snapshots keep, so that
+way to the admin API and back); and what the load writes meanwhile is compared with a second of it alone. At the end, under the load, snapshots are cloned and deleted. Stores fill with what snapshots keep, so that
 later counts pay for collecting garbage among it; with --fresh each count has new stores.
 
 qcow2 has its snapshots taken by qemu-img while nothing writes, since nothing else can; one pass of random
@@ -163,16 +163,30 @@ def take_snapshots(esker, first, last, args):
             for number in range(first, timed_from):
                 take(number)
     took, write, ask = [], [], []
+
+    def time_them():
+        for number in range(timed_from, last):
+            took.append(take(number))
+            write.append(timed(lambda: durable_write(client, 5, b"\x5a")))
+            ask.append(timed(lambda: refused(api)))
+    share = 1.0
     if last > first:
         client = start.Client(esker.socket, "bench0")
         with Load(esker, args):
-            for number in range(timed_from, last):
-                took.append(take(number))
-                write.append(timed(lambda: durable_write(client, 5, b"\x5a")))
-                ask.append(timed(lambda: refused(api)))
+            alone = rate(esker, lambda: time.sleep(1))
+            share = rate(esker, time_them) / alone
         client.socket.close()
     api.close()
-    return {"create": quantiles(took), "log_write": quantiles(write), "ask": quantiles(ask)} if took else {}
+    if not took:
+        return {}
+    return {"create": quantiles(took), "log_write": quantiles(write), "ask": quantiles(ask), "load_share": share}
+
+
+def rate(esker, action):
+    """Bytes that clients write per second while something goes on."""
+    before, began = esker.metrics()["esker_client_written_bytes_total"], time.monotonic()
+    action()
+    return (esker.metrics()["esker_client_written_bytes_total"] - before) / (time.monotonic() - began)
 
 
 def refused(api):
@@ -244,15 +258,24 @@ def clone_and_delete(esker, count, args):
     """Some of the snapshots, from the middle on, under load."""
     some = [f"s{count // 2 + n}" for n in range(1, 1 + min(count // 4, args.clones))]
     deleted = [f"s{n}" for n in range(1, 1 + min(count // 4, 10 * args.clones))]
-    cloned, gone = [], []
-    with Load(esker, args):
-        api = admin.Admin(esker.folder)
+    cloned, gone, shares = [], [], {}
+    api = admin.Admin(esker.folder)
+
+    def clone():
         for name in some:
             cloned.append(timed(lambda: api.ask("CloneVolume", "bench0", name, f"clone-{name}")))
+
+    def delete():
         for name in deleted:
             gone.append(timed(lambda: api.ask("DeleteSnapshot", "bench0", name)))
-        api.close()
-    return {"clone": quantiles(cloned), "delete": quantiles(gone)} if cloned and gone else {}
+    with Load(esker, args):
+        alone = rate(esker, lambda: time.sleep(1))
+        shares["clone"] = rate(esker, clone) / alone
+        shares["delete"] = rate(esker, delete) / alone
+    api.close()
+    if not cloned or not gone:
+        return {}
+    return {what: {**quantiles(took), "load_share": shares[what]} for what, took in (("clone", cloned), ("delete", gone))}
 
 
 class Qcow2:
@@ -358,20 +381,22 @@ def print_results(results):
         cells.append(f"{found['resident_mib']:.0f} MiB, {found['peak_mib']:.0f} MiB")
         print("| " + " | ".join(cells) + " |")
     print("\n| snapshots | create under load: p50, p99, most | a log write then: p50, p99, most | a refusal then: p50, p99 "
-          "| `volume list` | `snapshot list` | scrape | kill -9 to the first read, durable write |")
-    print("|---" * 8 + "|")
+          "| writes of the load, of alone | `volume list` | `snapshot list` | scrape | kill -9 to the first read, durable write |")
+    print("|---" * 9 + "|")
     for found in results["esker"]:
         cells = [f"{found['snapshots']:,}"]
         for key in ("create", "log_write", "ask"):
             q = found["under_load"].get(key)
             most = f", {q['max_ms']:.2f}" if q and key != "ask" else ""
             cells.append(f"{q['p50_ms']:.2f}, {q['p99_ms']:.2f}{most} ms" if q else "–")
+        share = found["under_load"].get("load_share")
+        cells.append(f"{share:.2f}" if share else "–")
         cells += [f"{found[key]:.0f} ms" for key in ("volume_list_ms", "snapshot_list_ms", "scrape_ms")]
         cells.append(f"{found['first_read_s']:.2f} s, {found['first_write_s']:.2f} s")
         print("| " + " | ".join(cells) + " |")
     for what, q in results["after"].items():
         print(f"\n{what} under load, {q['count']} times: p50 {q['p50_ms']:.2f} ms, p99 {q['p99_ms']:.2f} ms, "
-              f"most {q['max_ms']:.2f} ms")
+              f"most {q['max_ms']:.2f} ms; the load writes {q['load_share']:.2f} of alone")
     if results["qcow2"]:
         print("\n| qcow2: snapshots | " + " | ".join(f"{row}: IOPS, p99; of none" for row, _ in ROWS)
               + " | create with nothing else: p50, most |")

@@ -217,6 +217,7 @@ impl MemoryStore {
             salt: 1,
             key_id: 0,
             nonce: 1,
+            resealed: false,
         };
         self.append(vec![(open, 0)]);
     }

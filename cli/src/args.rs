@@ -192,13 +192,16 @@ pub enum KeyVerb {
         /// Volume
         volume: String,
     },
-    /// Wrap a volume's keys anew, under the newest key of the provider; I/O goes on
+    /// Wrap a volume's keys anew, under the newest key of the provider, or give it another data key; I/O goes on
     Rotate {
         /// Volume
         volume: String,
-        /// Encrypt what it holds under another key, too; not in this version
+        /// Write under another data key from now on, and seal what is there anew under it; shows how far that is
         #[arg(long)]
         data_key: bool,
+        /// Do not wait for that: it goes on in the background
+        #[arg(long, requires = "data_key")]
+        no_wait: bool,
     },
 }
 

@@ -3,9 +3,16 @@
 use crate::args::KeyVerb;
 use crate::error::{CliError, Client};
 use crate::output::Output;
+use crate::progress::ByteBar;
 use crate::table::{Align, Table};
 use esker_api::v1;
 use serde::Serialize;
+use std::time::Duration;
+
+/// How often is asked how far a volume is.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often is asked whether a key that nothing needs has gone.
+const LOOKS_MAX: u32 = 50;
 
 /// A key, as JSON has it. Nothing in it is secret.
 #[derive(Debug, Serialize)]
@@ -20,6 +27,39 @@ struct Key {
     first_epoch: u32,
     last_epoch: u32,
     epochs: u64,
+    /// What keeps it; null for the one that the volume writes with.
+    needed_by: Option<Need>,
+}
+
+/// What keeps a key that its volume does not write with any more.
+#[derive(Debug, Serialize)]
+struct Need {
+    volume: bool,
+    snapshots: u64,
+    rewind_points: u64,
+    volumes: Vec<String>,
+}
+
+impl Need {
+    /// In words.
+    fn text(&self) -> String {
+        let count = |n: u64, one: &str| match n {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            n => Some(format!("{n} {one}s")),
+        };
+        let volume = self.volume.then(|| "blocks of the volume".to_string());
+        let others = self.volumes.iter().map(|name| format!("volume {name}"));
+        let all = volume
+            .into_iter()
+            .chain(count(self.snapshots, "snapshot"))
+            .chain(count(self.rewind_points, "rewind point"))
+            .chain(others);
+        match all.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "nothing".into(),
+            all => all,
+        }
+    }
 }
 
 /// Shows or rotates keys.
@@ -32,13 +72,64 @@ pub async fn run(verb: KeyVerb, client: &mut Client, output: &mut Output) -> Res
             let request = v1::ShowKeysRequest { volume };
             client.show_keys(request).await?.into_inner().keys
         }
-        KeyVerb::Rotate { volume, data_key } => {
-            let request = v1::RotateKeysRequest { volume, data_key };
-            client.rotate_keys(request).await?.into_inner().keys
+        KeyVerb::Rotate {
+            volume,
+            data_key,
+            no_wait,
+        } => {
+            let request = v1::RotateKeysRequest {
+                volume: volume.clone(),
+                data_key,
+            };
+            let keys = client.rotate_keys(request).await?.into_inner().keys;
+            match data_key && !no_wait {
+                true => resealed(volume, client).await?,
+                false => keys,
+            }
         }
     };
     let keys: Vec<Key> = keys.into_iter().map(Key::from).collect();
     output.show(&keys, |keys| text(keys))
+}
+
+/// Waits until a volume has no blocks under an older key, with a progress bar; its keys then.
+async fn resealed(volume: String, client: &mut Client) -> Result<Vec<v1::Key>, CliError> {
+    let bar = ByteBar::new("sealing anew");
+    loop {
+        let request = v1::ShowVolumeRequest {
+            name: volume.clone(),
+        };
+        let shown = client.show_volume(request).await?.into_inner().volume;
+        let Some(reseal) = shown.and_then(|v| v.reseal) else {
+            break;
+        };
+        if !reseal.problem.is_empty() {
+            return Err(CliError::Damaged(reseal.problem));
+        }
+        bar.show(reseal.through_bytes, reseal.size_bytes);
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    drop(bar);
+    // With nothing else that needs it, the older key goes with the next checkpoint, which is on its way.
+    let mut looks = 0;
+    loop {
+        let request = v1::ShowKeysRequest {
+            volume: volume.clone(),
+        };
+        let keys = client.show_keys(request).await?.into_inner().keys;
+        let is_free = |n: &v1::KeyNeed| {
+            !n.volume && n.snapshots == 0 && n.rewind_points == 0 && n.volumes.is_empty()
+        };
+        looks += 1;
+        if looks > LOOKS_MAX
+            || !keys
+                .iter()
+                .any(|k| k.needed_by.as_ref().is_some_and(is_free))
+        {
+            return Ok(keys);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
 }
 
 impl From<v1::Key> for Key {
@@ -54,6 +145,12 @@ impl From<v1::Key> for Key {
             first_epoch: key.first_epoch,
             last_epoch: key.last_epoch,
             epochs: key.epochs,
+            needed_by: key.needed_by.map(|need| Need {
+                volume: need.volume,
+                snapshots: need.snapshots,
+                rewind_points: need.rewind_points,
+                volumes: need.volumes,
+            }),
         }
     }
 }
@@ -65,6 +162,7 @@ fn text(keys: &[Key]) -> String {
         ("EPOCHS", Align::Right),
         ("STATE", Align::Left),
         ("WRAPPED BY", Align::Left),
+        ("KEPT FOR", Align::Left),
     ]);
     for key in keys {
         let epochs = match key.epochs {
@@ -77,7 +175,11 @@ fn text(keys: &[Key]) -> String {
             None => key.state.clone(),
         };
         let (volume, id) = (key.volume_uuid.clone(), key.key_id.to_string());
-        table.row([volume, id, epochs, state, key.kek.clone()]);
+        let kept_for = match &key.needed_by {
+            None => "new blocks".to_string(),
+            Some(need) => need.text(),
+        };
+        table.row([volume, id, epochs, state, key.kek.clone(), kept_for]);
     }
     table.render()
 }

@@ -46,6 +46,23 @@ pub struct Volume {
     pub rewind_from_unix: Option<u64>,
     /// Bytes that nothing but its rewind points holds; null where sums do not tell.
     pub rewind_bytes: Option<u64>,
+    /// How far its blocks are under its newest data key; null when all of them are.
+    pub reseal: Option<Reseal>,
+}
+
+/// How far a volume is that was given another data key.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reseal {
+    /// The newest key's number.
+    pub key_id: u32,
+    /// The volume is looked at up to this byte.
+    pub through_bytes: u64,
+    /// Of so many.
+    pub size_bytes: u64,
+    /// This many were sealed anew since this pass began.
+    pub resealed_bytes: u64,
+    /// Why some stay as they are; null when none do.
+    pub problem: Option<String>,
 }
 
 impl From<v1::Volume> for Volume {
@@ -70,6 +87,13 @@ impl From<v1::Volume> for Volume {
             rewind_seconds: volume.rewind_seconds,
             rewind_from_unix: volume.rewind_from_unix,
             rewind_bytes: volume.rewind_bytes,
+            reseal: volume.reseal.map(|reseal| Reseal {
+                key_id: reseal.key_id,
+                through_bytes: reseal.through_bytes,
+                size_bytes: reseal.size_bytes,
+                resealed_bytes: reseal.resealed_bytes,
+                problem: text(reseal.problem),
+            }),
         }
     }
 }

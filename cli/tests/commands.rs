@@ -119,6 +119,7 @@ fn volume_json_is_what_scripts_rely_on() {
         "rewind_seconds": 0,
         "rewind_from_unix": null,
         "rewind_bytes": null,
+        "reseal": null,
     });
     assert_eq!(daemon.json(&create), expected);
     assert_eq!(daemon.json(&["volume", "show", "vm-1"]), expected);

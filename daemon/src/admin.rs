@@ -164,14 +164,15 @@ impl AdminService {
                 request.replicas
             )));
         };
-        if request.encrypted || !labels.is_empty() {
+        if !labels.is_empty() {
             return Err(Status::failed_precondition(
-                "in this version a volume with several copies is not encrypted and has no labels, snapshot schedule \
+                "in this version a volume with several copies has no labels, snapshot schedule \
                  nor rewind window; leave them out, and give `none` where the node has a default",
             ));
         }
         let copies = to_usize(u64::from(request.replicas));
-        let created = cluster.create(request.name, request.size_bytes, copies);
+        let (name, size_bytes) = (request.name, request.size_bytes);
+        let created = cluster.create(name, size_bytes, copies, request.encrypted);
         created.await.map_err(refusal)
     }
 

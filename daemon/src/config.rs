@@ -5,6 +5,7 @@
 //! stores = ["/dev/nvme0n1"]          # --store; default: one file, DIR/store-0.esker
 //! store_size = "16GiB"               # --store-size, of store files that have to be created
 //! cache_size = "64MiB"               # --cache-size, memory per store for its map cache
+//! reseal_rate = "64MiB"              # bytes of each store sealed a second under a new data key, or "none"
 //! scrub_rate = "16MiB"               # --scrub-rate, bytes of each store read and checked a second, or "none"
 //! snapshot_schedule = "none"         # --snapshot-schedule, of volumes created without one
 //! rewind = "none"                    # --rewind, of volumes created without one
@@ -31,6 +32,7 @@
 use crate::args::Args;
 use crate::cluster::config::{self as cluster, ClusterConfig};
 use crate::live::{Live, LogFormat, SlowRequest};
+use crate::reseal::ResealRate;
 use crate::retention::policy::Schedule;
 use crate::rewind::Window;
 use crate::scrub::ScrubRate;
@@ -212,6 +214,8 @@ pub struct Config {
     pub store_size_bytes: Option<u64>,
     /// Memory per store for its map cache, when it was said.
     pub cache_bytes: Option<u64>,
+    /// How fast volumes are sealed anew that were given another data key.
+    pub reseal_rate: ResealRate,
     /// How fast stores are scrubbed in the background.
     pub scrub_rate: ScrubRate,
     /// The snapshot schedule of volumes that are created without one.
@@ -283,6 +287,7 @@ impl Config {
             stores_are_named,
             store_size_bytes: args.store_size.or(file.store_size_bytes),
             cache_bytes: args.cache_size.or(file.cache_bytes),
+            reseal_rate: file.reseal_rate.unwrap_or_default(),
             scrub_rate: args.scrub_rate.or(file.scrub_rate).unwrap_or_default(),
             rewind: args.rewind.or(file.rewind).unwrap_or_default(),
             snapshot_schedule: args
@@ -334,6 +339,7 @@ impl Config {
                 self.store_size_bytes != other.store_size_bytes,
             ),
             ("cache_size", self.cache_bytes != other.cache_bytes),
+            ("reseal_rate", self.reseal_rate != other.reseal_rate),
             ("scrub_rate", self.scrub_rate != other.scrub_rate),
             ("rewind", self.rewind != other.rewind),
             (
@@ -492,6 +498,7 @@ struct RawSettings {
     stores: Option<Vec<PathBuf>>,
     store_size: Option<Spanned<String>>,
     cache_size: Option<Spanned<String>>,
+    reseal_rate: Option<Spanned<String>>,
     scrub_rate: Option<Spanned<String>>,
     snapshot_schedule: Option<Spanned<String>>,
     rewind: Option<Spanned<String>>,
@@ -526,6 +533,7 @@ struct FileSettings {
     stores: Vec<PathBuf>,
     store_size_bytes: Option<u64>,
     cache_bytes: Option<u64>,
+    reseal_rate: Option<ResealRate>,
     scrub_rate: Option<ScrubRate>,
     snapshot_schedule: Option<Schedule>,
     rewind: Option<Window>,
@@ -564,6 +572,7 @@ impl FileSettings {
                 .collect(),
             store_size_bytes: source.value("store_size", raw.store_size, size::parse)?,
             cache_bytes: source.value("cache_size", raw.cache_size, size::parse)?,
+            reseal_rate: source.value("reseal_rate", raw.reseal_rate, ResealRate::from_str)?,
             scrub_rate: source.value("scrub_rate", raw.scrub_rate, ScrubRate::from_str)?,
             rewind: source.value("rewind", raw.rewind, Window::from_str)?,
             snapshot_schedule: source.value(

@@ -62,6 +62,23 @@ impl KeyService {
         self.again.notify_waiters();
     }
 
+    /// A new data key, which its volume's nodes wrap each for itself.
+    ///
+    /// # Errors
+    /// When the system has no random bytes.
+    pub fn draw(&self) -> Result<DataKey, KeyError> {
+        random::data_key()
+    }
+
+    /// Wraps a data key that another node has drawn.
+    ///
+    /// # Errors
+    /// When the provider cannot.
+    pub async fn wrap(&self, name: KeyName, dek: &DataKey) -> Result<WrappedKey, KeyError> {
+        let _turn = self.asked.acquire().await;
+        self.providers.wrapping().wrap(name, dek).await
+    }
+
     async fn make(&self, name: KeyName) -> Result<(DataKey, WrappedKey), KeyError> {
         let _turn = self.asked.acquire().await;
         let dek = random::data_key()?;

@@ -27,6 +27,7 @@ pub mod opening;
 pub mod predecessor;
 pub mod reload;
 pub mod report;
+pub mod reseal;
 pub mod retention;
 pub mod rewind;
 pub mod run;

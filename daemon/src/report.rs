@@ -45,6 +45,13 @@ pub fn volume(report: VolumeReport, endpoints: &Endpoints) -> v1::Volume {
         sessions: report.sessions,
         store: to_u32_saturating(report.store),
         snapshot_bytes: report.snapshot_bytes,
+        reseal: report.reseal.map(|reseal| v1::Reseal {
+            key_id: reseal.key_id,
+            through_bytes: reseal.through_bytes,
+            size_bytes: reseal.size_bytes,
+            resealed_bytes: reseal.resealed_bytes,
+            problem: reseal.problem,
+        }),
     }
 }
 
@@ -176,6 +183,12 @@ pub fn key(report: KeyReport) -> v1::Key {
         first_epoch: epochs.first,
         last_epoch: epochs.last,
         epochs: epochs.count,
+        needed_by: report.needed_by.map(|need| v1::KeyNeed {
+            volume: need.volume,
+            snapshots: need.snapshots,
+            rewind_points: need.rewind_points,
+            volumes: need.volumes,
+        }),
     }
 }
 

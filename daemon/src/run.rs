@@ -19,6 +19,7 @@ use crate::metrics;
 use crate::opening;
 use crate::predecessor::Predecessor;
 use crate::reload;
+use crate::reseal;
 use crate::retention;
 use crate::scrub;
 use crate::store::{Ended, StoreHandle, StoreStates};
@@ -98,7 +99,11 @@ where
     let identity = Identity::load_or_create(&config.data, &given)?;
     tls.expect_node(identity.node)?;
     let places = Places::load(&config.data)?;
-    let node_tls = cluster::tls(&config.cluster, &identity, config.tls.files.as_ref())?;
+    let node_tls = cluster::tls(
+        &config.cluster,
+        config.tls.files.as_ref(),
+        tls.nodes().get(),
+    );
     let directory = cluster::directory(&config.cluster, &identity, node_tls.as_ref())?;
     // Addresses before stores: what is busy is found before anything is written.
     let metrics = match (handed.metrics, resolve(&config.metrics, "metrics")?) {
@@ -158,7 +163,8 @@ where
             let admin = admin.publish(&admin_path)?;
             let stores = Arc::clone(&supervisor.stores);
             let settings = config.cluster.clone();
-            let cluster = Arc::new(Cluster::new(identity, settings, Arc::clone(&stores), places).with_tls(node_tls));
+            let cluster = Cluster::new(identity, settings, Arc::clone(&stores), places, Arc::clone(&keys));
+            let cluster = Arc::new(cluster.with_tls(node_tls));
             if let Some(listener) = control {
                 servers.spawn(cluster::serve(Arc::clone(&cluster), listener));
             }
@@ -181,6 +187,11 @@ where
             let automatic = retention::run(Arc::clone(&supervisor.stores));
             servers.spawn(async move {
                 automatic.await;
+                Ok(())
+            });
+            let reseal = reseal::run(Arc::clone(&supervisor.stores), config.reseal_rate);
+            servers.spawn(async move {
+                reseal.await;
                 Ok(())
             });
             let stores = Arc::clone(&supervisor.stores);

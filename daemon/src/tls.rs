@@ -359,7 +359,15 @@ impl TlsKeeper {
         admin.alpn_protocols = vec![b"h2".to_vec()]; // clients of other makes insist on it
         self.slot.set(TlsServer { config, access });
         self.admin.set(Some(Arc::new(admin)));
-        self.nodes.set(nodes);
+        // Links and configurations that came of the one before go on with what is new.
+        match (self.nodes.get(), nodes) {
+            (Some(before), Some(newer)) => before.take_over(&newer),
+            (Some(before), None) => tracing::error!(
+                node = before.node().0,
+                "tls_cert names no node any more: links between nodes keep the old certificate"
+            ),
+            (None, nodes) => self.nodes.set(nodes),
+        }
         self.ends.set(Some(ends));
         Ok(())
     }

@@ -1984,7 +1984,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__key__subcmd__rotate)
-            opts="-o -h -V --data-key --data --admin --certs --cert --key --ca --output --help --version"
+            opts="-o -h -V --data-key --no-wait --data --admin --certs --cert --key --ca --output --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -335,7 +335,7 @@ svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
-complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
+complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider, or give it another data key; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand key; and not __fish_seen_subcommand_from show rotate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from show" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
@@ -359,11 +359,12 @@ complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcomm
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l data-key -d 'Encrypt what it holds under another key, too; not in this version'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l data-key -d 'Write under another data key from now on, and seal what is there anew under it; shows how far that is'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -l no-wait -d 'Do not wait for that: it goes on in the background'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from rotate" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
-complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
+complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider, or give it another data key; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand space" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand space" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
@@ -639,7 +640,7 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "rollback" -d 'Let a volume go on from a snapshot; what it holds now is kept as a snapshot'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "diff" -d 'Show what differs between a snapshot and another, the volume as it is now, or a clone'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
-complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider; I/O goes on'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider, or give it another data key; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "server" -d 'Issue a certificate for a node'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "node" -d 'Issue a certificate for a node of a cluster: for its clients, and for the other nodes'

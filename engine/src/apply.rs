@@ -101,7 +101,10 @@ impl Engine {
                 group.last_index()
             )));
         }
-        self.counters.client_bytes_written += u64::from(entry.payload_pages) * PAGE_U64;
+        // What the node itself writes (under another key) no client has asked for.
+        if entry.request.session.0 != 0 {
+            self.counters.client_bytes_written += u64::from(entry.payload_pages) * PAGE_U64;
+        }
         let body = ItemBody::Entry {
             term: entry.term,
             index: entry.index,
@@ -111,8 +114,10 @@ impl Engine {
             data: entry.data.clone(),
         };
         let pages = entry.payload_pages;
-        let nodes = group.footprint_most(entry.operation.as_deref());
+        let operation = entry.operation.clone();
         group.push(entry);
+        let subject = self.groups.get(&self.subject_of(id));
+        let nodes = subject.map_or(0, |g| g.footprint_most(operation.as_deref()));
         Ok((body, (pages, nodes)))
     }
 
@@ -125,6 +130,9 @@ impl Engine {
         membership: Option<Membership>,
         effects: &mut Vec<Effect>,
     ) {
+        if self.is_fed(id) {
+            return; // what it is to become is on its way already
+        }
         let Some(group) = self.groups.get_mut(&id).filter(|g| !g.deleting) else {
             return;
         };
@@ -192,7 +200,8 @@ impl Engine {
                 break;
             };
             let operation = entry.operation.clone();
-            if operations::waits_for_checkpoint(group, &self.forest, operation.as_deref())
+            let subject = self.groups.get(&self.subject_of(id)).unwrap_or(group);
+            if operations::waits_for_checkpoint(subject, &self.forest, operation.as_deref())
                 || self.clone_waits(id, operation.as_deref())
             {
                 self.checkpoint_wanted |= self.checkpoint.is_none();
@@ -216,11 +225,10 @@ impl Engine {
             group.applied = index;
             match self.apply_one(id, &entry) {
                 Ok(outcome) => {
-                    // What it held is given back by a checkpoint.
-                    self.checkpoint_wanted |= matches!(
-                        outcome,
-                        Outcome::SnapshotDeleted(_) | Outcome::RolledBack(_)
-                    );
+                    // What it held is given back by a checkpoint, and that of many by one.
+                    self.deleted |= matches!(outcome, Outcome::SnapshotDeleted(_));
+                    self.checkpoint_wanted |=
+                        matches!(outcome, Outcome::RolledBack(_)) || says_resealed(&entry);
                     effects.push(Effect::Applied {
                         group: id,
                         index,
@@ -265,6 +273,9 @@ impl Engine {
         entry: &LogEntry,
     ) -> Result<Outcome, StoreError> {
         let operation = entry.operation.as_deref();
+        if self.groups.get(&id).is_some_and(|g| g.meta.feeds.0 != 0) {
+            return self.apply_fed(id, entry);
+        }
         if let Some(operation @ Operation::Clone { .. }) = operation {
             return Ok(self.begin_clone(id, entry.index, operation));
         }
@@ -273,11 +284,23 @@ impl Engine {
             return Err(StoreError::Invariant(format!("group {id} does not exist")));
         };
         let outcome = apply_entry(group, entry, &mut self.segs, &mut self.forest)?;
-        if matches!(outcome, Outcome::RolledBack(_)) {
+        if let (Outcome::RolledBack(at), Some(Operation::Rollback { to, .. })) =
+            (&outcome, operation)
+        {
             group.rolled_back_in = next;
+            group.note_jump(*at, *to);
+        }
+        if matches!(outcome, Outcome::SnapshotTaken(_)) {
+            self.note_manifest(id, entry.index, entry.term);
         }
         Ok(outcome)
     }
+}
+
+/// Whether older keys may be spent from this entry on, as far as a checkpoint says so.
+fn says_resealed(entry: &LogEntry) -> bool {
+    let operation = entry.operation.as_deref();
+    matches!(operation, Some(Operation::OpenEpoch { resealed: true, .. }))
 }
 
 /// Applies one entry: the map points at what the entry brought.
@@ -319,6 +342,7 @@ fn apply_entry(
             nonce,
             key_id,
             salt,
+            resealed,
         } => {
             // After an accepted loss the lost entries may have opened epochs that stamps know of.
             let highest = group.epoch.max(group.max_stamp.epoch());
@@ -336,6 +360,7 @@ fn apply_entry(
                     salt: *salt,
                     volume: group.meta.volume,
                 });
+                group.write_under(*key_id, *resealed);
             }
             return Ok(Outcome::EpochOpened {
                 epoch: group.epoch,
@@ -379,8 +404,8 @@ fn apply_entry(
             };
             return operations::roll_back(group, forest, *stamp, *to, keep.is_some(), meta);
         }
-        // A group of its own: [`Engine::begin_clone`].
-        Operation::Clone { .. } => {}
+        // A group of its own: [`Engine::begin_clone`]; and what only feeds have.
+        Operation::Clone { .. } | Operation::Ingest { .. } | Operation::Branch { .. } => {}
     }
     Ok(Outcome::Done)
 }
@@ -434,8 +459,13 @@ fn insert(
         1
     };
     group.max_stamp = Stamp(first.0 + (blocks - 1));
+    uncover(group, index, start, &extent);
+    insert_extent(group, start, extent, segs)
+}
+
+/// What of an entry is still newest leaves the overlay; what later entries cover stays theirs.
+fn uncover(group: &mut Group, index: RaftIndex, start: u64, extent: &Extent) {
     let range = BlockRange::new(start, extent.count());
-    // What of the entry is still newest leaves the overlay; what later entries cover stays theirs.
     let mut others = Vec::new();
     group.overlay.remove(range, |at, piece| {
         if piece.index != index {
@@ -445,6 +475,15 @@ fn insert(
     for (at, piece) in others {
         group.overlay.insert(at, piece, |_, _| {});
     }
+}
+
+/// Puts an extent into the newest layer; what it replaces there and nobody else sees dies.
+pub(crate) fn insert_extent(
+    group: &mut Group,
+    start: u64,
+    extent: Extent,
+    segs: &mut Segments,
+) -> Result<(), StoreError> {
     let mut result = Ok(());
     if extent.kind == LeafKind::Data {
         group.active_blocks += extent.count();

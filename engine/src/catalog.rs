@@ -1,5 +1,6 @@
 //! Groups begin, end and are renamed: operations of the store itself, in its log.
 
+use crate::catchup::feed_of;
 use crate::engine::Engine;
 use crate::error::{CatalogError, StoreError};
 use crate::event::Effect;
@@ -30,7 +31,13 @@ impl Engine {
         }
         let id = meta.group;
         let body = ItemBody::GroupCreate(Bytes::from(meta.encode()));
-        self.groups.insert(id, Group::new(meta));
+        let feed = self.feed_begins(&meta);
+        if meta.feeds.0 != 0 && feed.is_none() {
+            return self.catalog_refused(token, CatalogError::UnknownGroup, effects);
+        }
+        let mut group = Group::new(meta);
+        group.feed = feed;
+        self.groups.insert(id, group);
         self.enqueue(id, body, Some(Notify::Catalog { token }));
     }
 
@@ -41,6 +48,11 @@ impl Engine {
             Some(group) if !group.deleting && !fenced => {
                 group.deleting = true;
                 self.enqueue(id, ItemBody::GroupDelete, Some(Notify::Catalog { token }));
+                let feed = feed_of(id);
+                if let Some(group) = self.groups.get_mut(&feed).filter(|g| !g.deleting) {
+                    group.deleting = true;
+                    self.enqueue(feed, ItemBody::GroupDelete, None);
+                }
             }
             _ => self.catalog_refused(token, CatalogError::UnknownGroup, effects),
         }

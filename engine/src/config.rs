@@ -33,6 +33,9 @@ pub struct EngineConfig {
     pub checkpoint_entries: u64,
     /// A checkpoint begins when the delta index has this many extents.
     pub delta_extents_max: usize,
+    /// Time after which what a deleted snapshot held is given back although no checkpoint is due: those of
+    /// many that are deleted one after the other then take one.
+    pub reclaim_delay: Duration,
     /// Records being written at a time.
     pub batches_in_flight_max: usize,
     /// Entries, or pages of payload, that a record brings at least when it begins beside another: each
@@ -55,6 +58,9 @@ pub struct EngineConfig {
     /// Kinds of survivors that garbage collection keeps apart, each in segments of its own: 1 or 2; small
     /// stores have one.
     pub survivor_streams: usize,
+    /// Where pages of survivors lie is said in more pieces than this, and more than one for every 512 live slots:
+    /// those of nearly empty virtual segments get other addresses. Zero: always.
+    pub pieces_least: usize,
     /// Most bytes of records in a page of a table: all that fit, but for tests that want many pages.
     pub table_content_max: usize,
     /// Pages of the table of pieces that each checkpoint writes at least, if so many are behind.
@@ -81,6 +87,7 @@ impl Default for EngineConfig {
             checkpoint_records: 64 << 10,
             checkpoint_entries: 64 << 10,
             delta_extents_max: 128 << 10,
+            reclaim_delay: Duration::from_millis(500),
             batches_in_flight_max: 2,
             batch_least: 12,
             unsynced_bytes_max: 2 << 20,
@@ -90,6 +97,7 @@ impl Default for EngineConfig {
             reserve_percent: 15,
             collect: true,
             survivor_streams: 2,
+            pieces_least: 4096,
             table_content_max: crate::format::table::CONTENT_MAX,
             table_rewrite_min: 64,
             table_audit: false,
@@ -127,6 +135,8 @@ pub enum Sabotage {
     ForgetTablePage,
     /// The same of the table of versions.
     ForgetVersionPage,
+    /// A page gets another address although a snapshot names it by the one it has.
+    RehomeIgnoresCut,
     /// A clone's merge lets die what its origin still uses.
     CloneIgnoresBase,
     /// A clone sees what its origin wrote after the snapshot, until a checkpoint has merged it.

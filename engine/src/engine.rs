@@ -58,6 +58,10 @@ pub(crate) enum Purpose {
     Collect {
         segment: u32,
     },
+    /// A header of a segment of survivors whose pages may be re-homed.
+    Rehome {
+        segment: u32,
+    },
     /// A batch of survivors.
     Survivors(u64),
     MapWrite(Vec<VAddr>),
@@ -116,6 +120,10 @@ pub struct Engine {
     pub(crate) doubtful: BTreeSet<GroupId>,
     /// Clones that no durable checkpoint has.
     pub(crate) clones_begun: u64,
+    /// Checkpoints since the start that let go of epochs, by group.
+    pub(crate) epochs_spent: u64,
+    /// Epochs to be forgotten once these reads have ended.
+    pub(crate) epochs_leaving: Vec<crate::keys::Leaving>,
     /// Number of the newest durable checkpoint.
     pub(crate) checkpoints_done: u64,
     pub(crate) dead: Deadlists,
@@ -124,6 +132,7 @@ pub struct Engine {
     pub(crate) extents: BTreeMap<u64, ExtentsState>,
     pub(crate) diffs: BTreeMap<u64, DiffState>,
     pub(crate) scrubs: BTreeMap<u64, ScrubState>,
+    pub(crate) harvests: BTreeMap<u64, crate::catchup::HarvestState>,
     /// Payloads of retained entries being read, by an arbitrary number.
     pub(crate) payloads: BTreeMap<u64, PayloadRead>,
     pub(crate) collector: Collector,
@@ -136,6 +145,10 @@ pub struct Engine {
     /// Catalog operations that are durable and wait for a checkpoint that holds them.
     pub(crate) catalog_durable: Vec<u64>,
     pub(crate) checkpoint_wanted: bool,
+    /// Snapshots were deleted in this step.
+    pub(crate) deleted: bool,
+    /// When a checkpoint begins that gives back what deleted snapshots held, if none does before.
+    pub(crate) reclaim_at: Option<Moment>,
     pub(crate) map: crate::checkpoint::MapWriter,
     /// In which order the next checkpoint rewrites the superblock's copies.
     pub(crate) superblock_order: [u32; COPIES],
@@ -183,6 +196,8 @@ impl Engine {
             based: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             clones_begun: 0,
+            epochs_spent: 0,
+            epochs_leaving: Vec::new(),
             checkpoints_done: 0,
             dead: Deadlists::default(),
             orphans: Orphans::default(),
@@ -190,6 +205,7 @@ impl Engine {
             extents: BTreeMap::new(),
             diffs: BTreeMap::new(),
             scrubs: BTreeMap::new(),
+            harvests: BTreeMap::new(),
             payloads: BTreeMap::new(),
             collector: Collector::default(),
             node_waiters: BTreeMap::new(),
@@ -200,6 +216,8 @@ impl Engine {
             checkpoint_tokens: Vec::new(),
             catalog_durable: Vec::new(),
             checkpoint_wanted: false,
+            deleted: false,
+            reclaim_at: None,
             map: crate::checkpoint::MapWriter::default(),
             superblock_order: [0, 1, 2, 3],
             recovery: None,
@@ -237,6 +255,12 @@ impl Engine {
             Event::Extents(request) => self.extents(request, effects),
             Event::Diff(request) => self.diff(request, effects),
             Event::Scrub(request) => self.scrub(request, effects),
+            Event::Harvest(request) => self.harvest(request, effects),
+            Event::Publish {
+                token,
+                group,
+                state,
+            } => self.publish(token, group, &state, effects),
             Event::ReadPayload {
                 token,
                 group,
@@ -284,6 +308,7 @@ impl Engine {
     /// The second half of [`Engine::step`]: does whatever can be done now.
     pub fn advance(&mut self, now: Moment, wall: WallClock, effects: &mut Vec<Effect>) {
         self.busy = false;
+        self.forget_epochs();
         self.apply_parked(effects);
         if let Some(error) = self.fence_pending.take() {
             self.fence(error, effects);
@@ -336,7 +361,8 @@ impl Engine {
         let closing = self
             .closing_is_due()
             .then(|| self.log.quiet_since + self.config.idle_time);
-        sync.into_iter().chain(closing).min()
+        let reclaim = self.reclaim_at.filter(|_| self.checkpoint.is_none());
+        sync.into_iter().chain(closing).chain(reclaim).min()
     }
 
     fn disk_done(
@@ -398,6 +424,10 @@ impl Engine {
             Purpose::Collect { segment } => {
                 self.segs.reader_ends(segment);
                 self.collect_read(result, effects);
+            }
+            Purpose::Rehome { segment } => {
+                self.segs.reader_ends(segment);
+                self.rehome_read(result);
             }
             Purpose::Survivors(batch) => match result {
                 Ok(_) => self.survivors_written(batch),
@@ -473,6 +503,7 @@ impl Engine {
         }
         self.log.pending.clear();
         self.diffs_go_on(effects);
+        self.harvests_go_on(effects);
     }
 
     /// A violated invariant fences; going on could lose data.
@@ -619,7 +650,7 @@ impl Engine {
                     return;
                 }
             }
-            if let Some(group) = self.groups.get_mut(&placed.group) {
+            if let Some(group) = self.groups.get_mut(&self.subject_of(placed.group)) {
                 let before = group.load();
                 group.footprint_add(operation.as_deref());
                 self.load.replace(before, group.load());

@@ -17,8 +17,9 @@
 //!    be made from the log alone. After a crash it is among the opened groups, or its entry is not
 //!    applied and brings it again.
 
+pub use crate::catchup::{Harvest, HarvestRequest};
 use crate::error::{CatalogError, OpenError, ReadError, StoreError};
-use crate::format::checkpoint::{GroupMeta, Membership};
+use crate::format::checkpoint::{GroupEntry, GroupMeta, Membership};
 use crate::format::operation::{RequestId, TAG_BYTES};
 use crate::format::record::{EntryKind, HardState};
 use crate::format::versions::VersionId;
@@ -86,6 +87,9 @@ pub struct ExtentsRequest {
     pub at: Option<Stamp>,
     /// The first run is enough.
     pub one: bool,
+    /// Only blocks that are sealed under another key than the volume's newest count as data; what else there is
+    /// is told as holes. Entries that are not applied are not looked at.
+    pub old_keys: bool,
 }
 
 /// Two versions of a volume to compare.
@@ -229,6 +233,17 @@ pub enum Event {
     Diff(DiffRequest),
     /// Check what is stored.
     Scrub(ScrubRequest),
+    /// Tell what a snapshot has above a stamp.
+    Harvest(HarvestRequest),
+    /// A group that is fed has become what another replica was: its feed ends, and it goes on from there.
+    Publish {
+        /// Comes back in [`Effect::CatalogDone`].
+        token: u64,
+        /// The group.
+        group: GroupId,
+        /// What the manifest says of it.
+        state: Box<GroupEntry>,
+    },
     /// Read the payload of a retained entry.
     ReadPayload {
         /// Comes back in [`Effect::PayloadDone`].
@@ -466,6 +481,13 @@ pub enum Effect {
         token: u64,
         /// What was found, or why nothing can be looked at.
         result: Result<ScrubPart, ReadError>,
+    },
+    /// A question for what a snapshot has above a stamp ended.
+    HarvestDone {
+        /// Its token.
+        token: u64,
+        /// What it has, perhaps only of a part of the range, or why that cannot be told.
+        result: Result<Harvest, ReadError>,
     },
     /// A payload was read.
     PayloadDone {

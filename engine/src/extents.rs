@@ -18,7 +18,7 @@ use crate::map::tree::{child_index, span, Held, Missing};
 use crate::map::view::View;
 use crate::readpath::NodeWaiter;
 use esker_base::num::{to_u64, to_usize};
-use esker_base::{BlockRange, Lba, RaftIndex};
+use esker_base::{BlockRange, Lba, RaftIndex, Stamp};
 use std::sync::Arc;
 
 /// Most runs in one answer.
@@ -134,7 +134,8 @@ impl Engine {
                 view: &view,
                 cache: &mut self.cache,
                 held: &state.held,
-                latest: state.request.latest,
+                latest: state.request.latest && !state.request.old_keys,
+                old_keys: state.request.old_keys,
                 ahead: ahead.max(1),
             };
             match lookup.at(state.next, state.request.range.end()) {
@@ -200,6 +201,8 @@ struct Lookup<'a> {
     cache: &'a mut NodeCache,
     held: &'a Held,
     latest: bool,
+    /// Only blocks under older keys are data, all else is holes.
+    old_keys: bool,
     /// Nodes to name when one is missing: the one and those that will be missing next.
     ahead: usize,
 }
@@ -230,13 +233,34 @@ impl Lookup<'_> {
             };
             match found {
                 Some((at, extent)) if at == lba => {
-                    return Found::Run(kind_of(extent.kind), extent.count);
+                    let kind = self.kind_under(extent.kind, extent.stamp);
+                    return Found::Run(kind, extent.count);
                 }
                 Some((at, _)) => end = at,
                 None => {}
             }
         }
         self.tree(lba, end)
+    }
+
+    /// What a block of this kind and stamp counts as.
+    fn kind_under(&self, kind: LeafKind, stamp: Stamp) -> ExtentKind {
+        let group = self.view.group;
+        let is_older = |epoch| {
+            let entry = group.epoch_entry(epoch);
+            entry.is_some_and(|e| group.is_under_older_key(e))
+        };
+        match kind_of(kind) {
+            ExtentKind::Data if !self.old_keys || is_older(stamp.epoch()) => ExtentKind::Data,
+            _ if self.old_keys => ExtentKind::Hole,
+            kind => kind,
+        }
+    }
+
+    /// What a pointer alone tells of everything below it. Highest stamps do not tell that nothing below is
+    /// under an older key.
+    fn uniform(&self, pointer: &ChildPointer, level: u8) -> Option<ExtentKind> {
+        uniform(pointer, level).filter(|kind| !self.old_keys || *kind == ExtentKind::Hole)
     }
 
     /// What an entry that is not applied does to its blocks.
@@ -257,7 +281,7 @@ impl Lookup<'_> {
             return Found::Run(ExtentKind::Hole, end - lba);
         }
         loop {
-            if let Some(kind) = uniform(&pointer, level) {
+            if let Some(kind) = self.uniform(&pointer, level) {
                 let count = self.uniform_run(above.as_ref(), level, kind);
                 let to = first + count * span(level);
                 return Found::Run(kind, to.min(end) - lba);
@@ -272,7 +296,7 @@ impl Lookup<'_> {
                 return Found::Missing(self.missing(needed, above.as_ref(), end));
             };
             if level == 0 {
-                return leaf_run(&node, to_usize(lba - first), end - first);
+                return self.leaf_run(&node, to_usize(lba - first), end - first);
             }
             let i = child_index(level, lba);
             level -= 1;
@@ -292,8 +316,20 @@ impl Lookup<'_> {
         let Some((parent, from)) = above else {
             return 1; // the root
         };
-        let same = |i: &usize| uniform(&parent.child(*i), level) == Some(kind);
+        let same = |i: &usize| self.uniform(&parent.child(*i), level) == Some(kind);
         to_u64((*from..FANOUT).take_while(same).count())
+    }
+
+    /// The run in a leaf from its `from`th block on, no longer than to its `end`th.
+    fn leaf_run(&self, leaf: &NodePage, from: usize, end: u64) -> Found {
+        let end = FANOUT.min(to_usize(end));
+        let kind_at = |i: usize| {
+            let entry = leaf.leaf(i);
+            self.kind_under(entry.kind, entry.stamp)
+        };
+        let kind = kind_at(from);
+        let same = |i: &usize| kind_at(*i) == kind;
+        Found::Run(kind, to_u64((from..end).take_while(same).count()))
     }
 
     /// The node that is missing, and its next siblings that will be missing too.
@@ -314,7 +350,10 @@ impl Lookup<'_> {
             }
             let pointer = parent.child(i);
             let known = self.held.contains_key(&pointer.vaddr);
-            if uniform(&pointer, 0).is_none() && !known && self.cache.get(pointer.vaddr).is_none() {
+            if self.uniform(&pointer, 0).is_none()
+                && !known
+                && self.cache.get(pointer.vaddr).is_none()
+            {
                 nodes.push(Missing {
                     pointer,
                     level: 0,
@@ -343,14 +382,6 @@ fn uniform(pointer: &ChildPointer, level: u8) -> Option<ExtentKind> {
     } else {
         None
     }
-}
-
-/// The run in a leaf from its `from`th block on, no longer than to its `end`th.
-fn leaf_run(leaf: &NodePage, from: usize, end: u64) -> Found {
-    let end = FANOUT.min(to_usize(end));
-    let kind = kind_of(leaf.leaf(from).kind);
-    let same = |i: &usize| kind_of(leaf.leaf(*i).kind) == kind;
-    Found::Run(kind, to_u64((from..end).take_while(same).count()))
 }
 
 fn kind_of(kind: LeafKind) -> ExtentKind {

@@ -2,8 +2,11 @@
 
 use crate::error::StoreError;
 use crate::event::{AppendEntry, RecoveredGroup};
-use crate::format::checkpoint::{EpochEntry, GroupEntry, GroupMeta, LogEntryMeta, Membership};
+use crate::format::checkpoint::{
+    EpochEntry, FeedEntry, GroupEntry, GroupMeta, Jump, LogEntryMeta, Membership,
+};
 use crate::format::codec::FormatError;
+use crate::format::manifest::Manifest;
 use crate::format::node::ChildPointer;
 use crate::format::operation::{Operation, RequestId};
 use crate::format::record::{EntryKind, HardState};
@@ -11,14 +14,14 @@ use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::map::delta::{Overlay, PendingExtent};
 use crate::map::footprint::Footprint;
-use crate::map::layer::Layer;
+use crate::map::layer::{Layer, Rehomed};
 use crate::map::tree::level_for;
 use crate::requests::Requests;
 use crate::snapshot::Base;
 use crate::space::Segments;
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
-use esker_base::{Epoch, RaftIndex, Seq, Stamp, Term};
+use esker_base::{BlockRange, Epoch, RaftIndex, Seq, Stamp, Term};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -125,6 +128,9 @@ pub(crate) struct Group {
     pub applied: RaftIndex,
     pub epoch: Epoch,
     pub epochs: Vec<EpochEntry>,
+    /// From this epoch on, neither the head nor what is cut of it holds blocks under older keys; zero when
+    /// that is not known.
+    pub resealed: Epoch,
     pub max_stamp: Stamp,
     pub root: ChildPointer,
     pub root_level: u8,
@@ -158,6 +164,14 @@ pub(crate) struct Group {
     pub parked: VecDeque<(RaftIndex, Option<Membership>)>,
     /// What was carried out of what other nodes may ask for again.
     pub requests: Requests,
+    /// The newest rollbacks, rising, and the stamp above which none is missing.
+    pub jumps: Vec<Jump>,
+    pub jumps_since: Stamp,
+    /// How far it has brought the group that it feeds.
+    pub feed: Option<FeedEntry>,
+    /// The next snapshot gets a manifest; and that of the last one which got one.
+    pub wants_manifest: bool,
+    pub manifest: Option<Box<Manifest>>,
 }
 
 impl Group {
@@ -169,6 +183,7 @@ impl Group {
             applied: RaftIndex(0),
             epoch: Epoch(0),
             epochs: Vec::new(),
+            resealed: Epoch(0),
             max_stamp: Stamp(0),
             root: ChildPointer::default(),
             root_level: 0,
@@ -188,6 +203,11 @@ impl Group {
             footprint: Footprint::default(),
             parked: VecDeque::new(),
             requests: Requests::default(),
+            jumps: Vec::new(),
+            jumps_since: Stamp(0),
+            feed: None,
+            wants_manifest: false,
+            manifest: None,
         }
     }
 
@@ -197,6 +217,27 @@ impl Group {
         self.epochs.get(at)
     }
 
+    /// An epoch is open that writes under this key, and perhaps the head holds nothing under older ones.
+    pub fn write_under(&mut self, key_id: u32, resealed: bool) {
+        if self.meta.key_id != 0 && key_id > self.meta.key_id {
+            self.meta.key_id = key_id;
+            self.resealed = Epoch(0);
+        }
+        if resealed && key_id == self.meta.key_id && self.resealed == Epoch(0) {
+            self.resealed = self.epoch;
+        }
+    }
+
+    /// Whether the newest key is not the one that an epoch writes under.
+    pub fn is_under_older_key(&self, epoch: &EpochEntry) -> bool {
+        (epoch.volume, epoch.key_id) != (self.meta.volume, self.meta.key_id)
+    }
+
+    /// Whether a cut of the head in this epoch holds blocks under the newest key alone.
+    pub fn is_resealed(&self, epoch: Epoch) -> bool {
+        self.resealed != Epoch(0) && epoch >= self.resealed
+    }
+
     pub fn from_entry(entry: GroupEntry) -> Result<Self, FormatError> {
         let mut group = Self::new(entry.meta);
         group.hard_state = entry.hard_state;
@@ -204,12 +245,15 @@ impl Group {
         group.applied = entry.applied;
         group.epoch = entry.epoch;
         group.epochs = entry.epochs;
+        group.resealed = entry.resealed;
         group.max_stamp = entry.max_stamp;
         group.root = entry.root;
         group.root_level = entry.root_level;
         group.last_seq = entry.last_seq;
         group.suspended = entry.suspended;
         group.requests = Requests::from_entries(entry.requests);
+        (group.jumps, group.jumps_since) = (entry.jumps, entry.jumps_since);
+        group.feed = entry.feed;
         (group.ended, group.deleting) = (entry.ended, entry.ended);
         for e in entry.log {
             let (operation, request) = LogEntry::decode(e.kind, &e.data)?;
@@ -341,22 +385,43 @@ impl Group {
         if matches!(operation, Some(Operation::Snapshot { .. })) {
             self.footprint.cut();
         }
-        if let Some(range) = operation.and_then(Operation::range) {
-            let hollow = operation.is_some_and(|op| op.payload_blocks() == 0);
+        for (range, hollow) in operation.map_or_else(Vec::new, Operation::changes) {
             self.footprint.add(range, top, hollow);
         }
     }
 
+    /// Map nodes that changing these blocks changes, at most.
+    pub fn nodes_over(&self, range: BlockRange) -> u64 {
+        Footprint::most(range, self.top(), false)
+    }
+
+    /// The checkpoint that begins settles which address of a page stays.
+    pub fn rehome(&mut self, rehomed: Rehomed) {
+        let top = self.top();
+        self.footprint
+            .add(BlockRange::new(rehomed.lba, 1), top, false);
+        self.active.rehomed.insert(rehomed);
+    }
+
     /// The most that [`Group::footprint_add`] adds.
     pub fn footprint_most(&self, operation: Option<&Operation>) -> u64 {
-        let Some(range) = operation.and_then(Operation::range) else {
-            return 0;
-        };
-        let hollow = operation.is_some_and(|op| op.payload_blocks() == 0);
-        let nodes = Footprint::most(range, self.top(), hollow);
-        match self.has_versions() {
-            true => nodes + Footprint::most_dead_pages(range, nodes, hollow),
-            false => nodes,
+        let (top, keeps) = (self.top(), self.has_versions());
+        let changes = operation.map_or_else(Vec::new, Operation::changes);
+        if let [(range, hollow)] = changes[..] {
+            let nodes = Footprint::most(range, top, hollow);
+            return match keeps {
+                true => nodes + Footprint::most_dead_pages(range, nodes, hollow),
+                false => nodes,
+            };
+        }
+        // Neighbours share most of theirs.
+        let mut together = Footprint::default();
+        for (range, hollow) in changes {
+            together.add(range, top, hollow);
+        }
+        match keeps {
+            true => together.len() + together.dead_pages(),
+            false => together.len(),
         }
     }
 
@@ -377,13 +442,17 @@ impl Group {
     /// What is applied is frozen: only what is in records and not applied counts from now on.
     pub fn footprint_restart(&mut self) {
         self.footprint.clear();
-        let waiting: Vec<Arc<Operation>> = self
-            .log
-            .iter()
-            .filter(|e| e.index > self.applied && e.seq.0 != 0)
-            .filter_map(|e| e.operation.clone())
-            .collect();
-        waiting.iter().for_each(|op| self.footprint_add(Some(op)));
+        if self.feed.is_none() {
+            let waiting = self.waiting();
+            waiting.iter().for_each(|op| self.footprint_add(Some(op)));
+        }
+    }
+
+    /// Operations in records that are not applied.
+    pub fn waiting(&self) -> Vec<Arc<Operation>> {
+        let waiting = self.log.iter();
+        let waiting = waiting.filter(|e| e.index > self.applied && e.seq.0 != 0);
+        waiting.filter_map(|e| e.operation.clone()).collect()
     }
 
     fn overlay_add(&mut self, entry: &LogEntry) {
@@ -398,7 +467,7 @@ impl Group {
         }
     }
 
-    fn rebuild_overlay(&mut self) {
+    pub fn rebuild_overlay(&mut self) {
         self.overlay.clear();
         let entries: Vec<LogEntry> = self
             .log
@@ -479,6 +548,7 @@ impl Group {
             applied: self.applied,
             epoch: self.epoch,
             epochs: self.epochs.clone(),
+            resealed: self.resealed,
             max_stamp: self.max_stamp,
             root: self.root,
             root_level: self.root_level,
@@ -487,6 +557,9 @@ impl Group {
             suspended: self.suspended,
             ended: self.ended,
             log: log.collect(),
+            jumps: self.jumps.clone(),
+            jumps_since: self.jumps_since,
+            feed: self.feed,
         }
     }
 

@@ -6,6 +6,8 @@ use crate::error::StoreError;
 use crate::format::checkpoint::EpochEntry;
 use crate::format::superblock::{COPIES, COPY_STRIDE};
 use crate::format::SEGMENTS_OFFSET;
+use crate::group::Group;
+use crate::snapshot::forest::Forest;
 use esker_base::{Epoch, GroupId, StoreId, VolumeId};
 use std::collections::BTreeSet;
 
@@ -17,7 +19,101 @@ pub const KEY_SLOTS_BYTES: u64 = SEGMENTS_OFFSET - KEY_SLOTS_OFFSET;
 /// A key by volume and number.
 pub type KeyRef = (VolumeId, u32);
 
+/// What still needs the keys that a group wrote with before its newest one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OlderKeys {
+    /// The volume itself holds blocks under them, or may.
+    pub head: bool,
+    /// Snapshots that may hold some; rewind points are not counted.
+    pub snapshots: usize,
+    /// Rewind points that may.
+    pub points: usize,
+}
+
+/// Epochs that a durable checkpoint has left out.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    pub spent: Vec<(GroupId, Vec<Epoch>)>,
+    /// Reads that were under way then.
+    reads: Vec<u64>,
+}
+
+/// Epochs of a group that nothing needs any more: its head is under its newest key, and so is every snapshot
+/// of it.
+pub(crate) fn spent_epochs(group: &Group, forest: &Forest) -> Vec<Epoch> {
+    let id = group.meta.group;
+    let is_clean = |cut: esker_base::Stamp| group.is_resealed(cut.epoch());
+    let oldest = forest.snapshots(id).next();
+    let clean = group.resealed != Epoch(0) && oldest.is_none_or(|v| is_clean(v.cut));
+    let older = group.epochs.iter().filter(|_| clean && !group.ended);
+    let older = older.filter(|e| group.is_under_older_key(e));
+    older.map(|e| e.epoch).collect()
+}
+
 impl Engine {
+    /// What needs the older keys of a group; nothing where it has none.
+    #[must_use]
+    pub fn older_keys(&self, group: GroupId) -> OlderKeys {
+        let Some(group) = self.groups.get(&group) else {
+            return OlderKeys::default();
+        };
+        if group.meta.key_id == 0 || !group.epochs.iter().any(|e| group.is_under_older_key(e)) {
+            return OlderKeys::default();
+        }
+        let id = group.meta.group;
+        let may = |cut: esker_base::Stamp| !group.is_resealed(cut.epoch());
+        let all = self.forest.snapshots(id).filter(|v| may(v.cut)).count();
+        let points = self.forest.points(id);
+        let points = points.filter(|(cut, _)| may(*cut)).count();
+        OlderKeys {
+            head: group.resealed == Epoch(0),
+            snapshots: all - points,
+            points,
+        }
+    }
+
+    /// Whether a group has another key than its first, and its head may hold blocks under older ones.
+    #[must_use]
+    pub fn is_to_be_resealed(&self, group: GroupId) -> bool {
+        let group = self.groups.get(&group).filter(|g| g.meta.key_id > 1);
+        group.is_some_and(|g| {
+            g.resealed == Epoch(0) && g.epochs.iter().any(|e| g.is_under_older_key(e))
+        })
+    }
+
+    /// How often a checkpoint has let go of epochs, and with them of keys, since the start.
+    #[must_use]
+    pub fn epochs_spent(&self) -> u64 {
+        self.epochs_spent
+    }
+
+    /// A checkpoint that does not have these epochs is durable: nothing goes back behind it. Reads that are under
+    /// way may still bring blocks of theirs, which somebody wants to open.
+    pub(crate) fn epochs_left_out(&mut self, spent: Vec<(GroupId, Vec<Epoch>)>) {
+        if !spent.is_empty() {
+            let reads = self.reads.keys().copied().collect();
+            self.epochs_leaving.push(Leaving { spent, reads });
+        }
+    }
+
+    /// Forgets epochs that no read waits for.
+    pub(crate) fn forget_epochs(&mut self) {
+        for mut leaving in std::mem::take(&mut self.epochs_leaving) {
+            let reads = &mut leaving.reads;
+            reads.retain(|token| self.reads.contains_key(token));
+            if !reads.is_empty() {
+                self.epochs_leaving.push(leaving);
+                continue;
+            }
+            for (id, spent) in leaving.spent {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    group.epochs.retain(|e| !spent.contains(&e.epoch));
+                    self.epochs_spent += 1;
+                }
+            }
+        }
+    }
+
     /// What the keys of a group's blocks of an epoch are derived from; none when they are not sealed.
     #[must_use]
     pub fn epoch(&self, group: GroupId, epoch: Epoch) -> Option<EpochEntry> {

@@ -8,6 +8,7 @@
 
 mod apply;
 mod catalog;
+mod catchup;
 mod checkpoint;
 mod config;
 mod engine;
@@ -35,6 +36,7 @@ mod superblock_io;
 pub mod table;
 pub mod verify;
 
+pub use catchup::{feed_of, feed_target, FeedView};
 pub use config::{EngineConfig, Sabotage};
 pub use engine::{Engine, SpaceUse};
 pub use error::{CatalogError, OpenError, ReadError, StoreError};

@@ -18,8 +18,8 @@ use crate::format::PAGE_U64;
 use crate::group::liveness;
 use crate::map::cache::NodeCache;
 use crate::map::delta::Delta;
-use crate::map::layer::{Layer, Split};
-use crate::map::merge::{Merge, MergeStore, Stop};
+use crate::map::layer::{Layer, Rehomed, Split};
+use crate::map::merge::{Brought, Merge, MergeStore, Stop};
 use crate::map::tree::{level_for, lookup, Lookup, Missing};
 use crate::readpath::NodeWaiter;
 use crate::snapshot::deadlist::{NoRoom, PageStore};
@@ -28,7 +28,7 @@ use crate::space::Segments;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{BlockRange, GroupId, Stamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Extents of a layer with cuts that are sorted by version in one step.
@@ -77,6 +77,14 @@ impl GroupMerge {
         }
     }
 
+    /// What of pages with second addresses the version it is at settles: the first one does all of it.
+    fn rehomed<'a>(&'a self, none: &'a BTreeSet<Rehomed>) -> &'a BTreeSet<Rehomed> {
+        match self.at {
+            0 => &self.layer.rehomed,
+            _ => none,
+        }
+    }
+
     /// Begins the version it is at. False when its map is its parent's.
     fn begin(&mut self, store: esker_base::StoreId, forest: &Forest) -> bool {
         let cuts = &self.layer.cuts;
@@ -104,10 +112,12 @@ impl GroupMerge {
         let delta = self.delta(&none);
         let low = !self.root.vaddr.is_none()
             && self.root_level < level_for(size_bytes.div_ceil(PAGE_U64));
-        if delta.is_empty() && !low {
+        if delta.is_empty() && !low && self.rehomed(&BTreeSet::new()).is_empty() {
             return false;
         }
-        let blocks = size_bytes.div_ceil(PAGE_U64).max(delta.end());
+        let last = self.rehomed(&BTreeSet::new()).last().map(|r| r.lba + 1);
+        let end = delta.end().max(last.unwrap_or(0));
+        let blocks = size_bytes.div_ceil(PAGE_U64).max(end);
         let merge = Merge::new(store, self.id, self.root, self.root_level, blocks);
         if !self.root.vaddr.is_none() {
             let new = to_usize(u64::from(self.root_level)) + 1..=usize::from(merge.root_level);
@@ -293,7 +303,12 @@ impl Engine {
             subtrees: &mut subtrees,
         };
         store.sabotage = store.pages.sabotage;
-        let stop = merge.run(g.delta(&none), &mut store, LEAVES_PER_STEP);
+        let nothing = BTreeSet::new();
+        let brought = Brought {
+            delta: g.delta(&none),
+            rehomed: g.rehomed(&nothing),
+        };
+        let stop = merge.run(brought, &mut store, LEAVES_PER_STEP);
         let error = store.pages.error.take();
         (g.dead, g.subtrees, g.merge) = (dead, subtrees, Some(merge));
         match error {
@@ -582,6 +597,17 @@ impl MergeStore for Store<'_> {
             lba: first_lba,
             kind: DeadKind::Node,
         });
+    }
+
+    fn rehome(&mut self, entry: Option<&LeafEntry>, rehomed: &Rehomed) -> bool {
+        let ignores = self.sabotage == Sabotage::RehomeIgnoresCut;
+        let own = |entry: &&LeafEntry| entry.stamp > self.floor.cut || ignores;
+        let settles = entry.filter(own).is_some();
+        self.pages.kill(match settles {
+            true => rehomed.old,
+            false => rehomed.new,
+        });
+        settles
     }
 
     fn discard(&mut self, subtree: Subtree) {

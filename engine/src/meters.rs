@@ -90,7 +90,7 @@ impl Meters {
                     Purpose::Data { .. } => 0,
                     Purpose::Node { .. } => 1,
                     Purpose::Payload { .. } => 2,
-                    Purpose::Collect { .. } => 4,
+                    Purpose::Collect { .. } | Purpose::Rehome { .. } => 4,
                     Purpose::Scrub { .. } => 5,
                     _ => 3,
                 };

@@ -32,6 +32,7 @@ pub(crate) enum NodeWaiter {
     Read(u64),
     Extents(u64),
     Diff(u64),
+    Harvest(u64),
     Merge,
     Discard,
 }
@@ -360,6 +361,9 @@ impl Engine {
                 (NodeWaiter::Diff(token), page) => {
                     self.node_for_diff(token, vaddr, page.clone(), effects);
                 }
+                (NodeWaiter::Harvest(token), page) => {
+                    self.node_for_harvest(token, vaddr, page.clone(), effects);
+                }
                 (NodeWaiter::Merge, page) => self.node_for_merge(group, vaddr, page.clone()),
                 (NodeWaiter::Discard, Some(_)) => self.map.discard_failures = 0,
                 (NodeWaiter::Discard, None) => {
@@ -496,12 +500,10 @@ pub(crate) struct PayloadRead {
 /// The payload of `operation`, if the bytes are the ones that were written: damage is not passed on
 /// to other replicas.
 pub(crate) fn checked_payload(bytes: Bytes, operation: Option<&Operation>) -> Option<Bytes> {
-    let Some(Operation::Write { blocks, .. }) = operation else {
-        return None;
-    };
-    let mut pages = bytes.chunks(PAGE).zip(blocks);
+    let crcs = operation.map(Operation::payload_crcs)?;
+    let mut pages = bytes.chunks(PAGE).zip(crcs);
     pages
-        .all(|(page, block)| crc32(page) == block.crc)
+        .all(|(page, (_, crc))| crc32(page) == crc)
         .then_some(bytes)
 }
 

@@ -88,6 +88,8 @@ pub enum Probe {
     SegmentCollected,
     /// The same of a segment that already held survivors.
     SurvivorsCollected,
+    /// A page of a nearly empty virtual segment got another address.
+    PageRehomed,
 }
 
 /// What opening found.

@@ -73,6 +73,8 @@ impl Engine {
         if !verdict.lost.is_empty() {
             self.doubt_clones();
         }
+        let mended = self.mend_feeds();
+        mended.map_err(|e| OpenError::Fenced(e.to_string()))?;
         self.note_damage(&report);
         let suspended = |g: &&Group| g.suspended && !g.deleting;
         report.suspended_groups = to_u64(self.groups.values().filter(suspended).count());
@@ -198,7 +200,12 @@ impl Engine {
                     self.remove_group(id)?;
                     self.forget_loss(id);
                 }
-                self.groups.entry(id).or_insert_with(|| Group::new(meta));
+                let feed = self.feed_begins(&meta);
+                self.groups.entry(id).or_insert_with(|| {
+                    let mut group = Group::new(meta);
+                    group.feed = feed;
+                    group
+                });
             }
             ItemBody::GroupDelete => {
                 self.probes.insert(Probe::DeleteReplayed);

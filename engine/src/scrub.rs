@@ -254,7 +254,7 @@ impl Engine {
                 }),
                 Step::Leaf(until, blocks) => {
                     state.part.blocks += to_u64(blocks.len());
-                    state.queue = self.scrub_items(&mut state.part, blocks);
+                    state.queue = self.scrub_items(&mut state, blocks);
                     state.next = until;
                     state.restarts = 0;
                     state.held.retain(|_, node| node.level() > 0);
@@ -307,16 +307,27 @@ impl Engine {
     /// Blocks that lie one behind the other are read together.
     fn scrub_items(
         &mut self,
-        part: &mut ScrubPart,
+        state: &mut ScrubState,
         blocks: Vec<(u64, VAddr, Authenticator)>,
     ) -> VecDeque<Item> {
+        // What a deleted version alone has dies while it is taken apart.
+        let is_going = match state.request.target {
+            ScrubTarget::Head(_) => false,
+            ScrubTarget::Version(id) => {
+                let version = self.forest.get(id);
+                version.is_some_and(|v| v.kind == VersionKind::Hidden)
+            }
+        };
         let mut items: VecDeque<Item> = VecDeque::new();
         let mut end = None;
         for (lba, vaddr, auth) in blocks {
             let Some(place) = self.segs.locate(vaddr) else {
+                if is_going {
+                    continue; // it died with the version
+                }
                 // The leaf is of the newest tree, so this is not a block that died.
                 self.damaged_blocks += 1;
-                part.damaged.push(Damage {
+                state.part.damaged.push(Damage {
                     lba,
                     count: 1,
                     in_map: false,

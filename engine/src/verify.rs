@@ -541,11 +541,10 @@ impl Walk<'_> {
         };
         let mut slots = Vec::new();
         for entry in group.log.iter().filter(|e| e.index > group.applied) {
-            let Some(Operation::Write { lba, blocks, .. }) = entry.operation.as_deref() else {
-                continue;
-            };
-            for (i, block) in (0u64..).zip(blocks) {
-                slots.push((entry.index, lba + i, entry.vaddr.plus(i), block.crc));
+            let operation = entry.operation.as_deref();
+            let blocks = operation.map_or_else(Vec::new, Operation::payload_crcs);
+            for (i, (lba, crc)) in (0u64..).zip(blocks) {
+                slots.push((entry.index, lba, entry.vaddr.plus(i), crc));
             }
         }
         for (index, lba, vaddr, crc) in slots {

@@ -10,13 +10,14 @@ use esker_base::{
 use esker_engine::format::checkpoint::Checkpoint;
 use esker_engine::format::codec::Writer;
 use esker_engine::format::dead::{self, DeadEntry, DeadKind};
+use esker_engine::format::ingest::{Run, RunContent};
 use esker_engine::format::node::{
     ChildPointer, LeafEntry, LeafKind, NodeHead, NodePage, ENTRY_BYTES, HEAD_BYTES,
 };
 use esker_engine::format::operation::{BlockInfo, BlockKind, Operation, RequestId};
 use esker_engine::format::record::{EntryKind, Item, ItemBody, RecordHeader};
 use esker_engine::format::superblock::{Chunk, LogStart, Superblock};
-use esker_engine::format::survivors::{Survivor, SurvivorsHeader};
+use esker_engine::format::survivors::{Owner, Survivor, SurvivorsHeader};
 use esker_engine::format::table::{
     PageBuilder, PageHead, PagePointer, Place, TableId, CONTENT_MAX,
 };
@@ -279,11 +280,13 @@ fn operations() {
         ("epoch.salt", le(0x59u128.to_le_bytes())),
         ("epoch.nonce", le(0x5au64.to_le_bytes())),
         ("epoch.key_id", le(0x5bu32.to_le_bytes())),
+        ("epoch.resealed", vec![1]),
     ];
     let open = Operation::OpenEpoch {
         salt: 0x59,
         key_id: 0x5b,
         nonce: 0x5a,
+        resealed: true,
     };
     check("operation", &open.encode(request), &epoch);
     let resize = [("resize.size_bytes", le(0x5cu64.to_le_bytes()))];
@@ -312,6 +315,27 @@ fn operations() {
     let labels = BTreeMap::from([("key".into(), Some("value".into()))]);
     let operation = Operation::Relabel { labels };
     check("operation", &operation.encode(request), &relabel);
+    let ingest = [
+        ("ingest.runs", le(1u32.to_le_bytes())),
+        ("ingest.lba", le(0x54u64.to_le_bytes())),
+        ("ingest.count", le(0x55u64.to_le_bytes())),
+        ("ingest.kind", vec![3]),
+        ("ingest.stamp", le(stamp.0.to_le_bytes())),
+    ];
+    let zeros = RunContent::Hollow {
+        count: 0x55,
+        kind: LeafKind::Zero,
+        stamp,
+    };
+    let runs = vec![Run {
+        lba: 0x54,
+        content: zeros,
+    }];
+    let operation = Operation::Ingest { runs };
+    check("operation", &operation.encode(request), &ingest);
+    let branch = [("branch.to", le(stamp.0.to_le_bytes()))];
+    let operation = Operation::Branch { to: stamp };
+    check("operation", &operation.encode(request), &branch);
     let delete = [("delete.cut", le(stamp.0.to_le_bytes()))];
     let operation = Operation::DeleteSnapshot { cut: stamp };
     check("operation", &operation.encode(request), &delete);
@@ -351,6 +375,8 @@ fn operations() {
         &resize[..],
         &snapshot[..],
         &relabel[..],
+        &ingest[..],
+        &branch[..],
         &delete[..],
         &rollback[..],
         &clone[..],
@@ -460,12 +486,16 @@ fn survivors() {
         entries: vec![Survivor {
             vaddr: VAddr(0x85),
             crc: 0x86,
+            owner: Owner {
+                group: GroupId(0x87),
+                lba: 0x88,
+            },
         }],
     };
     let bytes = header.encode();
     let fields = [
         ("magic", b"ESSV".to_vec()),
-        ("version", le(1u16.to_le_bytes())),
+        ("version", le(2u16.to_le_bytes())),
         ("count", le(1u16.to_le_bytes())),
         ("crc", bytes[8..12].to_vec()),
         ("segment", le(0x82u32.to_le_bytes())),
@@ -474,6 +504,8 @@ fn survivors() {
         ("slot", le(0x83u32.to_le_bytes())),
         ("entry.vaddr", le(0x85u64.to_le_bytes())),
         ("entry.crc", le(0x86u32.to_le_bytes())),
+        ("entry.group", le(0x87u64.to_le_bytes())),
+        ("entry.lba", le(0x88u64.to_le_bytes())),
     ];
     check("survivors", &bytes, &fields);
     all_named("survivors", &fields.iter().map(|f| f.0).collect::<Vec<_>>());

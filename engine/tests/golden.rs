@@ -170,6 +170,7 @@ fn meta(group: u64, name: &str, blocks: u64) -> Box<GroupMeta> {
             ..Membership::default()
         },
         key_id: 0,
+        feeds: GroupId(0),
     })
 }
 
@@ -198,6 +199,7 @@ fn make() -> Vec<u8> {
                 salt: 5,
                 key_id: 0,
                 nonce: 6,
+                resealed: false,
             },
             Vec::new(),
         );
@@ -292,6 +294,7 @@ fn sealed(b: &mut Bench) {
     b.tell(Event::Create { token: 7, meta });
     let (salt, key_id, nonce) = (8, 1, 9);
     let epoch = Operation::OpenEpoch {
+        resealed: false,
         salt,
         key_id,
         nonce,

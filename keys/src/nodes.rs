@@ -11,26 +11,66 @@ use crate::server::{roots, Identity, ServerFiles};
 use esker_base::NodeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{verify_tls13_signature, CryptoProvider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert,
+    WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     PeerMisbehaved, RootCertStore, ServerConfig, SignatureScheme,
 };
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-/// What a node needs for TLS with the others.
+/// What a node needs for TLS with the others. Whoever has one, or a configuration of one, goes on with what
+/// [`NodeTls::take_over`] brings: with the next handshake.
 #[derive(Clone, Debug)]
 pub struct NodeTls {
     node: NodeId,
-    identity: Arc<Identity>,
-    roots: Arc<RootCertStore>,
+    current: Current,
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
+}
+
+/// What handshakes look at, and what they show.
+#[derive(Clone, Debug)]
+struct Current(Arc<RwLock<Files>>);
+
+#[derive(Clone, Debug)]
+struct Files {
+    shown: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Current {
+    fn get(&self) -> Files {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.get().shown)
+    }
+}
+
+impl ResolvesClientCert for Current {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.get().shown)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 impl NodeTls {
@@ -47,12 +87,7 @@ impl NodeTls {
             ));
         };
         let roots = Arc::new(roots("tls.ca", ca)?);
-        let identity = Arc::new(Identity::read(
-            "tls.cert",
-            &files.cert,
-            "tls.key",
-            &files.key,
-        )?);
+        let identity = Identity::read("tls.cert", &files.cert, "tls.key", &files.key)?;
         let shown = files.cert.display();
         let node = identity
             .chain
@@ -68,22 +103,41 @@ impl NodeTls {
         let inner = inner.build();
         let inner =
             inner.map_err(|e| KeyError::config(format!("tls.ca: {}: {e}", ca.display())))?;
+        let certified = CertifiedKey::from_der(identity.chain, identity.key, &provider);
+        let certified =
+            certified.map_err(|e| KeyError::config(format!("tls.cert: {shown}: {e}")))?;
+        let current = Current(Arc::new(RwLock::new(Files {
+            shown: Arc::new(certified),
+            roots: Arc::clone(&roots),
+            clients: inner,
+        })));
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| KeyError::config(format!("TLS: {e}")))?
-            .with_client_cert_verifier(Arc::new(NodesAsClients(inner)));
-        let server = builder.with_single_cert(identity.chain.clone(), identity.key.clone_key());
-        let mut server = server.map_err(|e| KeyError::config(format!("tls.cert: {shown}: {e}")))?;
+            .with_client_cert_verifier(Arc::new(NodesAsClients {
+                current: current.clone(),
+                provider: Arc::clone(&provider),
+            }));
+        let mut server = builder.with_cert_resolver(Arc::new(current.clone()));
         // Each connection shows its certificate, so that new files count at once.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         Ok(Self {
             node,
-            identity,
-            roots,
+            current,
             provider,
             server: Arc::new(server),
         })
+    }
+
+    /// Everything that came of this goes on with the files of another one, of the same node.
+    pub fn take_over(&self, newer: &Self) {
+        let files = newer.current.get();
+        *self
+            .current
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = files;
     }
 
     /// The node that the certificate is for.
@@ -102,12 +156,12 @@ impl NodeTls {
     /// name of the server that rustls wants to be given is not looked at ([`NodeTls::server_name`] does).
     ///
     /// # Errors
-    /// When the certificate and its key do not fit together.
+    /// When TLS is not to be had.
     pub fn client(&self, expected: Option<NodeId>) -> Result<Arc<ClientConfig>, KeyError> {
         let odd = |e: Error| KeyError::config(format!("TLS: {e}"));
         let verifier = NodesAsServers {
             expected,
-            roots: Arc::clone(&self.roots),
+            current: self.current.clone(),
             provider: Arc::clone(&self.provider),
         };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
@@ -115,10 +169,7 @@ impl NodeTls {
             .map_err(odd)?
             .dangerous() // it looks at the node that the certificate is for, rather than at a host
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let identity = &self.identity;
-        let config =
-            builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key());
-        let mut config = config.map_err(odd)?;
+        let mut config = builder.with_client_cert_resolver(Arc::new(self.current.clone()));
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         Ok(Arc::new(config))
@@ -163,11 +214,14 @@ fn check(certificate: &CertificateDer<'_>, expected: Option<NodeId>) -> Result<(
 
 /// Nodes that connect to this one.
 #[derive(Debug)]
-struct NodesAsClients(Arc<dyn ClientCertVerifier>);
+struct NodesAsClients {
+    current: Current,
+    provider: Arc<CryptoProvider>,
+}
 
 impl ClientCertVerifier for NodesAsClients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        &[] // they change with the files, and nodes have one certificate to show
     }
 
     fn verify_client_cert(
@@ -176,18 +230,22 @@ impl ClientCertVerifier for NodesAsClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
+        let files = self.current.get();
+        let verified = files
+            .clients
+            .verify_client_cert(end_entity, intermediates, now)?;
         check(end_entity, None)?;
         Ok(verified)
     }
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        // Only TLS 1.3 is spoken.
+        Err(PeerMisbehaved::SelectedUnofferedCipherSuite.into())
     }
 
     fn verify_tls13_signature(
@@ -196,11 +254,13 @@ impl ClientCertVerifier for NodesAsClients {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
     }
 }
 
@@ -209,7 +269,7 @@ impl ClientCertVerifier for NodesAsClients {
 #[derive(Debug)]
 struct NodesAsServers {
     expected: Option<NodeId>,
-    roots: Arc<RootCertStore>,
+    current: Current,
     provider: Arc<CryptoProvider>,
 }
 
@@ -224,7 +284,7 @@ impl ServerCertVerifier for NodesAsServers {
     ) -> Result<ServerCertVerified, Error> {
         verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(end_entity)?,
-            &self.roots,
+            &self.current.get().roots,
             intermediates,
             now,
             self.provider.signature_verification_algorithms.all,

@@ -227,3 +227,29 @@ fn with_names(names: &[&str]) -> rcgen::Certificate {
     let key = rcgen::KeyPair::generate().unwrap();
     params.self_signed(&key).unwrap()
 }
+
+/// New files count at the next handshake, in configurations that were handed out before.
+#[test]
+fn new_files_count_at_the_next_handshake() {
+    let (folder, other) = (authority(), authority());
+    let (one, two) = (tls(&folder, "node-1"), tls(&folder, "node-2"));
+    let (asks, answers) = (one.client(Some(NodeId(2))).unwrap(), two.server());
+    let meet = || {
+        let mut client = ClientConnection::new(asks.clone(), NodeTls::server_name()).unwrap();
+        let mut server = ServerConnection::new(answers.clone()).unwrap();
+        shake(&mut client, &mut server)
+    };
+    assert_eq!(meet(), Ok(()));
+    one.take_over(&tls(&other, "node-1"));
+    let refused = meet().unwrap_err();
+    assert!(refused.starts_with("client: "), "{refused}");
+    two.take_over(&tls(&other, "node-2"));
+    assert_eq!(meet(), Ok(()));
+    // Its own certificate, too: one that has ended is refused.
+    two.take_over(&tls(&other, "node-3"));
+    let refused = meet().unwrap_err();
+    assert!(
+        refused.contains("expired") || refused.contains("node 3"),
+        "{refused}"
+    );
+}

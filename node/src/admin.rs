@@ -170,6 +170,8 @@ pub enum AdminRequest {
         /// Encrypt what it holds under another key, too.
         data_key: bool,
     },
+    /// Seal a part of a volume anew that has blocks under an older data key: of any one that has some.
+    Reseal,
     /// Health, in data and words.
     Status,
     /// Write a checkpoint now.
@@ -240,6 +242,8 @@ pub enum AdminReply {
     Scrub(ScrubPage),
     /// To keys: by the volume they were made for, and number.
     Keys(Vec<KeyReport>),
+    /// To a part of a volume sealed anew; none when no volume has anything to do.
+    Resealed(Option<ResealPage>),
     /// To space.
     Space(SpaceReport),
     /// To status.
@@ -286,6 +290,34 @@ pub struct VolumeReport {
     pub rewind_bytes: Option<u64>,
     /// Its replicas, where its group spans nodes.
     pub members: Vec<MemberReport>,
+    /// How far its blocks are under its newest data key, while some may be under an older one.
+    pub reseal: Option<ResealReport>,
+}
+
+/// How far the blocks of a volume are under its newest data key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ResealReport {
+    /// The newest key.
+    pub key_id: u32,
+    /// The pass has looked at the volume up to this byte; known to the node that leads it.
+    pub through_bytes: u64,
+    /// Of so many.
+    pub size_bytes: u64,
+    /// It has sealed this many anew.
+    pub resealed_bytes: u64,
+    /// Why some stay as they are; empty when none do.
+    pub problem: String,
+}
+
+/// A part of a volume was sealed anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResealPage {
+    /// The volume.
+    pub volume: String,
+    /// Bytes sealed anew.
+    pub bytes: u64,
+    /// It has no blocks under older keys any more.
+    pub ended: bool,
 }
 
 /// A replica of a volume whose group spans nodes, as another one of them knows it.
@@ -325,6 +357,22 @@ pub struct KeyReport {
     pub reason: String,
     /// Epochs of the volume that were written with it.
     pub epochs: Option<EpochReport>,
+    /// What keeps it, when it is not the one that the volume writes with.
+    pub needed_by: Option<KeyNeed>,
+}
+
+/// What keeps a key that its volume does not write with any more. When there is nothing left of it, the key is
+/// destroyed with the next checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeyNeed {
+    /// Blocks of the volume itself that are not sealed anew yet.
+    pub volume: bool,
+    /// Snapshots that may hold blocks under it.
+    pub snapshots: u64,
+    /// Rewind points that may.
+    pub rewind_points: u64,
+    /// Other volumes that began with blocks under it.
+    pub volumes: Vec<String>,
 }
 
 /// Epochs that were written with one key.

@@ -27,6 +27,10 @@ pub(crate) enum AdminPending {
     Checkpoint(AdminToken),
     /// Exact sums are asked for; checkpoints that it may still take.
     Settle(AdminToken, u8),
+    /// The feed of a replica that lags begins; no operator waits.
+    Feed(GroupId),
+    /// It has caught up; no operator waits.
+    Publish(GroupId),
 }
 
 impl AdminPending {
@@ -38,6 +42,7 @@ impl AdminPending {
             | Self::AcceptLoss(token, _)
             | Self::Checkpoint(token)
             | Self::Settle(token, _) => *token,
+            Self::Feed(_) | Self::Publish(_) => crate::rewind::NOBODY,
         }
     }
 }
@@ -157,6 +162,7 @@ impl Node {
             AdminRequest::KeyRotate { volume, data_key } => {
                 self.key_rotate(token, &volume, data_key)
             }
+            AdminRequest::Reseal => self.reseal(token),
             AdminRequest::Status => Ok(Some(AdminReply::Status(self.status()))),
             AdminRequest::Checkpoint => {
                 self.writable()?;
@@ -300,6 +306,7 @@ impl Node {
                 ..Membership::default()
             },
             key_id,
+            feeds: GroupId(0),
         };
         self.by_name.insert(spec.name, id); // taken from now on
         let pending = self.admin_token(AdminPending::Create(token, id));
@@ -490,6 +497,13 @@ impl Node {
         let Some(pending) = self.admin.remove(&token) else {
             return;
         };
+        match pending {
+            AdminPending::Feed(id) => return self.feed_created(id, result.is_ok()),
+            AdminPending::Publish(id) => {
+                return self.feed_published(id, result.map_err(|error| error.to_string()));
+            }
+            _ => {}
+        }
         let answer = pending.token();
         if let Err(error) = result {
             if let AdminPending::Create(_, id) = pending {
@@ -525,7 +539,10 @@ impl Node {
                 Self::answer(answer, Ok(AdminReply::Done), effects);
                 return;
             }
-            AdminPending::Checkpoint(_) | AdminPending::Settle(..) => return,
+            AdminPending::Checkpoint(_)
+            | AdminPending::Settle(..)
+            | AdminPending::Feed(_)
+            | AdminPending::Publish(_) => return,
         };
         self.exports_changed(effects);
         let report = self
@@ -632,6 +649,7 @@ impl Node {
             sessions: to_u32_saturating(volume.attached().len()),
             store: self.config.store_index,
             members: self.members_of(id, volume),
+            reseal: self.reseal_report(id),
         })
     }
 
@@ -712,6 +730,7 @@ impl Node {
         }
         problems.extend(self.rewind_problems());
         problems.extend(self.lock_problems());
+        problems.extend(self.reseal_problems());
         let lost = self.report.damaged_records;
         if lost > 0 {
             problems.push(format!(

@@ -173,6 +173,8 @@ pub enum FrameKind {
     Group,
     /// A client's request on its way to the leader, or the answer to one.
     Door,
+    /// What a replica lacks that the retained log does not reach any more.
+    CatchUp,
 }
 
 /// A message between nodes: a small header and raw payloads beside it, which no codec copies.

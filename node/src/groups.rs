@@ -1,6 +1,7 @@
 //! Carrying between the Raft groups and the store: what a group wants appended goes into the store's
 //! log, what the store has made durable goes back to the group, what is committed goes into the map.
 
+use crate::catchup::Source;
 use crate::control::too_many_labels;
 use crate::door::Route;
 use crate::event::{Effect, FrameKind, PeerFrame};
@@ -16,7 +17,7 @@ use esker_engine::event::{
 };
 use esker_engine::format::checkpoint as format;
 use esker_engine::format::record::{EntryKind as StoredKind, HardState as StoredHardState};
-use esker_engine::Sabotage;
+use esker_engine::{feed_target, Sabotage};
 use esker_replication as repl;
 use esker_replication::{Group, GroupConfig, Output};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -72,7 +73,7 @@ fn stored_membership(m: repl::Membership) -> format::Membership {
     }
 }
 
-fn raft_state(group: RecoveredGroup) -> repl::RecoveredGroup {
+pub(crate) fn raft_state(group: RecoveredGroup) -> repl::RecoveredGroup {
     let entries = group
         .entries
         .into_iter()
@@ -106,7 +107,7 @@ impl Node {
         self.rewinds.last_wall_us = r.last_wall.0;
         self.report = ReadyReport {
             formatted: r.formatted,
-            volumes: opened.groups.len(),
+            volumes: opened.groups.iter().filter(|g| g.meta.feeds.0 == 0).count(),
             records_replayed: r.records_replayed,
             bytes_scanned: r.bytes_scanned,
             torn_tail: r.torn_tail,
@@ -114,8 +115,16 @@ impl Node {
             damaged_records: r.damaged_records,
             suspended_volumes: opened.groups.iter().filter(|g| g.suspended).count(),
         };
-        for group in opened.groups {
+        let (feeds, volumes): (Vec<_>, Vec<_>) = opened
+            .groups
+            .into_iter()
+            .partition(|group| group.meta.feeds.0 != 0);
+        for group in volumes {
             self.add_volume(group);
+        }
+        for feed in feeds {
+            let last = feed.entries.last().map_or(feed.truncated.0, |e| e.1);
+            self.resume_feed(feed.meta.feeds, last);
         }
         self.keys_begin();
         effects.push(Effect::Ready(self.report.clone()));
@@ -164,6 +173,10 @@ impl Node {
             uncommitted_counted: 0,
             spans: !alone,
             route: Route::default(),
+            sink: None,
+            source: Source::default(),
+            rekey: None,
+            reseal: None,
         };
         if group.suspended && alone {
             volume.trouble = Some(format!(
@@ -236,6 +249,7 @@ impl Node {
         self.note_ticking(id);
         self.count_uncommitted(id);
         self.volume_progress(id);
+        self.feed_progress(id);
         self.started(id, effects);
     }
 
@@ -280,13 +294,7 @@ impl Node {
             }
             Output::RoleChanged { role, .. } => self.role_changed(id, role),
             Output::ReadReady { context, index } => self.read_allowed(id, context, index),
-            Output::CatchUpNeeded { to } => {
-                tracing::warn!(
-                    group = id.0,
-                    replica = to.0,
-                    "replica is behind the retained log"
-                );
-            }
+            Output::CatchUpNeeded { to } => self.tell_behind(id, to),
             Output::Resumed => self.tell_engine(engine_event::Event::Resume { group: id }),
         }
     }
@@ -332,6 +340,7 @@ impl Node {
 
     /// Forgets a volume.
     pub(crate) fn remove_volume(&mut self, id: GroupId) {
+        self.rekey_stop(id);
         if let Some(volume) = self.volumes.remove(&id) {
             self.uncommitted_bytes -= volume.uncommitted_counted;
         }
@@ -339,6 +348,7 @@ impl Node {
 
     /// Answers everything of a volume that does not serve any more with an error.
     pub(crate) fn fail_volume(&mut self, id: GroupId) {
+        self.rekey_stop(id);
         self.refuse_asks(id, STOPPED_SERVING);
         self.free_names(id);
         self.count_uncommitted(id);
@@ -428,6 +438,7 @@ impl Node {
         for proposal in overwritten {
             match proposal {
                 Proposal::Op(op) => self.entry_done(op, false),
+                Proposal::Reseal(part) => self.reseal_applied(id, part, false),
                 Proposal::Resize(token) | Proposal::Relabel(token) => {
                     self.refused.push((token, LEADERSHIP_CHANGED));
                 }
@@ -443,11 +454,16 @@ impl Node {
     }
 
     fn role_changed(&mut self, id: GroupId, role: repl::Role) {
+        self.rekey_stop(id);
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
         };
         // Every leadership writes under an epoch of its own.
         volume.epoch = EpochState::None;
+        self.manifest_failed(id);
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
         if self.config.engine.sabotage == Sabotage::ResumeStamps {
             let view = self.engine.group(id).filter(|v| v.epoch.0 > 0);
             if let Some((epoch, last)) = view.map(|v| (v.epoch, v.max_stamp)) {
@@ -497,6 +513,9 @@ impl Node {
             }
             E::Written { group, through } => self.written(group, through),
             E::Durable { group, ticket } => {
+                if let Some(target) = feed_target(group) {
+                    return self.feed_durable(target, ticket);
+                }
                 let group_of = self.volumes.get_mut(&group).and_then(|v| v.group.as_mut());
                 if let Some(raft) = group_of.filter(|_| ticket != NO_TICKET) {
                     raft.on_persisted(repl::Ticket(ticket));
@@ -509,9 +528,10 @@ impl Node {
                 term,
                 outcome,
                 ..
-            } => {
-                self.applied(group, index, term, &outcome, effects);
-            }
+            } => match feed_target(group) {
+                Some(target) => self.feed_applied(target, &outcome),
+                None => self.applied(group, index, term, &outcome, effects),
+            },
             E::ReadDone { token, result } => self.read_done(token, result),
             E::ExtentsDone { token, result } => self.extents_done(token, result),
             E::DiffDone { token, result } if token & crate::comparisons::TOKEN != 0 => {
@@ -519,6 +539,7 @@ impl Node {
             }
             E::DiffDone { token, result } => self.diff_done(token, result, effects),
             E::ScrubDone { token, result } => self.scrub_done(token, result, effects),
+            E::HarvestDone { token, result } => self.harvest_done(token, result),
             E::PayloadDone { token, payload } => self.payload_done(token, payload),
             E::CatalogDone { token, result } => self.catalog_done(token, result, effects),
             E::LogTruncated { group, index, .. } => {
@@ -575,6 +596,7 @@ impl Node {
                 };
                 // Writes wait for an epoch; nothing else may ever come to wake them.
                 self.dirty.insert(id);
+                self.epoch_opened(id, effects);
             }
             Outcome::Resized(size_bytes) => {
                 volume.size_bytes = *size_bytes;
@@ -587,7 +609,9 @@ impl Node {
                 self.note_rewind(id);
             }
             // Nobody sees it.
-            Outcome::SnapshotTaken(cut) if self.engine.is_rewind_point(id, *cut) => {}
+            Outcome::SnapshotTaken(cut) if self.engine.is_rewind_point(id, *cut) => {
+                self.manifest_taken(id);
+            }
             Outcome::SnapshotTaken(_) | Outcome::SnapshotDeleted(_) | Outcome::RolledBack(_) => {
                 self.snapshots_changed = true;
             }
@@ -611,6 +635,7 @@ impl Node {
         for (proposal, committed) in done {
             match proposal {
                 Proposal::Op(op) => self.entry_done(op, committed),
+                Proposal::Reseal(part) => self.reseal_applied(id, part, committed),
                 Proposal::Resize(token) => self.resize_done(id, token, committed, effects),
                 Proposal::Relabel(token) if *outcome == Outcome::Relabelled(false) && committed => {
                     Self::answer(token, Err(too_many_labels("volume")), effects);
@@ -629,6 +654,7 @@ impl Node {
         match frame.kind {
             FrameKind::Group => self.group_frame(from, frame),
             FrameKind::Door => self.door_frame(from, frame),
+            FrameKind::CatchUp => self.catch_up_frame(from, frame),
         }
     }
 

@@ -21,6 +21,11 @@ use esker_replication::ProposeError;
 /// Bytes of all volumes proposed and not committed at which further writes wait.
 const UNCOMMITTED_BYTES_MAX: u64 = 48 << 20;
 
+/// Whether so many bytes proposed and not committed are too many.
+pub(crate) fn is_much(uncommitted_bytes: u64) -> bool {
+    uncommitted_bytes > UNCOMMITTED_BYTES_MAX
+}
+
 /// Why a request could not be proposed now.
 enum Held {
     /// No epoch is open.
@@ -244,7 +249,12 @@ impl Node {
                     self.edges_read(id);
                 }
             }
-            ReadFor::Payload { .. } | ReadFor::Status(_) | ReadFor::Changes(_) => {}
+            ReadFor::Harvest(token, n) => self.harvest_read(token, n, result),
+            ReadFor::Reseal(group, part, lock) => self.reseal_read(group, (part, lock), result),
+            ReadFor::Payload { .. }
+            | ReadFor::Status(_)
+            | ReadFor::Changes(_)
+            | ReadFor::ResealFind(..) => {}
         }
     }
 
@@ -256,7 +266,10 @@ impl Node {
             | ReadFor::Tail(id)
             | ReadFor::Status(id)
             | ReadFor::Changes(id) => self.ops.get(&id).map(|op| op.group),
-            ReadFor::Payload { group, .. } => Some(group),
+            ReadFor::Harvest(token, _) => self.harvests.get(&token).map(|s| s.group()),
+            ReadFor::Payload { group, .. }
+            | ReadFor::ResealFind(group, _)
+            | ReadFor::Reseal(group, ..) => Some(group),
         };
         let volume = group.and_then(|group| self.volumes.get(&group));
         volume.map_or("", |v| v.name.as_str())
@@ -286,6 +299,8 @@ impl Node {
         self.send_home(id);
         self.attach_waiting(id);
         self.propose_asks(id);
+        self.rekey_progress(id);
+        self.reseal_progress(id);
         let mut passed: Vec<BlockRange> = Vec::new();
         let mut at = 0;
         while let Some(volume) = self.volumes.get_mut(&id) {
@@ -335,10 +350,16 @@ impl Node {
                 }
                 Err(Held::Epoch | Held::Busy) => break,
                 Err(Held::Failed(error)) => {
-                    if let Some(volume) = self.volumes.get_mut(&id) {
-                        volume.waiting.remove(at);
+                    let volume = self.volumes.get_mut(&id);
+                    let spans = volume.is_some_and(|v| {
+                        v.waiting.remove(at);
+                        v.spans
+                    });
+                    // Its leadership went while the edges were read: another one carries it out.
+                    match spans && error == RequestError::Io {
+                        true => self.reroute(op_id),
+                        false => self.fail_op(op_id, error),
                     }
-                    self.fail_op(op_id, error);
                 }
             }
         }
@@ -367,7 +388,9 @@ impl Node {
                     self.attach_when(conn, group, true);
                     continue;
                 }
-                let Some(op) = self.ops.get_mut(&id) else {
+                // It may have been allowed twice: by a group that was asked again under another leader.
+                let op = self.ops.get_mut(&id);
+                let Some(op) = op.filter(|op| op.outstanding == 0 && op.taken == 0) else {
                     continue;
                 };
                 op.pieces = vec![Vec::new()];
@@ -436,7 +459,7 @@ impl Node {
             return Err(Held::Failed(RequestError::Io));
         }
         let bytes = op.granted - op.taken;
-        if self.uncommitted_bytes + bytes > UNCOMMITTED_BYTES_MAX && !volume.proposals.is_empty() {
+        if is_much(self.uncommitted_bytes + bytes) && !volume.proposals.is_empty() {
             self.tell_engine(engine_event::Event::SyncSoon);
             return Err(Held::Busy);
         }
@@ -518,14 +541,16 @@ impl Node {
         if volume.epoch != EpochState::None {
             return;
         }
+        let (key_id, resealed) = (volume.next_key(), volume.ends_reseal());
         let Some(group) = volume.group.as_mut() else {
             return;
         };
         let salt = u128::from(high) << 64 | u128::from(low);
         let operation = Operation::OpenEpoch {
             salt,
-            key_id: volume.key_id,
+            key_id,
             nonce,
+            resealed,
         };
         let data = Bytes::from(operation.encode(RequestId::default()));
         if let Ok(placed) = group.propose(data, Vec::new()) {
@@ -553,7 +578,7 @@ impl Node {
             .range(from..=through)
             .filter_map(|(_, (_, proposal))| match proposal {
                 Proposal::Op(op) => Some(*op),
-                Proposal::Resize(_) | Proposal::Relabel(_) | Proposal::Snapshot(..) => None,
+                _ => None,
             })
             .collect();
         for op in written {
@@ -629,6 +654,9 @@ impl Node {
         }
         self.fail_admin(&message, effects);
         let (mut left, mut never) = (Vec::new(), Vec::new());
+        for id in self.volumes.keys().copied().collect::<Vec<_>>() {
+            self.rekey_stop(id);
+        }
         for (id, volume) in &mut self.volumes {
             volume.waiting.clear();
             volume.flushes.clear();

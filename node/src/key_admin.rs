@@ -1,6 +1,6 @@
 //! What operators ask about keys: which a volume has, and to wrap them anew.
 
-use crate::admin::{AdminError, AdminReply, EpochReport, KeyReport};
+use crate::admin::{AdminError, AdminReply, EpochReport, KeyNeed, KeyReport};
 use crate::control::Outcome;
 use crate::event::{AdminToken, Effect, KeyAsk};
 use crate::keys::{name_of, Area, Dek, Rotation, Then};
@@ -61,6 +61,7 @@ impl Node {
                 kek: kek.into(),
                 state: state.into(),
                 reason: reason.into(),
+                needed_by: self.needed_by(id, key),
                 epochs: of.first().zip(of.last()).map(|(first, last)| EpochReport {
                     first: *first,
                     last: *last,
@@ -71,17 +72,34 @@ impl Node {
         Ok(Some(AdminReply::Keys(reports.collect())))
     }
 
-    /// Has the keys of a volume wrapped under their provider's newest KEK; they stay what they are.
+    /// What keeps an older key of a volume.
+    fn needed_by(&self, id: GroupId, key: KeyName) -> Option<KeyNeed> {
+        let newest = self.volumes.get(&id).map(|v| (v.id, v.key_id));
+        if newest == Some((key.volume, key.key.get())) {
+            return None;
+        }
+        let older = self.engine.older_keys(id);
+        let others = self
+            .volumes
+            .iter()
+            .filter(|(other, v)| **other != id && !v.deleting);
+        let others = others.filter(|(other, _)| self.keys_of_volume(**other).contains(&key));
+        Some(KeyNeed {
+            volume: older.head,
+            snapshots: to_u64(older.snapshots),
+            rewind_points: to_u64(older.points),
+            volumes: others.map(|(_, v)| v.name.clone()).collect(),
+        })
+    }
+
+    /// Has the keys of a volume wrapped under their provider's newest KEK, which leaves them what they are; or
+    /// gives it another data key.
     pub(crate) fn key_rotate(&mut self, token: AdminToken, name: &str, data_key: bool) -> Outcome {
         let group = self.encrypted(name)?;
         self.writable()?;
         self.require_keys()?;
         if data_key {
-            return Err(AdminError::Refused(
-                "this version cannot give a volume another data key; copy it into a new encrypted \
-                 volume, or leave --data-key away to wrap the one it has anew"
-                    .into(),
-            ));
+            return self.rekey(token, group);
         }
         if self.keys.rotations.len() >= ROTATIONS_MAX {
             return Err(AdminError::Refused(format!(

@@ -72,6 +72,8 @@ pub(crate) enum Lock {
 pub(crate) enum KeyFor {
     Volume(AdminToken, Box<ReplicaSpec>, BTreeMap<String, String>),
     Clone(AdminToken, GroupId, SnapshotAsk),
+    /// Another one for a volume.
+    Rotation(AdminToken, GroupId),
 }
 
 /// What happens when a change of a slot is durable.
@@ -116,6 +118,8 @@ pub(crate) struct Keys {
     pub(crate) read_again: Option<(Moment, String)>,
     sweep_wanted: bool,
     sweep_next: Moment,
+    /// What [`esker_engine::Engine::epochs_spent`] said last.
+    spent_seen: u64,
     /// Blocks that did not open.
     pub refused: u64,
     /// What was sealed under which key, when somebody wants to know.
@@ -140,6 +144,7 @@ impl Keys {
             read_again: None,
             sweep_wanted: false,
             sweep_next: Moment(0),
+            spent_seen: 0,
             refused: 0,
             seals: notes_seals.then(Vec::new),
         }
@@ -169,6 +174,12 @@ impl Keys {
             Area::Off => Some("this node keeps no keys".into()),
             Area::Reading => Some(NOT_READ.into()),
             Area::Broken(why) => Some(why.clone()),
+        }
+    }
+
+    pub(crate) fn unreserve(&mut self, key: KeyRef) {
+        if let Some(name) = name_of(key) {
+            self.reserved.remove(&name);
         }
     }
 
@@ -260,6 +271,10 @@ impl Node {
 
     /// What was asked for goes out.
     pub(crate) fn tell_key_asks(&mut self, effects: &mut Vec<Effect>) {
+        let spent = self.engine.epochs_spent();
+        if std::mem::replace(&mut self.keys.spent_seen, spent) != spent {
+            (self.keys.sweep_wanted, self.keys.sweep_next) = (true, self.now);
+        }
         self.sweep_keys();
         let asks = self.keys.asks.drain(..).map(Effect::Keys);
         effects.extend(asks);
@@ -392,6 +407,7 @@ impl Node {
                     Self::answer(token, Err(error), effects);
                 }
             }
+            Then::Begin(KeyFor::Rotation(token, group)) => self.rekey_durable(token, group),
             Then::Rewrapped(name) => self.rewrapped(name, effects),
         }
     }
@@ -403,7 +419,9 @@ impl Node {
             match change.then {
                 Then::Begin(what) => self.key_failed(what, &why, effects),
                 Then::Answer(token) => {
-                    Self::answer(token, Err(AdminError::Refused(why.clone())), effects);
+                    let text =
+                        format!("the volume is deleted, but its key is not destroyed: {why}");
+                    Self::answer(token, Err(AdminError::Refused(text)), effects);
                 }
                 Then::Nothing | Then::Rewrapped(_) => {}
             }
@@ -424,6 +442,10 @@ impl Node {
             }
             KeyFor::Clone(token, _, ask) => {
                 self.free_name(&ask);
+                token
+            }
+            KeyFor::Rotation(token, group) => {
+                self.rekey_failed(token, group);
                 token
             }
         };
@@ -503,7 +525,7 @@ impl Node {
         self.make_key(first_key(volume), KeyFor::Clone(token, origin, ask));
     }
 
-    fn make_key(&mut self, name: KeyName, what: KeyFor) {
+    pub(crate) fn make_key(&mut self, name: KeyName, what: KeyFor) {
         self.keys.reserved.insert(name);
         self.keys.making.insert(name, what);
         self.keys.asks.push(KeyAsk::Make(name));
@@ -691,9 +713,15 @@ impl Node {
         // A volume that is marked as plain and has a key all the same keeps it.
         let marked = self.volumes.values().filter(|v| v.key_id == 0);
         let marked: BTreeSet<VolumeId> = marked.map(|v| v.id).collect();
+        // An epoch under a newer key may be in a log and not yet in force.
+        let newest: BTreeMap<VolumeId, u32> =
+            self.volumes.values().map(|v| (v.id, v.key_id)).collect();
         let free = |k: &WrappedKey| {
             let name = k.name();
-            let is_needed = used.contains(&name) || marked.contains(&name.volume);
+            let may_come = newest
+                .get(&name.volume)
+                .is_some_and(|id| name.key.get() > *id);
+            let is_needed = used.contains(&name) || marked.contains(&name.volume) || may_come;
             !is_needed && !self.keys.reserved.contains(&name)
         };
         let gone = area.keys().filter(|(_, k)| free(k));

@@ -5,11 +5,13 @@
 //! sessions of the clients attached to those volumes.
 
 pub mod admin;
+mod catchup;
 mod comparisons;
 mod conns;
 mod control;
 mod door;
-pub mod event;
+pub mod envelope;
+mod event;
 mod exports;
 mod groups;
 mod io;
@@ -18,6 +20,8 @@ mod keys;
 pub mod meters;
 mod node;
 mod pieces;
+mod rekey;
+mod reseal;
 pub mod rewind;
 mod scrub;
 mod sealing;
@@ -28,6 +32,7 @@ mod sums;
 mod turns;
 mod volume;
 
+pub use catchup::CatchUps;
 pub use esker_nbd::{Access, TlsPolicy};
 pub use event::{
     AdminToken, Effect, Event, ExportInfo, FrameKind, KeyAnswer, KeyAsk, PeerFrame, Transport,

@@ -1,6 +1,6 @@
 //! The node: one step takes one event in and gives effects out.
 
-use crate::admin::AdminError;
+use crate::admin::{AdminError, AdminReply};
 use crate::conns::Conn;
 use crate::control::AdminPending;
 use crate::event::{AdminToken, Effect, Event, ExportInfo};
@@ -21,6 +21,8 @@ use std::time::Duration;
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Ticks after which a read asks again whether this is still the leader.
 const READ_CHECK_TICKS: u64 = 5;
+/// Ticks after which a leader without its key asks another replica again to lead.
+const LOCKED_TICKS: u64 = 10;
 
 /// How a node works.
 #[derive(Clone, Debug)]
@@ -95,6 +97,12 @@ pub(crate) enum ReadFor {
     Head(OpId),
     /// The last block of such a request.
     Tail(OpId),
+    /// Blocks of an answer to a replica that lags: which answer, and which of its runs.
+    Harvest(u64, usize),
+    /// Which blocks of a volume are under older keys, for this part of a pass.
+    ResealFind(GroupId, u64),
+    /// Such blocks, for this part and under this lock.
+    Reseal(GroupId, u64, OpId),
     /// The payload of an entry, for a follower.
     Payload {
         group: GroupId,
@@ -161,6 +169,9 @@ pub struct Node {
     /// Comparisons on their way, by the engine's token.
     pub(crate) diffs: BTreeMap<u64, DiffAsk>,
     pub(crate) scrubs: BTreeMap<u64, crate::scrub::ScrubAsk>,
+    pub(crate) catch_ups: crate::catchup::CatchUps,
+    /// Answers to replicas that lag, by the engine's token.
+    pub(crate) harvests: BTreeMap<u64, crate::catchup::Serving>,
     /// Questions for exact sums that wait for writes to be applied.
     pub(crate) settles: Vec<Settle>,
     /// Requests about volumes that are starting.
@@ -171,6 +182,10 @@ pub struct Node {
     pub(crate) starting: BTreeMap<GroupId, AdminToken>,
     /// Operators whose request will never be carried out, and why.
     pub(crate) refused: Vec<(AdminToken, &'static str)>,
+    /// Other answers to operators, given when the step ends.
+    pub(crate) answers: Vec<(AdminToken, Result<AdminReply, AdminError>)>,
+    /// The volume that was sealed anew last.
+    pub(crate) reseal_last: Option<GroupId>,
     pub(crate) next_tick: Moment,
     pub(crate) timer: Option<Moment>,
     pub(crate) report: ReadyReport,
@@ -245,11 +260,15 @@ impl Node {
             next_admin: 1,
             diffs: BTreeMap::new(),
             scrubs: BTreeMap::new(),
+            catch_ups: crate::catchup::CatchUps::default(),
+            harvests: BTreeMap::new(),
             settles: Vec::new(),
             deferred: Vec::new(),
             waits_for_rest: false,
             starting: BTreeMap::new(),
             refused: Vec::new(),
+            answers: Vec::new(),
+            reseal_last: None,
             next_tick,
             timer: None,
             report: ReadyReport::default(),
@@ -362,6 +381,8 @@ impl Node {
             let ask_again = self.ticks.is_multiple_of(READ_CHECK_TICKS);
             for id in self.ticking.clone() {
                 self.route_tick(id);
+                self.source_tick(id);
+                self.feed_tick(id);
                 let Some(volume) = self.volumes.get_mut(&id) else {
                     continue;
                 };
@@ -369,6 +390,11 @@ impl Node {
                     continue;
                 };
                 group.tick();
+                // Without its key it can carry out nothing of what it leads.
+                let is_locked = matches!(volume.lock, crate::keys::Lock::Away(_));
+                if volume.spans && is_locked && self.ticks.is_multiple_of(LOCKED_TICKS) {
+                    group.hand_over();
+                }
                 // The answer to a read's question may have been lost.
                 if ask_again {
                     for number in volume.route.asked() {
@@ -447,6 +473,9 @@ impl Node {
         }
         for (token, text) in std::mem::take(&mut self.refused) {
             Self::answer(token, Err(AdminError::Refused(text.into())), effects);
+        }
+        for (token, result) in std::mem::take(&mut self.answers) {
+            Self::answer(token, result, effects);
         }
         self.tell_key_asks(effects);
         self.tell_snapshots_changed(effects);

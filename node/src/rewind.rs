@@ -141,6 +141,9 @@ impl Node {
         let points = self.engine.rewind_points(id);
         let rewind = &volume.rewind;
         let Some(window) = rewind.window else {
+            if volume.source.is_active() {
+                return soon; // replicas that lag need them
+            }
             let left = self.engine.rewind_points_oldest(id, DROPS_MAX);
             if left.is_empty() {
                 self.rewinds.volumes.remove(&id);

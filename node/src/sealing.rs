@@ -65,7 +65,7 @@ impl Node {
         opened
     }
 
-    fn open_blocks(
+    pub(crate) fn open_blocks(
         &mut self,
         group: GroupId,
         first: Lba,

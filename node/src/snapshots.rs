@@ -213,7 +213,7 @@ impl Node {
         let asks = proposals.into_iter().flat_map(|all| all.values());
         let asks = asks.filter_map(|(_, proposal)| match proposal {
             Proposal::Snapshot(_, ask) => Some(ask.clone()),
-            Proposal::Op(_) | Proposal::Resize(_) | Proposal::Relabel(_) => None,
+            _ => None,
         });
         let asks: Vec<SnapshotAsk> = asks.collect();
         asks.iter().for_each(|ask| self.free_name(ask));
@@ -334,6 +334,7 @@ impl Node {
     /// Ends requests that change a volume and are not in its log: nobody waits for them any more. What
     /// they have read of its blocks would be wrong after a rollback.
     fn end_writes(&mut self, id: GroupId) {
+        self.reseal_stop(id);
         if let Some(volume) = self.volumes.get_mut(&id) {
             volume.waiting.clear();
             volume.locked.clear();
@@ -515,6 +516,9 @@ impl Node {
             self.free_name(ask);
         }
         if token == NOBODY {
+            if !matches!(outcome, Some(Done::SnapshotTaken(_))) {
+                self.manifest_failed(id);
+            }
             return;
         }
         let (SnapshotAsk::Create { name, .. }

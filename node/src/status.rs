@@ -164,14 +164,19 @@ impl Node {
             latest,
             at,
             one,
+            old_keys: false,
         };
         self.tell_engine(engine_event::Event::Extents(request));
     }
 
     /// The engine has told where data is.
     pub(crate) fn extents_done(&mut self, token: u64, result: Result<Vec<ExtentRun>, ReadError>) {
-        let Some(ReadFor::Status(id)) = self.reads.remove(&token) else {
-            return;
+        let id = match self.reads.remove(&token) {
+            Some(ReadFor::Status(id)) => id,
+            Some(ReadFor::ResealFind(group, part)) => {
+                return self.reseal_found(group, part, result)
+            }
+            _ => return,
         };
         let Some(op) = self.ops.get(&id) else { return };
         match result {

@@ -208,13 +208,15 @@ pub(crate) enum Proposal {
     Relabel(AdminToken),
     /// A change of snapshots, for an operator.
     Snapshot(AdminToken, SnapshotAsk),
+    /// Blocks under a new data key, for this part of a pass.
+    Reseal(u64),
 }
 
 impl Proposal {
     /// The operator who waits for it.
     pub fn operator(&self) -> Option<AdminToken> {
         match self {
-            Self::Op(_) => None,
+            Self::Op(_) | Self::Reseal(_) => None,
             Self::Resize(token) | Self::Relabel(token) | Self::Snapshot(token, _) => Some(*token),
         }
     }
@@ -285,6 +287,14 @@ pub(crate) struct Volume {
     pub spans: bool,
     /// Requests on their way to whoever leads, where it spans nodes.
     pub route: Route,
+    /// This replica lags behind the log and catches up by versions.
+    pub sink: Option<crate::catchup::Sink>,
+    /// What this leader keeps for replicas that lag.
+    pub source: crate::catchup::Source,
+    /// Another data key that is to be in force.
+    pub rekey: Option<crate::rekey::Rekey>,
+    /// The pass that seals anew what is under older ones.
+    pub reseal: Option<crate::reseal::Reseal>,
 }
 
 impl Volume {

@@ -37,6 +37,9 @@ pub struct GroupConfig {
     /// Seeds election timeouts and the identities of reads. Must differ between two starts of the
     /// same replica (the runtime draws it), and be the same to replay a simulation.
     pub seed: u64,
+    /// The first ticket that it gives; at least 1. A group that is opened anew in the same process goes on
+    /// behind the last one of before, so that what is on its way for that one is not taken for its own.
+    pub first_ticket: u64,
 }
 
 impl GroupConfig {
@@ -55,6 +58,7 @@ impl GroupConfig {
             size_per_message_max: 1 << 20,
             committed_bytes_per_ready_max: 4 << 20,
             seed,
+            first_ticket: 1,
         }
     }
 

@@ -102,6 +102,7 @@ pub struct Group {
     led_term: Option<u64>,
     pub(crate) ticks: u64,
     pub(crate) catch_up_reported: BTreeMap<u64, u64>,
+    pub(crate) log_stopped: bool,
 }
 
 impl Group {
@@ -133,6 +134,7 @@ impl Group {
         } else {
             config.vote_grace_ticks
         };
+        let first_ticket = config.first_ticket;
         let mut group = Group {
             handed_out: checked.applied,
             config,
@@ -141,7 +143,7 @@ impl Group {
             peers,
             pending: VecDeque::new(),
             unreported: None,
-            next_ticket: 1,
+            next_ticket: first_ticket.max(1),
             durable_term,
             outbox: Vec::new(),
             reported: (Role::Follower { leader: None }, checked.hard_state.term),
@@ -156,6 +158,7 @@ impl Group {
             led_term: None,
             ticks: 0,
             catch_up_reported: BTreeMap::new(),
+            log_stopped: false,
         };
         if group.suspension.is_some() {
             // raft-rs takes what it starts from as durable; the moved term is not.
@@ -356,6 +359,9 @@ impl Group {
         let failed = self.peers.on_loaded(index.0, term.0, result);
         for peer in &failed {
             self.raw.report_unreachable(*peer);
+            // Whoever cannot be served from the log is served by versions.
+            let to = ReplicaId(*peer);
+            self.outbox.push(Output::CatchUpNeeded { to });
         }
         if let Some(to) = self.successor(&failed) {
             self.raw.transfer_leader(to.0);
@@ -478,6 +484,18 @@ impl Group {
         self.peers.on_rejected(to.0);
         self.raw.report_unreachable(to.0);
         self.settle();
+    }
+
+    /// This replica takes no entries of others any more: what it lacks comes otherwise, and then it is opened
+    /// anew. It votes as before.
+    pub fn stop_log(&mut self) {
+        self.log_stopped = true;
+    }
+
+    /// The ticket that comes next.
+    #[must_use]
+    pub fn next_ticket(&self) -> u64 {
+        self.next_ticket
     }
 
     /// The role.

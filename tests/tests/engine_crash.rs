@@ -70,7 +70,7 @@ fn every_branch_of_recovery_is_taken() {
     assert!(missing.is_empty(), "never reached: {missing:?}");
 }
 
-const PROBES: [Probe; 20] = [
+const PROBES: [Probe; 21] = [
     Probe::Formatted,
     Probe::CleanEnd,
     Probe::TornHeader,
@@ -90,6 +90,7 @@ const PROBES: [Probe; 20] = [
     Probe::LogStalled,
     Probe::SegmentCollected,
     Probe::SurvivorsCollected,
+    Probe::PageRehomed,
     Probe::DeathsRead,
 ];
 

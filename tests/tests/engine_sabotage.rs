@@ -54,6 +54,11 @@ fn killing_what_a_snapshot_uses_is_noticed() {
 }
 
 #[test]
+fn a_second_address_for_what_a_snapshot_uses_is_noticed() {
+    noticed(Sabotage::RehomeIgnoresCut);
+}
+
+#[test]
 fn a_page_of_versions_that_is_not_written_is_noticed() {
     noticed(Sabotage::ForgetVersionPage);
 }

@@ -6,7 +6,7 @@ use esker_base::{BlockRange, GroupId, RaftIndex};
 use esker_engine::format::operation::Operation;
 use esker_engine::format::SEGMENTS_OFFSET;
 use esker_engine::{EngineConfig, Event};
-use esker_tests::check::single::{append, apply, checkpoint, one_group, snapshot, write};
+use esker_tests::check::single::{append, apply, checkpoint, one_group, snapshot, stamp, write};
 use esker_tests::check::world::World;
 use esker_tests::sim::SimRng;
 
@@ -121,4 +121,72 @@ fn ten_thousand_snapshots_between_two_checkpoints() {
     // The head's blocks and its one node; nothing of ten thousand snapshots.
     let live = world.engine.space().live_bytes / 4096;
     assert_eq!((view.root.live, live), (BLOCKS, BLOCKS + 1));
+}
+
+/// Once, each deletion asked for a checkpoint of its own: a hundred in a row under load were a hundred
+/// checkpoints, one behind the other. Now they share one, which comes although nobody asks for it and nothing
+/// else happens.
+#[test]
+fn what_many_deleted_snapshots_held_comes_back_with_one_checkpoint() {
+    let (mut world, id) = world();
+    let mut cuts = Vec::new();
+    for n in 0..100 {
+        write(&mut world, id, n % BLOCKS);
+        cuts.push(snapshot(&mut world, id));
+    }
+    apply(&mut world, id);
+    checkpoint(&mut world);
+    let checkpoints = |world: &World| world.engine.sample().meters.checkpoints.count();
+    let (before, began) = (checkpoints(&world), world.now);
+    for cut in cuts {
+        append(
+            &mut world,
+            id,
+            Operation::DeleteSnapshot { cut },
+            Vec::new(),
+        );
+        while world.disk_step().unwrap() {}
+        world.step(Event::SyncSoon).unwrap();
+        world.run(false).unwrap();
+        let through = RaftIndex(world.groups[&id].durable_last());
+        world.step(Event::Apply { group: id, through }).unwrap();
+        world.run(false).unwrap();
+    }
+    assert_eq!(checkpoints(&world), before, "nobody waits for the room yet");
+    world.run(true).unwrap();
+    assert_eq!(checkpoints(&world), before + 1);
+    assert!(world.now >= began + EngineConfig::default().reclaim_delay);
+    let live = world.engine.space().live_bytes / 4096;
+    assert_eq!(live, BLOCKS + 1, "the head's blocks and its one node");
+}
+
+/// Once, a comparison with a head that had discarded blocks far behind the end of its map went through them leaf by
+/// leaf: of the largest volume that was a quarter of a million answers.
+#[test]
+fn what_was_discarded_where_nothing_ever_was_is_passed_over_at_once() {
+    let (mut world, id) = world();
+    write(&mut world, id, 3);
+    let _cut = snapshot(&mut world, id);
+    apply(&mut world, id);
+    checkpoint(&mut world);
+    let size_bytes = 1 << 46;
+    append(&mut world, id, Operation::Resize { size_bytes }, Vec::new());
+    let stamp = stamp(&mut world, id, 1);
+    // Not the last block: a range that ends with the volume is another case.
+    let range = BlockRange::new(BLOCKS, (size_bytes >> 12) - BLOCKS - 1);
+    append(
+        &mut world,
+        id,
+        Operation::Discard { range, stamp },
+        Vec::new(),
+    );
+    write(&mut world, id, 5);
+    apply(&mut world, id);
+    let asked = world.next_token;
+    world.check_diffs(id).unwrap();
+    assert!(
+        world.next_token < asked + 10,
+        "{}",
+        world.next_token - asked
+    );
 }

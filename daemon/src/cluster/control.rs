@@ -9,6 +9,7 @@ use esker_api::cluster as v1;
 use esker_api::cluster::members_client::MembersClient;
 use esker_api::cluster::members_server::{Members, MembersServer};
 use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
+use esker_crypto::{DataKey, KEY_BYTES};
 use esker_node::admin::AdminError;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -119,10 +120,31 @@ pub(super) async fn create(
         size_bytes: volume.size_bytes,
         replica: replica.0,
         replicas: volume.replicas.iter().map(place).collect(),
+        data_key: match &volume.key {
+            Some(key) => {
+                require_secret(cluster, member)?;
+                key.expose().to_vec()
+            }
+            None => Vec::new(),
+        },
     };
     let mut client = connect(cluster, member).await?;
     client.create_replica(request).await.map_err(refusal)?;
     Ok(())
+}
+
+/// That a data key may go to a member: over TLS, or without leaving this machine.
+fn require_secret(cluster: &Cluster, member: &Member) -> Result<()> {
+    let address = member.control.resolve().ok().flatten();
+    match cluster.tls.is_some() || address.is_some_and(|a| a.ip().is_loopback()) {
+        true => Ok(()),
+        false => Err(AdminError::Refused(format!(
+            "the data key would go to {} in the clear: an encrypted volume with several copies needs nodes with \
+             certificates (`esker cert node`)",
+            member.control
+        ))
+        .into()),
+    }
 }
 
 /// Has a member delete its replica.
@@ -274,12 +296,20 @@ fn volume_of(
     let uuid = u128::from_str_radix(&request.volume.replace('-', ""), 16).map(VolumeId);
     let volume = uuid.ok().filter(|uuid| uuid.to_string() == request.volume);
     let volume = volume.ok_or_else(|| format!("`{}` is not a UUID", request.volume))?;
+    let key = match request.data_key.len() {
+        0 => None,
+        KEY_BYTES => Some(DataKey::filled(|key| {
+            key.copy_from_slice(&request.data_key)
+        })),
+        other => return Err(format!("a data key of {other} bytes")),
+    };
     let new = NewVolume {
         name: request.name,
         size_bytes: request.size_bytes,
         volume,
         group: GroupId(request.group),
         replicas,
+        key,
     };
     Ok((new, ReplicaId(request.replica)))
 }

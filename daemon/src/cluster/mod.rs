@@ -10,12 +10,14 @@ mod stream;
 
 use crate::error::DaemonError;
 use crate::identity::{random, Identity};
+use crate::keys::KeyService;
 use crate::store::RequestError;
 use crate::stores::Stores;
 use config::{ClusterConfig, Member};
 pub use control::{listen as listen_control, serve};
 use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
-use esker_keys::{NodeTls, ServerFiles};
+use esker_crypto::{DataKey, KeyId, KeyName};
+use esker_keys::{KeyError, NodeTls, ServerFiles};
 use esker_node::admin::{AdminError, AdminRequest, ReplicaSpec, VolumeReport};
 use esker_runtime::peers::{Neighbour, PeerTls};
 use esker_runtime::{Directory, Listener};
@@ -34,6 +36,7 @@ pub struct Cluster {
     stores: Arc<Stores>,
     places: Mutex<Places>,
     tls: Option<NodeTls>,
+    keys: Arc<KeyService>,
 }
 
 type Result<T> = std::result::Result<T, RequestError>;
@@ -45,6 +48,8 @@ struct NewVolume {
     volume: VolumeId,
     group: GroupId,
     replicas: Replicas,
+    /// Its data key, when it is encrypted.
+    key: Option<DataKey>,
 }
 
 impl Cluster {
@@ -55,6 +60,7 @@ impl Cluster {
         config: ClusterConfig,
         stores: Arc<Stores>,
         places: Places,
+        keys: Arc<KeyService>,
     ) -> Self {
         Self {
             identity,
@@ -62,6 +68,7 @@ impl Cluster {
             stores,
             places: Mutex::new(places),
             tls: None,
+            keys,
         }
     }
 
@@ -72,7 +79,8 @@ impl Cluster {
         self
     }
 
-    /// Creates a volume with this many copies: one here, the others where there is most room.
+    /// Creates a volume with this many copies: one here, the others where there is most room. Of an encrypted one each
+    /// member wraps the data key for itself.
     ///
     /// # Errors
     /// When there are not enough members, the name is taken on one of them, one does not answer, or one refuses; then
@@ -82,6 +90,7 @@ impl Cluster {
         name: String,
         size_bytes: u64,
         copies: usize,
+        encrypted: bool,
     ) -> Result<VolumeReport> {
         let refuse = |why: String| Err(RequestError::Refused(AdminError::Refused(why)));
         let members = self.config.members.len();
@@ -106,6 +115,10 @@ impl Cluster {
             volume: VolumeId::from_random(u128::from_le_bytes(random().map_err(internal)?)),
             group: GroupId(draw_id()?),
             replicas,
+            key: match encrypted {
+                true => Some(self.keys.draw().map_err(no_key)?),
+                false => None,
+            },
         };
         self.create_on_all(&volume).await?;
         self.stores.show(&volume.name).await
@@ -223,6 +236,17 @@ impl Cluster {
                 self.identity.node
             ))
         })?;
+        let key = match &volume.key {
+            Some(dek) => {
+                let key = KeyId::new(1).ok_or_else(|| AdminError::Invalid("no key".into()))?;
+                let name = KeyName {
+                    volume: volume.volume,
+                    key,
+                };
+                Some(self.keys.wrap(name, dek).await.map_err(no_key)?)
+            }
+            None => None,
+        };
         let mut places = self.places.lock().await;
         if places.of(&uuid).is_some() {
             return Err(AdminError::Exists(format!("volume {uuid} exists already")).into());
@@ -239,7 +263,7 @@ impl Cluster {
             group: volume.group,
             replica,
             voters: volume.replicas.keys().copied().collect(),
-            key: None,
+            key,
         };
         let request = AdminRequest::ReplicaCreate(spec);
         let created = self
@@ -270,6 +294,10 @@ impl Cluster {
         self.stores.tell_places(&places.all());
         Ok(())
     }
+}
+
+fn no_key(error: KeyError) -> RequestError {
+    AdminError::Refused(format!("no key can be made: {error}")).into()
 }
 
 fn draw_id() -> Result<u64> {
@@ -334,32 +362,20 @@ pub fn directory(
     }))
 }
 
-/// TLS between members, when this one's certificate is for that.
-///
-/// # Errors
-/// When the certificate is another node's.
+/// TLS between members, when this one's certificate is for that: as it is kept up to date with its files.
+#[must_use]
 pub fn tls(
     config: &ClusterConfig,
-    identity: &Identity,
     files: Option<&ServerFiles>,
-) -> std::result::Result<Option<NodeTls>, DaemonError> {
-    let files = files.filter(|files| files.ca.is_some() && config.is_member());
-    let Some(files) = files else {
-        return Ok(None);
-    };
-    match NodeTls::load(files) {
-        Ok(tls) if tls.node() == identity.node => Ok(Some(tls)),
-        Ok(tls) => Err(DaemonError::Cluster(format!(
-            "{}: the certificate is that of node {}, and this is node {}",
-            files.cert.display(),
-            tls.node(),
-            identity.node
-        ))),
-        Err(error) => {
-            tracing::warn!("members of the cluster are spoken to without TLS: {error}");
-            Ok(None)
-        }
+    nodes: Option<NodeTls>,
+) -> Option<NodeTls> {
+    let nodes = nodes.filter(|_| config.is_member());
+    if nodes.is_none() && config.is_member() && files.is_some_and(|files| files.ca.is_some()) {
+        tracing::warn!(
+            "members of the cluster are spoken to without TLS: tls_cert names no node; `esker cert node` makes one that does"
+        );
     }
+    nodes
 }
 
 /// Listens for the links of other members.

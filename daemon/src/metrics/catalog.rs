@@ -200,6 +200,26 @@ fn stores() -> Vec<Family> {
             Source::Number(|s| s.blocks_refused),
             "Reads that ended at a sealed block that does not open: changed, moved, or replaced by an older one.",
         ),
+        gauge(
+            "esker_catch_up_replicas",
+            Source::Number(|s| s.catch_ups.running),
+            "Replicas of this store that lag behind the log of their leader and fetch what has changed.",
+        ),
+        counter(
+            "esker_catch_up_replicas_done",
+            Source::Number(|s| s.catch_ups.ended),
+            "Replicas that caught up that way.",
+        ),
+        counter(
+            "esker_catch_up_fetched_bytes",
+            Source::Number(|s| s.catch_ups.blocks * esker_base::BLOCK_SIZE_U64),
+            "Blocks that this store's replicas fetched, in bytes.",
+        ),
+        counter(
+            "esker_catch_up_given_bytes",
+            Source::Number(|s| s.catch_ups.given * esker_base::BLOCK_SIZE_U64),
+            "Blocks that this store gave to replicas of others, in bytes.",
+        ),
     ]
 }
 

@@ -152,6 +152,7 @@ impl FakeStore {
                     ..SpaceReport::default()
                 }))
             }
+            AdminRequest::Reseal => Ok(AdminReply::Resealed(None)),
             AdminRequest::Status => Ok(AdminReply::Status(StatusReport {
                 healthy: self.problems.is_empty(),
                 problems: self.problems.clone(),

@@ -19,6 +19,7 @@ use crate::format::table::TableId;
 use crate::format::vaddr::VAddr;
 use crate::format::version_records::version_key;
 use crate::group::Load;
+use crate::keys::spent_epochs;
 use crate::merging::GroupMerge;
 use crate::snapshot::Reclaim;
 use esker_base::{AlignedBuf, DiskOp, GroupId, Moment, Seq, WallClock};
@@ -53,6 +54,8 @@ pub(crate) struct Checkpointing {
     log: LogStart,
     pub to_merge: VecDeque<GroupId>,
     pub entries: BTreeMap<GroupId, GroupEntry>,
+    /// Epochs that it leaves out, because nothing needs their keys.
+    spent: Vec<(GroupId, Vec<esker_base::Epoch>)>,
     pub merge: Option<GroupMerge>,
     pub nodes_awaited: usize,
     pub node_failures: u32,
@@ -92,13 +95,17 @@ impl Checkpointing {
 
 impl Engine {
     /// Begins a checkpoint when one is asked for or enough has happened.
-    pub(crate) fn checkpoint_if_due(&mut self, _now: Moment) {
+    pub(crate) fn checkpoint_if_due(&mut self, now: Moment) {
         if self.checkpoint.is_some() {
             return;
         }
+        if std::mem::take(&mut self.deleted) && self.reclaim_at.is_none() {
+            self.reclaim_at = Some(now + self.config.reclaim_delay);
+        }
+        let reclaim = self.reclaim_at.is_some_and(|at| now >= at);
         let refused = self.refused.take();
         let short = || (refused || self.room_is_short()) && self.checkpoint_helps();
-        let due = self.checkpoint_wanted || self.checkpoint_is_due() || short();
+        let due = self.checkpoint_wanted || reclaim || self.checkpoint_is_due() || short();
         if due {
             self.checkpoint_wanted = false;
             self.checkpoint_begin(false);
@@ -112,6 +119,9 @@ impl Engine {
             return;
         }
         self.publish_collected();
+        self.segs.drop_emptied();
+        self.publish_rehomed();
+        (self.deleted, self.reclaim_at) = (false, None);
         self.log.bytes_since_checkpoint = 0;
         self.log.items_since_checkpoint = 0;
         let mut nodes_frozen = 0;
@@ -121,6 +131,7 @@ impl Engine {
         ) = (0, 0);
         let mut entries = BTreeMap::new();
         let mut to_merge = VecDeque::new();
+        let mut spent = Vec::new();
         for (id, group) in &mut self.groups {
             // A map that must grow is merged even with nothing: its hash depends on its height, and
             // is to be the same on all replicas.
@@ -138,7 +149,25 @@ impl Engine {
             }
             nodes_frozen += group.nodes_needed();
             group.footprint_restart();
-            entries.insert(*id, group.to_entry());
+            let mut entry = group.to_entry();
+            let mut epochs = spent_epochs(group, &self.forest);
+            // What was left out once stays out, whatever has happened since.
+            let left_out = self.epochs_leaving.iter().flat_map(|l| &l.spent);
+            epochs.extend(left_out.filter(|(of, _)| of == id).flat_map(|(_, e)| e));
+            if !epochs.is_empty() {
+                entry.epochs.retain(|e| !epochs.contains(&e.epoch));
+                spent.push((*id, epochs));
+            }
+            entries.insert(*id, entry);
+        }
+        let feeds = self.groups.values().filter(|g| g.feed.is_some());
+        let waiting = feeds.map(|g| (g.meta.feeds, g.waiting()));
+        for (id, operations) in waiting.collect::<Vec<_>>() {
+            if let Some(group) = self.groups.get_mut(&id) {
+                operations
+                    .iter()
+                    .for_each(|op| group.footprint_add(Some(op)));
+            }
         }
         self.load = Load::default();
         for group in self.groups.values() {
@@ -158,6 +187,7 @@ impl Engine {
             log: self.log.position,
             to_merge,
             entries,
+            spent,
             merge: None,
             reclaim: Reclaim::default(),
             nodes_awaited: 0,
@@ -298,6 +328,7 @@ impl Engine {
         self.sb = c.superblock;
         self.checkpoints_done = c.counters.checkpoints;
         self.clones_begun -= c.clones;
+        self.epochs_left_out(c.spent);
         let ended = self.groups.values().any(|g| g.ended);
         self.map.nodes_frozen = 0;
         self.superblock_order = [0, 1, 2, 3];
@@ -310,6 +341,7 @@ impl Engine {
             }
         }
         self.diffs_go_on(effects);
+        self.harvests_go_on(effects);
         // As long as something was given back, the next one gives back more.
         self.checkpoint_wanted |= (c.reclaim.more || ended) && !self.stopping;
         self.busy = true; // another one may be wanted, and the log may wait for the room

@@ -5,6 +5,9 @@
 pub mod checkpoint;
 pub mod codec;
 pub mod dead;
+pub mod group;
+pub mod ingest;
+pub mod manifest;
 pub mod node;
 pub mod operation;
 pub mod record;

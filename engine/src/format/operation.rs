@@ -2,6 +2,7 @@
 
 use super::checkpoint::text;
 use super::codec::{FormatError, Reader, Writer};
+use super::ingest::{self, Run};
 use esker_base::{limits, BlockRange, Epoch, GroupId, SessionId, Stamp, VolumeId};
 use std::collections::BTreeMap;
 
@@ -138,6 +139,8 @@ pub enum Operation {
         key_id: u32,
         /// Names the proposer, so that it knows its own epoch when it is applied.
         nonce: u64,
+        /// The head holds no block under another key any more.
+        resealed: bool,
     },
     /// The volume has a new size.
     Resize {
@@ -192,6 +195,17 @@ pub enum Operation {
         /// New values by key; none takes the label away.
         labels: BTreeMap<String, Option<String>>,
     },
+    /// Blocks as another replica has them; only in the log of a feed.
+    Ingest {
+        /// By block. The payload holds one slot per block of data.
+        runs: Vec<Run>,
+    },
+    /// The head goes on from a snapshot, or from nothing; only in the log of a feed. What was in it and in no
+    /// snapshot is gone.
+    Branch {
+        /// Stamp of the snapshot; zero for nothing.
+        to: Stamp,
+    },
 }
 
 const TAG_WRITE: u8 = 1;
@@ -204,8 +218,10 @@ const TAG_SNAPSHOT: u8 = 7;
 const TAG_DELETE_SNAPSHOT: u8 = 8;
 const TAG_ROLLBACK: u8 = 9;
 const TAG_CLONE: u8 = 10;
-// 11 to 15 are kept for re-encryption.
+// 11 to 15 are not used.
 const TAG_RELABEL: u8 = 16;
+const TAG_INGEST: u8 = 17;
+const TAG_BRANCH: u8 = 18;
 
 impl Operation {
     /// Number of payload slots the operation brings.
@@ -213,11 +229,40 @@ impl Operation {
     pub fn payload_blocks(&self) -> u64 {
         match self {
             Self::Write { blocks, .. } => blocks.len() as u64,
+            Self::Ingest { runs } => runs.iter().map(Run::payload_blocks).sum(),
             _ => 0,
         }
     }
 
-    /// The blocks it touches, if any.
+    /// The CRC of each slot of the payload, in order, with the block that it is.
+    #[must_use]
+    pub fn payload_crcs(&self) -> Vec<(u64, u32)> {
+        match self {
+            Self::Write { lba, blocks, .. } => (*lba..).zip(blocks.iter().map(|b| b.crc)).collect(),
+            Self::Ingest { runs } => ingest::crcs(runs).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// All blocks that it changes, and whether they read as zeros then.
+    #[must_use]
+    pub fn changes(&self) -> Vec<(BlockRange, bool)> {
+        match self {
+            Self::Ingest { runs } => {
+                let change = |run: &Run| (run.range(), run.payload_blocks() == 0);
+                runs.iter().map(change).collect()
+            }
+            _ => {
+                let hollow = self.payload_blocks() == 0;
+                self.range()
+                    .map(|range| (range, hollow))
+                    .into_iter()
+                    .collect()
+            }
+        }
+    }
+
+    /// The blocks it touches, if they are one range.
     #[must_use]
     pub fn range(&self) -> Option<BlockRange> {
         match self {
@@ -229,7 +274,9 @@ impl Operation {
             | Self::Rollback { .. }
             | Self::DeleteSnapshot { .. }
             | Self::Clone { .. }
-            | Self::Relabel { .. } => None,
+            | Self::Relabel { .. }
+            | Self::Ingest { .. }
+            | Self::Branch { .. } => None,
         }
     }
 
@@ -259,6 +306,8 @@ impl Operation {
             Self::Rollback { .. } => TAG_ROLLBACK,
             Self::Clone { .. } => TAG_CLONE,
             Self::Relabel { .. } => TAG_RELABEL,
+            Self::Ingest { .. } => TAG_INGEST,
+            Self::Branch { .. } => TAG_BRANCH,
         };
         w.u8(tag);
         w.u8(match request.behind {
@@ -297,11 +346,13 @@ impl Operation {
                 salt,
                 key_id,
                 nonce,
+                resealed,
             } => {
                 w.u128(*salt);
                 w.u64(*nonce);
                 w.u32(*key_id);
-                w.zeros(4);
+                w.u8(u8::from(*resealed));
+                w.zeros(3);
             }
             Self::Resize { size_bytes } => w.u64(*size_bytes),
             Self::Snapshot {
@@ -315,6 +366,8 @@ impl Operation {
                 encode_name(&mut w, name, labels);
             }
             Self::DeleteSnapshot { cut } => w.u64(cut.0),
+            Self::Branch { to } => w.u64(to.0),
+            Self::Ingest { runs } => ingest::encode(&mut w, runs),
             Self::Clone {
                 cut,
                 group,
@@ -388,11 +441,17 @@ impl Operation {
             }
             TAG_OPEN_EPOCH => {
                 let (salt, nonce, key_id) = (r.u128()?, r.u64()?, r.u32()?);
-                r.zeros(4)?;
+                let resealed = match r.u8()? {
+                    0 => false,
+                    1 if key_id != 0 => true,
+                    _ => return Err(r.error("says of an epoch what is not known")),
+                };
+                r.zeros(3)?;
                 Self::OpenEpoch {
                     salt,
                     key_id,
                     nonce,
+                    resealed,
                 }
             }
             TAG_RESIZE => Self::Resize {
@@ -417,6 +476,12 @@ impl Operation {
             }
             TAG_DELETE_SNAPSHOT => Self::DeleteSnapshot {
                 cut: Stamp(r.u64()?),
+            },
+            TAG_INGEST => Self::Ingest {
+                runs: ingest::decode(&mut r)?,
+            },
+            TAG_BRANCH => Self::Branch {
+                to: Stamp(r.u64()?),
             },
             _ => return Err(r.error("has an unknown tag")),
         };
@@ -578,6 +643,8 @@ fn decode_write(r: &mut Reader<'_>, full: bool) -> Result<Operation, FormatError
 
 #[cfg(test)]
 mod tests {
+    use super::super::ingest::RunContent;
+    use super::super::node::LeafKind;
     use super::*;
 
     #[test]
@@ -608,6 +675,7 @@ mod tests {
             Operation::Discard { range, stamp },
             Operation::Zero { range, stamp },
             Operation::OpenEpoch {
+                resealed: false,
                 salt: 4,
                 key_id: 5,
                 nonce: 6,
@@ -622,6 +690,23 @@ mod tests {
                 labels: BTreeMap::from([("by".into(), "cron".into())]),
             },
             Operation::DeleteSnapshot { cut: stamp },
+            Operation::Branch { to: stamp },
+            Operation::Ingest {
+                runs: vec![
+                    Run {
+                        lba: 5,
+                        content: RunContent::Data(vec![(Stamp(7), [1; 16]), (Stamp(4), [2; 16])]),
+                    },
+                    Run {
+                        lba: 9,
+                        content: RunContent::Hollow {
+                            count: 1 << 20,
+                            kind: LeafKind::Zero,
+                            stamp,
+                        },
+                    },
+                ],
+            },
             Operation::Rollback {
                 stamp,
                 created_us: 13,

@@ -11,6 +11,7 @@
 //! A crash before 4 leaves the old table with the old places; what was copied is garbage. Slots
 //! that die between 2 and 3 stay dead at their new place.
 
+mod rehome;
 mod streams;
 mod victim;
 
@@ -19,7 +20,7 @@ use crate::engine::{Engine, Purpose};
 use crate::event::Effect;
 use crate::format::checkpoint::SegmentKind;
 use crate::format::node::NodePage;
-use crate::format::survivors::{Survivor, SurvivorsHeader, ENTRIES_MAX};
+use crate::format::survivors::{Owner, Survivor, SurvivorsHeader, ENTRIES_MAX};
 use crate::format::table;
 use crate::format::vaddr::VAddr;
 use crate::format::PAGE;
@@ -69,8 +70,8 @@ struct Victim {
     length: u32,
     /// Where the next header is expected.
     header_at: u32,
-    /// CRCs that headers gave, by slot.
-    crcs: BTreeMap<u32, u32>,
+    /// CRCs that headers gave, and whose the pages are, by slot.
+    named: BTreeMap<u32, (u32, Owner)>,
     attempts: u32,
     moved: Vec<Moved>,
     last_batch: u64,
@@ -138,6 +139,7 @@ pub(crate) struct Collector {
     unreadable: BTreeSet<u64>,
     /// When nothing worth collecting was found.
     nothing_at: Option<Finding>,
+    rehoming: rehome::Rehoming,
 }
 
 impl Collector {
@@ -198,6 +200,7 @@ impl Engine {
             self.collector.copied.clear();
             return;
         }
+        self.rehome_step(effects);
         let c = &self.collector;
         if c.reading || c.outstanding.len() >= BATCHES_IN_FLIGHT_MAX {
             return;
@@ -357,7 +360,7 @@ impl Engine {
             window: 0,
             length: 0,
             header_at: 0,
-            crcs: BTreeMap::new(),
+            named: BTreeMap::new(),
             attempts: 0,
             moved: Vec::new(),
             last_batch: 0,
@@ -460,7 +463,7 @@ impl Engine {
                     let whole = NodePage::is_whole(bytes) || table::is_whole(bytes);
                     whole.then_some(found)
                 }
-                _ => Some(v.crcs.get(&r.slot).copied().unwrap_or(found)),
+                _ => Some(v.named.get(&r.slot).map_or(found, |(crc, _)| *crc)),
             };
             if expected != Some(found) {
                 if !last_try {
@@ -496,9 +499,11 @@ impl Engine {
                 return Outcome::NoRoom;
             };
             let at = b.slot + 1 + to_u32_saturating(b.entries.len());
+            let owner = v.named.get(&r.slot).map(|(_, owner)| *owner);
             b.entries.push(Survivor {
                 vaddr: r.vaddr,
                 crc,
+                owner: owner.unwrap_or_default(),
             });
             v.note_moved(&r, b.segment, at, b.id);
             run = Some((run.map_or(r.slot, |(start, _)| start), r.slot + 1));
@@ -506,7 +511,7 @@ impl Engine {
         self.take_run(&mut run, first, bytes);
         v.next = until;
         v.window = limit;
-        v.crcs.retain(|slot, _| *slot >= limit);
+        v.named.retain(|slot, _| *slot >= limit);
         Outcome::Copied
     }
 

@@ -1,17 +1,23 @@
-//! What the collector learns of a segment while it reads it: the CRCs that its headers give, and where its
-//! slots went.
+//! What the collector learns of a segment while it reads it: the CRCs that its headers give, whose the pages
+//! are, and where its slots went.
 
 use super::{Resident, Victim};
+use crate::catchup::feed_target;
 use crate::format::checkpoint::SegmentKind;
 use crate::format::operation::Operation;
 use crate::format::record::{ItemBody, RecordHeader, HEADER_PAGES_MAX};
-use crate::format::survivors::SurvivorsHeader;
+use crate::format::survivors::{Owner, SurvivorsHeader};
 use crate::format::PAGE;
 use crate::space::segments::Moved;
 use esker_base::num::to_u32_saturating;
 
 impl Victim {
-    /// Finds the CRCs that headers in the window give. Gives the slot at which the next window
+    /// The segment that is copied.
+    pub fn segment(&self) -> u32 {
+        self.segment
+    }
+
+    /// Finds what headers in the window say of pages. Gives the slot at which the next window
     /// begins: a header that may not be whole here is looked at again.
     pub fn find_headers(&mut self, bytes: &[u8], store: esker_base::StoreId, slots: u32) -> u32 {
         let end = self.window + self.length;
@@ -55,9 +61,11 @@ impl Victim {
             else {
                 continue;
             };
-            if let Ok((Operation::Write { blocks, .. }, _)) = Operation::decode(data) {
-                for (slot, block) in (payload + payload_page..).zip(&blocks) {
-                    self.crcs.insert(slot, block.crc);
+            if let Ok((operation, _)) = Operation::decode(data) {
+                let group = feed_target(item.group).unwrap_or(item.group);
+                let slots = payload + payload_page..;
+                for (slot, (lba, crc)) in slots.zip(operation.payload_crcs()) {
+                    self.named.insert(slot, (crc, Owner { group, lba }));
                 }
             }
         }
@@ -77,7 +85,7 @@ impl Victim {
             return at + 1;
         }
         for (slot, entry) in (at + 1..).zip(&header.entries) {
-            self.crcs.insert(slot, entry.crc);
+            self.named.insert(slot, (entry.crc, entry.owner));
         }
         at + 1 + to_u32_saturating(header.entries.len())
     }
@@ -89,9 +97,22 @@ impl Victim {
                 && m.segment == segment
                 && m.base + to_u32_saturating(m.slots.len()) == base
         };
-        match self.moved.last_mut().filter(goes_on) {
-            Some(m) => m.slots.push(slot),
-            None => self.moved.push(Moved {
+        // Between two batches lies a page that names what follows. Where a dead slot lies between those that are
+        // moved, it is kept and stands for that page: nobody asks for it, and the piece goes on.
+        let goes_on_behind_a_header = |m: &&mut Moved| {
+            let last = m.slots.last().copied().unwrap_or(slot);
+            m.from == r.piece
+                && m.segment == segment
+                && m.base + to_u32_saturating(m.slots.len()) + 1 == base
+                && last + 1 < slot
+        };
+        match self.moved.last_mut() {
+            Some(m) if goes_on(&m) => m.slots.push(slot),
+            Some(m) if goes_on_behind_a_header(&m) => {
+                let dead = m.slots.last().map_or(slot, |last| last + 1);
+                m.slots.extend([dead, slot]);
+            }
+            _ => self.moved.push(Moved {
                 from: r.piece,
                 slots: vec![slot],
                 segment,

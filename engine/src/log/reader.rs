@@ -237,17 +237,12 @@ impl Checks {
             }
             let end = payload_page.checked_add(*payload_pages)?;
             let (operation, _) = Operation::decode(data).ok()?;
-            let Operation::Write {
-                lba, blocks: new, ..
-            } = operation
-            else {
-                return None;
-            };
+            let new = operation.payload_crcs();
             if new.len() != *payload_pages as usize || end > pages {
                 return None;
             }
-            let new = (*payload_page..).zip(lba..).zip(&new);
-            blocks.extend(new.map(|((page, lba), block)| (page, block.crc, item.group, lba)));
+            let new = (*payload_page..).zip(new);
+            blocks.extend(new.map(|(page, (lba, crc))| (page, crc, item.group, lba)));
         }
         blocks.sort_by_key(|(page, ..)| *page); // as they are, but for records of other writers
         Some(Self {

@@ -5,9 +5,10 @@ use super::delta::{Delta, Extent};
 use super::interval::Piece;
 use super::older::{Older, OlderKey};
 use crate::format::node::LeafKind;
+use crate::format::vaddr::VAddr;
 use crate::format::versions::VersionId;
 use esker_base::{BlockRange, Stamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A snapshot that no checkpoint has merged yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,18 @@ pub struct Cut {
     pub size_bytes: u64,
 }
 
+/// A block whose entry in the map is to name its page by another address, by block. Nothing is written, and
+/// reads find the page under both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rehomed {
+    /// The block.
+    pub lba: u64,
+    /// The address that the map has, if the block was not overwritten meanwhile.
+    pub old: VAddr,
+    /// The one it is to have.
+    pub new: VAddr,
+}
+
 /// Applied extents with the cuts among them.
 #[derive(Debug, Default)]
 pub struct Layer {
@@ -29,12 +42,14 @@ pub struct Layer {
     pub older: Older,
     /// Cuts, by stamp.
     pub cuts: Vec<Cut>,
+    /// What the first version merged gets new addresses for, unless its parent uses it.
+    pub rehomed: BTreeSet<Rehomed>,
 }
 
 impl Layer {
     /// Nothing is to be merged.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty() && self.cuts.is_empty()
+        self.index.is_empty() && self.cuts.is_empty() && self.rehomed.is_empty()
     }
 
     /// What it takes of memory, in extents.

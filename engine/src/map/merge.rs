@@ -3,12 +3,14 @@
 
 use super::delta::{Delta, Extent};
 use super::interval::Piece;
+use super::layer::Rehomed;
 use super::tree::{child_index, level_for, span, summarise, Held, Missing};
 use crate::format::node::{ChildPointer, LeafEntry, LeafKind, NodeHead, NodePage, FANOUT};
 use crate::format::vaddr::VAddr;
 use crate::format::versions::Subtree;
 use esker_base::num::to_u64;
 use esker_base::{GroupId, Stamp, StoreId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What a merge asks of the store.
@@ -23,6 +25,43 @@ pub trait MergeStore {
     fn kill_node(&mut self, old: &ChildPointer, level: u8, first_lba: u64, death: Stamp);
     /// A whole subtree that the merged tree no longer needs.
     fn discard(&mut self, subtree: Subtree);
+    /// A page has a second address. `entry` is what the map has if it names the page by the first one. Gives
+    /// whether the map is to name the second; the other one dies.
+    fn rehome(&mut self, entry: Option<&LeafEntry>, rehomed: &Rehomed) -> bool;
+}
+
+/// What is merged.
+#[derive(Clone, Copy, Debug)]
+pub struct Brought<'a> {
+    /// Extents.
+    pub delta: &'a Delta,
+    /// Pages with second addresses.
+    pub rehomed: &'a BTreeSet<Rehomed>,
+}
+
+impl Brought<'_> {
+    /// The first block from `from` on that something is brought for, and what of extents there is for it.
+    fn next_from(&self, from: u64) -> Option<(u64, Option<Extent>)> {
+        let extent = self.delta.next_from(from);
+        let rehomed = self.rehomed(from, u64::MAX).next().map(|a| a.lba);
+        match (extent, rehomed) {
+            (Some((lba, _)), Some(rehomed)) if rehomed < lba => Some((rehomed, None)),
+            (None, Some(rehomed)) => Some((rehomed, None)),
+            (Some((lba, extent)), _) => Some((lba, Some(extent))),
+            (None, None) => None,
+        }
+    }
+
+    /// Of these blocks.
+    fn rehomed(&self, from: u64, until: u64) -> impl Iterator<Item = &Rehomed> {
+        let first = Rehomed {
+            lba: from,
+            old: VAddr::NONE,
+            new: VAddr::NONE,
+        };
+        let all = self.rehomed.range(first..);
+        all.take_while(move |a| a.lba < until)
+    }
 }
 
 /// Why a merge stopped.
@@ -45,6 +84,8 @@ struct Open {
     page: NodePage,
     /// The node it replaces.
     old: ChildPointer,
+    /// It is not what it was. Otherwise the old one stays.
+    changed: bool,
 }
 
 /// A merge in progress.
@@ -103,6 +144,7 @@ impl Merge {
                 level: wanted,
                 page,
                 old: ChildPointer::default(),
+                changed: true,
             });
             wanted -= 1;
         }
@@ -119,9 +161,14 @@ impl Merge {
     }
 
     /// Merges on, touching at most `leaves_max` leaves.
-    pub fn run(&mut self, delta: &Delta, store: &mut dyn MergeStore, leaves_max: usize) -> Stop {
+    pub fn run(
+        &mut self,
+        brought: Brought<'_>,
+        store: &mut dyn MergeStore,
+        leaves_max: usize,
+    ) -> Stop {
         for _ in 0..leaves_max {
-            let Some((lba, extent)) = delta.next_from(self.cursor) else {
+            let Some((lba, extent)) = brought.next_from(self.cursor) else {
                 return match self.close_until(store, |_| false) {
                     Some(stop) => stop,
                     None => Stop::Done,
@@ -132,10 +179,16 @@ impl Merge {
             if let Some(stop) = self.close_until(store, keep) {
                 return stop;
             }
-            match self.descend(lba, &extent, store) {
-                Ok(Some(next)) => self.cursor = next,
+            match self.descend(lba, extent.as_ref(), store) {
+                Ok(Some(next)) => {
+                    // What was discarded needs no other address.
+                    for rehomed in brought.rehomed(lba, next) {
+                        store.rehome(None, rehomed);
+                    }
+                    self.cursor = next;
+                }
                 Ok(None) => {
-                    let next = self.fill_leaf(delta, store);
+                    let next = self.fill_leaf(brought, store);
                     self.cursor = next;
                 }
                 Err(stop) => return stop,
@@ -152,6 +205,10 @@ impl Merge {
     ) -> Option<Stop> {
         while self.path.last().is_some_and(|open| !keep(open)) {
             let open = self.path.pop()?;
+            if !open.changed {
+                self.held.remove(&open.old.vaddr);
+                continue;
+            }
             let mut pointer = summarise(&open.page);
             if pointer.live > 0 {
                 let Some((vaddr, crc)) = store.write(open.page) else {
@@ -167,6 +224,7 @@ impl Merge {
                 Some(parent) => {
                     let i = child_index(parent.level, open.first_lba);
                     parent.page.set_child(i, &pointer);
+                    parent.changed = true;
                 }
                 None => self.root = pointer,
             }
@@ -179,7 +237,7 @@ impl Merge {
     fn descend(
         &mut self,
         lba: u64,
-        extent: &Extent,
+        extent: Option<&Extent>,
         store: &mut dyn MergeStore,
     ) -> Result<Option<u64>, Stop> {
         loop {
@@ -192,8 +250,11 @@ impl Merge {
                     (open.page.child(i), open.level - 1, first)
                 }
             };
-            let covers = lba == first_lba && extent.count() >= span(level);
-            if covers && extent.kind != LeafKind::Data {
+            let covers = |extent: &&Extent| {
+                let covers = lba == first_lba && extent.count() >= span(level);
+                covers && extent.kind != LeafKind::Data
+            };
+            if let Some(extent) = extent.filter(covers) {
                 if !pointer.vaddr.is_none() {
                     store.discard(Subtree {
                         node: pointer,
@@ -211,6 +272,7 @@ impl Merge {
                     Some(parent) => {
                         let i = child_index(parent.level, lba);
                         parent.page.set_child(i, &empty);
+                        parent.changed = true;
                     }
                     None => self.root = empty,
                 }
@@ -236,6 +298,7 @@ impl Merge {
                 level,
                 page,
                 old: pointer,
+                changed: false,
             });
         }
     }
@@ -271,14 +334,15 @@ impl Merge {
         page
     }
 
-    /// Puts everything the delta has for the open leaf into it; gives the block after it.
-    fn fill_leaf(&mut self, delta: &Delta, store: &mut dyn MergeStore) -> u64 {
+    /// Puts everything that is brought for the open leaf into it; gives the block after it.
+    fn fill_leaf(&mut self, brought: Brought<'_>, store: &mut dyn MergeStore) -> u64 {
         let Some(open) = self.path.last_mut() else {
             return self.cursor;
         };
         let first = open.first_lba;
         let range = esker_base::BlockRange::new(first, span(0));
-        for (lba, extent) in delta.overlapping(range) {
+        for (lba, extent) in brought.delta.overlapping(range) {
+            open.changed = true;
             for i in 0..extent.count() {
                 let at = child_index(0, lba + i);
                 let (old, new) = (open.page.leaf(at), extent.leaf(i));
@@ -286,6 +350,16 @@ impl Merge {
                     store.kill_block(lba + i, &old, new.stamp);
                 }
                 open.page.set_leaf(at, &new);
+            }
+        }
+        for rehomed in brought.rehomed(first, first + span(0)) {
+            let at = child_index(0, rehomed.lba);
+            let entry = open.page.leaf(at);
+            let here = entry.kind == LeafKind::Data && entry.vaddr == rehomed.old;
+            if store.rehome(here.then_some(&entry), rehomed) {
+                let vaddr = rehomed.new;
+                open.page.set_leaf(at, &LeafEntry { vaddr, ..entry });
+                open.changed = true;
             }
         }
         first + span(0)

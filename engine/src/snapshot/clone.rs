@@ -103,7 +103,9 @@ impl Engine {
             commit: FIRST.0,
         };
         (group.max_stamp, group.newest_cut) = (*cut, *cut);
+        let is_clean = from.is_resealed(cut.epoch());
         let older = from.epochs.iter().filter(|e| e.epoch <= cut.epoch());
+        let older = older.filter(|e| !(is_clean && from.is_under_older_key(e)));
         group.epochs = older.copied().collect();
         match base.root {
             Some((root, level)) => (group.root, group.root_level) = (root, level),

@@ -122,9 +122,9 @@ impl<'a> Walk<'a> {
                 return end;
             }
         }
-        // Past both maps only deltas can have anything.
+        // Past both maps only deltas can have anything. What they discard there was nothing before, however long.
         while !self.is_enough() {
-            match self.first_change(self.state.next, self.state.end()) {
+            match self.first_data(self.state.next, self.state.end()) {
                 Some((at, _)) => {
                     let leaf = self.leaf([None, None], at / to_u64(FANOUT) * to_u64(FANOUT));
                     self.state.next = self.state.next.max(leaf);
@@ -158,6 +158,16 @@ impl<'a> Walk<'a> {
     fn first_change(&self, lba: u64, end: u64) -> Option<(u64, Extent)> {
         let range = BlockRange::new(lba, end.saturating_sub(lba));
         let firsts = self.deltas().filter_map(|d| d.overlapping(range).next());
+        firsts.min_by_key(|(at, _)| *at)
+    }
+
+    /// The first extent of the deltas in a range that has data.
+    fn first_data(&self, lba: u64, end: u64) -> Option<(u64, Extent)> {
+        let range = BlockRange::new(lba, end.saturating_sub(lba));
+        let is_data = |(_, extent): &(u64, Extent)| extent.kind == LeafKind::Data;
+        let firsts = self
+            .deltas()
+            .filter_map(|d| d.overlapping(range).find(is_data));
         firsts.min_by_key(|(at, _)| *at)
     }
 

@@ -80,6 +80,8 @@ pub struct Forest {
     changed_in_checkpoint: BTreeSet<VersionId>,
     /// Those whose sums are to be taken anew.
     stale: BTreeSet<VersionId>,
+    /// Versions taken apart since the store was opened.
+    removed: u64,
 }
 
 impl Default for Forest {
@@ -101,6 +103,7 @@ impl Default for Forest {
             changed: BTreeSet::new(),
             changed_in_checkpoint: BTreeSet::new(),
             stale: BTreeSet::new(),
+            removed: 0,
         }
     }
 }
@@ -199,6 +202,11 @@ impl Forest {
                 *self.counts.entry(v.group).or_default() += 1;
             }
         }
+    }
+
+    /// Versions taken apart since the store was opened.
+    pub fn removed(&self) -> u64 {
+        self.removed
     }
 
     /// No version at all.
@@ -567,6 +575,18 @@ impl Forest {
         }
     }
 
+    /// The head of a group begins with an empty map.
+    pub fn go_on_from_nothing(&mut self, group: GroupId) {
+        let Some(id) = self.heads.get(&group).copied() else {
+            return;
+        };
+        self.reparent(id, VersionId(0));
+        self.mark(id);
+        if let Some(head) = self.versions.get_mut(&id) {
+            head.grown = [Stamp(0); LEVELS];
+        }
+    }
+
     /// A snapshot is deleted: it disappears for its users, and is gone when nothing begins at it.
     pub fn hide(&mut self, id: VersionId) {
         let Some(v) = self.versions.get_mut(&id) else {
@@ -684,6 +704,7 @@ impl Forest {
         }
         self.mark_in_checkpoint(id);
         self.remove(id);
+        self.removed += 1;
     }
 
     /// A checkpoint has merged a version.

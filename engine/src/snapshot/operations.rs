@@ -64,18 +64,18 @@ pub(crate) fn waits_for_checkpoint(
     forest: &Forest,
     operation: Option<&Operation>,
 ) -> bool {
-    let Some(Operation::Rollback { to, .. }) = operation else {
-        return false;
+    // A map that must grow is merged even with nothing: its height is part of its hash.
+    let is_behind = || {
+        !group.active.is_empty() || group.frozen.is_some() || group.is_low() || group.base.is_some()
     };
-    let target = forest.at(group.meta.group, *to);
-    target.is_some_and(|target| {
-        // A map that must grow is merged even with nothing: its height is part of its hash.
-        !group.active.is_empty()
-            || group.frozen.is_some()
-            || group.is_low()
-            || group.base.is_some()
-            || target.root.is_none()
-    })
+    match operation {
+        Some(Operation::Branch { to: Stamp(0) }) => is_behind(),
+        Some(Operation::Rollback { to, .. } | Operation::Branch { to }) => {
+            let target = forest.at(group.meta.group, *to);
+            target.is_some_and(|target| is_behind() || target.root.is_none())
+        }
+        _ => false,
+    }
 }
 
 /// The volume goes on from a snapshot. Nothing is in the deltas.
@@ -111,6 +111,9 @@ pub(crate) fn roll_back(
     }
     (group.root, group.root_level) = (root, level);
     group.newest_cut = target.cut;
+    if target.cut.epoch() < group.resealed {
+        group.resealed = esker_base::Epoch(0); // what it goes on from may hold blocks under older keys
+    }
     // The size stays: what is on its way in the log may lie behind the end that the snapshot had.
     Ok(Outcome::RolledBack(stamp))
 }

@@ -103,6 +103,12 @@ impl Engine {
         self.nodes_needed() + 3 * self.tables_needed() + OPENING_SEGMENTS * self.slots()
     }
 
+    /// Map nodes that a checkpoint may write beside those that it must, without taking room from records.
+    pub(crate) fn spare_nodes(&self) -> u64 {
+        let kept = self.floor() + SHORT_SEGMENTS * self.slots();
+        self.map_room().saturating_sub(kept)
+    }
+
     /// Whether a record of `pages` may be written that makes checkpoints write up to `nodes`
     /// more map nodes; `payload` says whether it carries data.
     pub(crate) fn record_fits(&self, pages: u32, nodes: u64, payload: bool) -> bool {

@@ -64,7 +64,7 @@ enum Change {
 pub struct Moved {
     /// The piece they come from.
     pub from: VAddr,
-    /// The virtual slots, in order.
+    /// The virtual slots, in order; a dead one among them stands for a page that is none of the piece's.
     pub slots: Vec<u32>,
     /// Where the first of them is now; the others follow it.
     pub segment: u32,
@@ -507,6 +507,56 @@ impl Segments {
             self.now.insert(key, piece);
         }
         Ok(())
+    }
+
+    /// A checkpoint begins: nothing looks for dead slots any more, and pieces of segments of survivors that have
+    /// nothing else end. (Others end when their segment is used again.)
+    pub fn drop_emptied(&mut self) {
+        for key in std::mem::take(&mut self.now.emptied) {
+            let piece = self.now.pieces.get(&key);
+            let Some(piece) = piece.filter(|piece| piece.live_count() == 0) else {
+                continue;
+            };
+            let number = piece.segment;
+            if self.get(number).kind != SegmentKind::Survivors {
+                continue;
+            }
+            self.now.remove(key);
+            self.tables.piece_changed(key);
+            if let Some(here) = self.residents.get_mut(&number) {
+                here.remove(&key);
+            }
+        }
+    }
+
+    /// A page of a survivors' segment gets a second address, as a slot of the segment's own virtual one, and is
+    /// live under both. Gives that address.
+    ///
+    /// # Errors
+    /// When it has that address already.
+    pub fn rehome(&mut self, number: u32, slot: u32) -> Result<VAddr, LivenessViolation> {
+        let key = VAddr::new(self.get(number).generation, 0);
+        if !self.now.pieces.contains_key(&key) {
+            let whole = Piece::new(Kept::All(self.slots), number, 0);
+            self.now.insert(key, whole);
+            self.residents.entry(number).or_default().insert(key);
+            self.tables.piece_changed(key);
+        }
+        let vaddr = key.plus(u64::from(slot));
+        self.set_live(vaddr, 1)?;
+        Ok(vaddr)
+    }
+
+    /// Number of pieces that lie in a segment of survivors; those that are gone may count until it is used again.
+    pub fn residents_count(&self, number: u32) -> usize {
+        self.residents.get(&number).map_or(0, BTreeSet::len)
+    }
+
+    /// Live slots of the piece that a slot is in, and the slot's place; none when it is nowhere.
+    pub fn neighbours(&self, vaddr: VAddr) -> Option<(u32, (u32, u32))> {
+        let (key, rank) = self.now.find(vaddr)?;
+        let piece = self.now.pieces.get(&key)?;
+        Some((piece.live_count(), (piece.segment, piece.base + rank)))
     }
 
     /// A checkpoint begins: what it will say of the segments is what they are now, changed only by

@@ -34,6 +34,8 @@ pub(super) struct Table {
     pub segments: Vec<Segment>,
     pub pieces: BTreeMap<VAddr, Piece>,
     pub live: u64,
+    /// Pieces of segments of survivors whose last slot has died.
+    pub emptied: Vec<VAddr>,
 }
 
 impl Table {
@@ -82,6 +84,9 @@ impl Table {
             let (after, number) = (piece.live_count(), piece.segment as usize);
             let segment = &mut self.segments[number];
             segment.live_count = segment.live_count + after - before;
+            if after == 0 && segment.kind == SegmentKind::Survivors {
+                self.emptied.push(key);
+            }
             self.live = self.live + u64::from(after) - u64::from(before);
             done += run;
         }

@@ -2,8 +2,10 @@
 //! its own encoding. Checksums are mended first where they would stop a fuzzer at the door.
 
 use esker_base::checksum::crc32;
+use esker_base::Stamp;
 use esker_engine::format::checkpoint::{self, Checkpoint, GroupMeta};
 use esker_engine::format::codec::Writer;
+use esker_engine::format::manifest::Manifest;
 use esker_engine::format::node::{NodePage, FANOUT, LEVEL_MAX};
 use esker_engine::format::operation::Operation;
 use esker_engine::format::record::{RecordHeader, HEADER_PAGES_MAX};
@@ -175,4 +177,22 @@ pub(crate) fn checkpoint(data: &[u8]) {
     if let Ok(meta) = GroupMeta::decode(data) {
         assert_eq!(GroupMeta::decode(&meta.encode()), Ok(meta));
     }
+}
+
+/// What another node says a volume was: whoever sent it, nothing of it may stop the replica that asked.
+pub(crate) fn manifest(data: &[u8]) {
+    let Ok(manifest) = Manifest::decode(data) else {
+        return;
+    };
+    let again = manifest.encode();
+    for version in &manifest.versions {
+        assert!(manifest.at(version.cut).is_some());
+        assert!(version.parent.0 == 0 || manifest.at(version.parent).is_some());
+        let above = Stamp(version.cut.0.saturating_add(1));
+        assert!(
+            above == version.cut || !manifest.leads_to(above, version.cut),
+            "what is above a version does not lead to it"
+        );
+    }
+    assert_eq!(Manifest::decode(&again), Ok(manifest));
 }

@@ -26,6 +26,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("operation", formats::operation),
     ("node", formats::node),
     ("checkpoint", formats::checkpoint),
+    ("manifest", formats::manifest),
     ("store_image", store_image::run),
     ("peer_frame", peer::frame),
     ("peer_messages", peer::messages),

@@ -6,14 +6,18 @@ use crate::nbd_session::STREAM;
 use crate::peer_link;
 use crate::store::{golden, occupied};
 use esker_api::v1;
-use esker_base::{GroupId, RaftIndex, ReplicaId};
-use esker_engine::format::checkpoint::Checkpoint;
+use esker_base::{GroupId, RaftIndex, ReplicaId, Stamp};
+use esker_engine::format::checkpoint::{Checkpoint, GroupEntry, GroupMeta, Jump};
+use esker_engine::format::manifest::{Manifest, ManifestVersion};
 use esker_engine::format::node::NodePage;
 use esker_engine::format::operation::Operation;
 use esker_engine::format::record::{ItemBody, RecordHeader};
 use esker_engine::format::superblock::Superblock;
+use esker_engine::format::versions::SnapshotMeta;
 use esker_replication::{Frame, PayloadRef};
 use prost::Message;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The first inputs of a target; none when there is no such target.
 #[must_use]
@@ -21,6 +25,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "nbd_session" => streams().into_iter().chain(noise(12)).collect(),
         "superblock" | "record" | "operation" | "node" | "checkpoint" => from_store(target),
+        "manifest" => manifests(),
         "peer_frame" => vec![frame(0), frame(2)],
         "peer_link" => peer_link::seeds(),
         "admin" => admin().into_iter().chain(noise(12)).collect(),
@@ -32,6 +37,45 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "store_image" | "peer_messages" => noise(24),
         _ => Vec::new(),
     }
+}
+
+/// A volume with a snapshot, and one that was rolled back.
+fn manifests() -> Vec<Vec<u8>> {
+    let version = |cut, parent| ManifestVersion {
+        cut: Stamp(cut),
+        parent: Stamp(parent),
+        meta: Arc::new(SnapshotMeta {
+            name: format!("s{cut}"),
+            created_us: 1,
+            size_bytes: 1 << 20,
+            labels: BTreeMap::from([("by".into(), "hand".into())]),
+        }),
+    };
+    let manifest = |versions: Vec<ManifestVersion>, jumps: Vec<Jump>| {
+        let state = GroupEntry {
+            meta: GroupMeta {
+                block_bytes: 4096,
+                size_bytes: 1 << 20,
+                name: "v".into(),
+                ..GroupMeta::default()
+            },
+            max_stamp: versions.last().map_or(Stamp(0), |v| v.cut),
+            jumps,
+            ..GroupEntry::default()
+        };
+        Manifest { state, versions }.encode()
+    };
+    let jump = |at, to| Jump {
+        at: Stamp(at),
+        to: Stamp(to),
+    };
+    vec![
+        manifest(vec![version(9, 0)], Vec::new()),
+        manifest(
+            vec![version(10, 0), version(20, 10), version(40, 10)],
+            vec![jump(30, 10)],
+        ),
+    ]
 }
 
 /// Bytes without meaning, the same every time: each decodes as some sequence of steps.

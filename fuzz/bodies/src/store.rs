@@ -242,6 +242,7 @@ fn meta(group: u64, voters: &[u64], blocks: u64) -> Box<GroupMeta> {
             ..Membership::default()
         },
         key_id: 0,
+        feeds: GroupId(0),
     })
 }
 
@@ -256,6 +257,7 @@ fn make() -> Golden {
             salt: 5,
             key_id: 0,
             nonce: 6,
+            resealed: false,
         };
         maker.append(GroupId(group), 1, &open, Vec::new());
     }

@@ -60,6 +60,7 @@ targets!(
     operation,
     node,
     checkpoint,
+    manifest,
     store_image,
     peer_frame,
     peer_messages,

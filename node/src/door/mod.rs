@@ -563,9 +563,8 @@ impl Volume {
 
     /// Whether this replica can tell how far a read must see.
     pub fn takes_part(&self) -> bool {
-        self.group
-            .as_ref()
-            .is_some_and(|g: &Group| !g.is_suspended())
+        let raft = self.group.as_ref();
+        self.sink.is_none() && raft.is_some_and(|g: &Group| !g.is_suspended())
     }
 
     /// Reads of the group that are over: those of requests, and of sessions that attach.

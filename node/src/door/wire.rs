@@ -8,14 +8,11 @@
 //!
 //! The payload of a write, or what a read found, follows beside it; the note holds its CRC-32.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use esker_base::checksum::{crc32, crc32_of};
+use crate::envelope;
+pub(crate) use crate::envelope::{crc_of, joined};
+use bytes::Bytes;
 use esker_base::num::{to_u64, to_usize};
-use esker_base::AlignedBuf;
 use prost::Message;
-
-/// Longest header, in bytes.
-pub(crate) const NOTE_BYTES_MAX: usize = 1 << 20;
 
 /// What an [`Ask`] is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -147,13 +144,7 @@ pub(crate) enum Note {
 impl Note {
     /// The header's bytes.
     pub fn pack(self) -> Bytes {
-        let envelope = Envelope { note: Some(self) };
-        let mut out = BytesMut::with_capacity(4 + envelope.encoded_len());
-        out.put_u32_le(0);
-        out.put_slice(&envelope.encode_to_vec());
-        let crc = crc32(&out[4..]);
-        out[..4].copy_from_slice(&crc.to_le_bytes());
-        out.freeze()
+        envelope::pack(&Envelope { note: Some(self) })
     }
 
     /// Reads a header.
@@ -161,39 +152,8 @@ impl Note {
     /// # Errors
     /// Why it is none.
     pub fn unpack(header: &[u8]) -> Result<Self, &'static str> {
-        if header.len() > NOTE_BYTES_MAX {
-            return Err("header too long");
-        }
-        let (crc, body) = header.split_first_chunk::<4>().ok_or("header too short")?;
-        if u32::from_le_bytes(*crc) != crc32(body) {
-            return Err("header checksum");
-        }
-        let envelope = Envelope::decode(body).map_err(|_| "not a note")?;
+        let envelope: Envelope = envelope::unpack(header)?;
         envelope.note.ok_or("a note of a newer version")
-    }
-}
-
-/// The CRC-32 of a payload in pieces.
-pub(crate) fn crc_of(payloads: &[Bytes]) -> u32 {
-    let pieces: Vec<&[u8]> = payloads.iter().map(AsRef::as_ref).collect();
-    crc32_of(&pieces)
-}
-
-/// A payload as one piece, copied only where it came in several.
-pub(crate) fn joined(mut payloads: Vec<Bytes>) -> Bytes {
-    payloads.retain(|piece| !piece.is_empty());
-    match payloads.len() {
-        0 => Bytes::new(),
-        1 => payloads.swap_remove(0),
-        _ => {
-            let mut all = AlignedBuf::zeroed(payloads.iter().map(Bytes::len).sum());
-            let mut at = 0;
-            for piece in &payloads {
-                all[at..at + piece.len()].copy_from_slice(piece);
-                at += piece.len();
-            }
-            all.freeze()
-        }
     }
 }
 

@@ -6,5 +6,6 @@ mod encryption;
 mod exports;
 mod fair;
 mod harness;
+mod rekey;
 mod rewind;
 mod snapshots;

@@ -302,6 +302,7 @@ pub(super) fn receive_of(link: &mut Link) -> Option<Partial> {
 fn frame_of(frame: ArrivedFrame) -> (u16, PeerFrame) {
     let kind = match frame.kind {
         WireKind::Door => FrameKind::Door,
+        WireKind::CatchUp => FrameKind::CatchUp,
         WireKind::Group | WireKind::Hello => FrameKind::Group, // the decoder gives no other hello
     };
     let payloads = frame.payload.into_iter().collect();

@@ -47,6 +47,7 @@ impl Peers {
         let kind = match frame.kind {
             FrameKind::Group => WireKind::Group,
             FrameKind::Door => WireKind::Door,
+            FrameKind::CatchUp => WireKind::CatchUp,
         };
         let stores = (from_store, to.store);
         let Some(pieces) = wire::frame(kind, stores, &frame.header, frame.payloads) else {

@@ -4,7 +4,7 @@
 //! offset  bytes  field (integers little-endian)
 //!      0      4  magic, "EsPL"
 //!      4      1  version, 1
-//!      5      1  kind: 1 hello, 2 group, 3 door
+//!      5      1  kind: 1 hello, 2 group, 3 door, 4 catch-up
 //!      6      2  reserved, zero
 //!      8      2  sending store, an index in its node
 //!     10      2  receiving store, an index in its node
@@ -83,6 +83,8 @@ pub enum WireKind {
     Group,
     /// Of a client's request on its way to the leader, or of the answer.
     Door,
+    /// Of a replica that lags behind the retained log.
+    CatchUp,
 }
 
 impl WireKind {
@@ -91,6 +93,7 @@ impl WireKind {
             Self::Hello => 1,
             Self::Group => 2,
             Self::Door => 3,
+            Self::CatchUp => 4,
         }
     }
 
@@ -99,6 +102,7 @@ impl WireKind {
             1 => Ok(Self::Hello),
             2 => Ok(Self::Group),
             3 => Ok(Self::Door),
+            4 => Ok(Self::CatchUp),
             other => Err(WireError::Kind(other)),
         }
     }
@@ -180,7 +184,9 @@ impl Prelude {
 fn check_lengths(kind: WireKind, header_bytes: u32, payload_bytes: u32) -> Result<(), WireError> {
     let (header_max, payload_max) = match kind {
         WireKind::Hello => (HELLO_BYTES_MAX, 0),
-        WireKind::Group | WireKind::Door => (PEER_HEADER_BYTES_MAX, PEER_PAYLOAD_BYTES_MAX),
+        WireKind::Group | WireKind::Door | WireKind::CatchUp => {
+            (PEER_HEADER_BYTES_MAX, PEER_PAYLOAD_BYTES_MAX)
+        }
     };
     let fits = header_bytes <= to_u32_saturating(header_max)
         && payload_bytes <= to_u32_saturating(payload_max);

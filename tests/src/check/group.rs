@@ -166,6 +166,8 @@ impl Applied {
                     false => Outcome::SnapshotRefused(SnapshotRefusal::Unknown),
                 };
             }
+            // Only feeds have them.
+            Operation::Ingest { .. } | Operation::Branch { .. } => {}
         }
         Outcome::Done
     }
@@ -220,7 +222,9 @@ pub fn write_blocks(blocks: &mut Blocks, operation: &Operation, pages: &[Bytes])
         | Operation::Rollback { .. }
         | Operation::DeleteSnapshot { .. }
         | Operation::Clone { .. }
-        | Operation::Relabel { .. } => {}
+        | Operation::Relabel { .. }
+        | Operation::Ingest { .. }
+        | Operation::Branch { .. } => {}
     }
 }
 

@@ -360,6 +360,7 @@ impl World {
             salt: u128::from(nonce),
             key_id: 0,
             nonce,
+            resealed: false,
         };
         let entries = [
             entry_of(model.term, None, Vec::new()),

@@ -213,6 +213,8 @@ impl World {
             batches_in_flight_max: rng.pick(&[1, 2, 4]),
             batch_least: [0, 2, 12][shape / 16 % 3],
             checkpoint_stretch: [1, 1, 1, 4][shape / 48 % 4],
+            pieces_least: [0, 0, 4096][shape / 576 % 3],
+            reclaim_delay: Duration::from_millis([0, 20, 500][shape / 192 % 3]),
             unsynced_bytes_max: rng.pick(&[8 << 10, 1 << 20]),
             unsynced_time_max: Duration::from_millis(rng.range(1, 50)),
             idle_time: Duration::from_millis(rng.range(1, 20)),
@@ -290,6 +292,7 @@ impl World {
             Effect::ReadDone { token, result } => self.read_done(token, result)?,
             Effect::ExtentsDone { token, result } => self.extents_done(token, result)?,
             Effect::DiffDone { token, result } => self.diff_done(token, result)?,
+            Effect::HarvestDone { .. } => {} // nobody asks
             Effect::ScrubDone { token, result } => self.scrub_done(token, result)?,
             Effect::CatalogDone { token, result } => {
                 let unknown = matches!(
@@ -487,6 +490,7 @@ impl World {
             latest: query.latest,
             at: query.at.map(Stamp),
             one: query.extents == Some(Runs::First),
+            old_keys: false,
         };
         self.reads.insert(token, query);
         self.step(Event::Extents(request))

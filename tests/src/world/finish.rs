@@ -2,7 +2,7 @@
 //! the stores are stopped and checked.
 
 use super::client::{Client, Mood, Wish};
-use super::host::State;
+use super::host::{Host, State};
 use super::operator::group_of;
 use super::wire::Command;
 use super::world::{Crash, Purpose, World};
@@ -323,50 +323,26 @@ impl World {
         }
     }
 
-    /// Replicas of a volume that can be equal: one that is behind what any other still has in its
-    /// log waits for a catch-up by state, which does not exist yet.
-    fn comparable(&self, slot: usize) -> Vec<usize> {
-        let logs: Vec<(u64, u64)> = self
-            .hosts
-            .iter()
-            .filter_map(|h| h.node.as_ref()?.engine().recovered_group(group_of(slot)))
-            .map(|g| {
-                (
-                    g.truncated.0 .0,
-                    g.entries.last().map_or(g.truncated.0, |e| e.1).0,
-                )
-            })
-            .collect();
-        let cut = logs.iter().map(|l| l.0).max().unwrap_or(0);
-        (0..logs.len()).filter(|n| logs[*n].1 >= cut).collect()
-    }
-
-    fn all_comparable(&self) -> Vec<Vec<usize>> {
-        let slots = 0..self.slots.len();
-        slots.map(|slot| self.comparable(slot)).collect()
+    /// Whether all replicas have applied the same, and everything they have.
+    fn has_converged(&self) -> bool {
+        (0..self.slots.len()).all(|slot| {
+            let view = |host: &Host| {
+                let node = host.node.as_ref();
+                let view = node.and_then(|n| n.engine().group(group_of(slot)));
+                view.map(|v| (v.applied, v.last_index))
+            };
+            let at: Vec<_> = self.hosts.iter().map(view).collect();
+            at.iter()
+                .all(|v| v.is_some_and(|(a, l)| a == l && *v == at[0]))
+        })
     }
 
     /// Waits until all replicas have applied the same.
     fn converge(&mut self) {
-        for slot in 0..self.slots.len() {
-            let at: Vec<_> = self
-                .comparable(slot)
-                .into_iter()
-                .map(|h| {
-                    let node = self.hosts[h].node.as_ref();
-                    let view = node.and_then(|n| n.engine().group(group_of(slot)));
-                    view.map(|v| (v.applied, v.last_index))
-                })
-                .collect();
-            let same = at
-                .iter()
-                .all(|v| v.is_some_and(|(a, l)| a == l && *v == at[0]));
-            if !same {
-                return;
-            }
+        if !self.has_converged() {
+            return;
         }
         self.enter(Stage::Compare);
-        self.comparing = self.all_comparable();
         for host in 0..self.hosts.len() {
             self.ask_operator(host, AdminRequest::Checkpoint, Purpose::Compare);
         }
@@ -384,15 +360,12 @@ impl World {
         {
             return;
         }
-        let now = self.all_comparable();
-        if now != self.comparing {
-            // One that seemed too far behind has caught up since: its checkpoint came before that.
+        if !self.has_converged() {
+            // A point that a replica needed to catch up has gone since.
             return self.enter(Stage::Converge);
         }
-        for (slot, of) in now.into_iter().enumerate() {
-            for _ in of.len()..self.hosts.len() {
-                self.stats.did("replicas behind every log");
-            }
+        let of: Vec<usize> = (0..self.hosts.len()).collect();
+        for slot in 0..self.slots.len() {
             let views: Vec<_> = of
                 .iter()
                 .filter_map(|h| self.hosts[*h].node.as_ref()?.engine().group(group_of(slot)))

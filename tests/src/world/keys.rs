@@ -2,10 +2,11 @@
 //! was sealed, over every life of every node.
 
 use super::operator::group_of;
-use super::world::{Ev, World};
+use super::world::{Ev, Purpose, World};
 use crate::sim::SimRng;
 use esker_base::{Stamp, VolumeId};
 use esker_crypto::{DataKey, EpochId, KekId, KeyEncryptionKey, KeyId, KeyName, WrappedKey};
+use esker_node::admin::{AdminError, AdminReply, AdminRequest};
 use esker_node::{Event, KeyAnswer, KeyAsk};
 use std::collections::{HashMap, HashSet};
 
@@ -128,6 +129,47 @@ fn open(wrapped: &WrappedKey) -> Result<DataKey, esker_crypto::UnwrapError> {
 }
 
 impl World {
+    /// Gives a volume another data key, wraps the one it has anew, or seals what is under older ones.
+    pub(crate) fn tend_keys(&mut self, host: usize, name: Option<String>) {
+        let (request, purpose) = match (name, self.rng.below(4)) {
+            (Some(volume), 0) => {
+                let data_key = true;
+                (AdminRequest::KeyRotate { volume, data_key }, Purpose::Rekey)
+            }
+            (Some(volume), 1) => {
+                let data_key = false;
+                (AdminRequest::KeyRotate { volume, data_key }, Purpose::Info)
+            }
+            _ => (AdminRequest::Reseal, Purpose::Reseal),
+        };
+        self.ask_operator(host, request, purpose);
+    }
+
+    pub(crate) fn rekeyed(&mut self, host: usize, result: &Result<AdminReply, AdminError>) {
+        if result.is_ok() {
+            self.stats.did("data keys exchanged");
+            if self.plan.rekeys {
+                self.ask_operator(host, AdminRequest::Reseal, Purpose::Reseal);
+            }
+        }
+    }
+
+    /// Most passes go on to their end.
+    pub(crate) fn resealed(&mut self, host: usize, result: &Result<AdminReply, AdminError>) {
+        let Ok(AdminReply::Resealed(Some(page))) = result else {
+            return;
+        };
+        if page.bytes > 0 {
+            self.stats.did("parts sealed anew");
+        }
+        if page.ended {
+            self.stats.did("volumes sealed anew");
+        }
+        if self.rng.below(8) != 0 {
+            self.ask_operator(host, AdminRequest::Reseal, Purpose::Reseal);
+        }
+    }
+
     /// A node asks for a key.
     pub(crate) fn key_effect(&mut self, host: usize, ask: KeyAsk) {
         if self.plan.encrypted == 0 {

@@ -81,6 +81,15 @@ impl World {
         self.rollbacks_interrupted(host);
         self.past_is_lost();
         self.hosts[host].note_probes();
+        if let Some(node) = &self.hosts[host].node {
+            let caught_up = node.catch_ups();
+            self.stats
+                .add_work("replicas that caught up", caught_up.ended);
+            self.stats
+                .add_work("blocks fetched by replicas", caught_up.blocks);
+            self.stats
+                .add_work("catch-ups interrupted", caught_up.running);
+        }
         let h = &mut self.hosts[host];
         h.node = None;
         h.state = State::Down;

@@ -64,6 +64,10 @@ impl World {
         let slot = self.rng.index(self.slots.len());
         let name = self.slots[slot].volume.as_ref().map(|v| v.name.clone());
         let single = self.plan.nodes == 1;
+        let keys_of_three = if self.plan.rekeys { 2 } else { 1 };
+        if self.plan.encrypted > 0 && self.rng.below(3) < keys_of_three {
+            return self.tend_keys(host, name);
+        }
         let request = match self.rng.below(10) {
             0 => AdminRequest::VolumeList,
             1 => AdminRequest::Status,
@@ -268,6 +272,8 @@ impl World {
         }
         match purpose {
             Purpose::Info => {}
+            Purpose::Rekey => self.rekeyed(host, &result),
+            Purpose::Reseal => self.resealed(host, &result),
             Purpose::Doomed(slot) => {
                 let s = &mut self.slots[slot];
                 let size_bytes = s.resizing.take();
@@ -355,6 +361,12 @@ impl World {
         let oracle = self.new_oracle();
         let Some((_, change)) = self.slots[slot].change.take() else {
             return;
+        };
+        // The slots failed when its key was to be destroyed.
+        let is_gone = |error: &AdminError| error.to_string().contains("the volume is deleted");
+        let result = match result {
+            Err(error) if change == Change::Delete && is_gone(&error) => Ok(AdminReply::Done),
+            result => result,
         };
         match result {
             Ok(_) => {

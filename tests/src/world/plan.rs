@@ -3,6 +3,7 @@
 use super::content::Grid;
 use super::keys::KeyFaults;
 use crate::sim::{DiskFaults, SimRng};
+use esker_base::num::to_usize;
 use esker_engine::format::table::CONTENT_MAX;
 use esker_engine::{EngineConfig, Sabotage};
 use std::time::Duration;
@@ -141,6 +142,8 @@ pub struct Plan {
     pub contradictions: u64,
     /// Per mille of new volumes that are encrypted; 0 when nodes keep no keys.
     pub encrypted: u64,
+    /// Operators have little else to do than to give volumes other data keys.
+    pub rekeys: bool,
     /// What the provider of keys does.
     pub key_faults: KeyFaults,
     /// Run options.
@@ -165,8 +168,11 @@ impl Plan {
         };
         let mut engine = engine(r, segment_bytes, segments, options.sabotage);
         if nodes > 1 {
-            // More than a run writes: a replica further behind would need catch-up by state.
             engine.retained_entries_max = r.pick(&[1024, 4096]);
+            if options.seed.is_multiple_of(3) {
+                // Who is absent for a while catches up by versions.
+                engine.retained_entries_max = [8, 32, 128][to_usize(options.seed / 3 % 3)];
+            }
         }
         let slots = segment_bytes / 4096;
         let inner = (0..r.range(0, 3)).map(|_| r.below(4096)).collect();
@@ -223,6 +229,7 @@ impl Plan {
             blocks_first: blocks_max,
             contradictions: 0,
             encrypted: 0,
+            rekeys: false,
             key_faults: KeyFaults::default(),
             options,
         };
@@ -309,6 +316,10 @@ impl Plan {
             fails: r.pick(&[0, 0, 100, 500]),
             away_ns: r.pick(&[0, 1_000_000, 100_000_000]),
         };
+        self.rekeys = r.chance(300);
+        if self.rekeys {
+            self.weights.admin = self.weights.admin.max(20);
+        }
     }
 
     /// Bytes of each disk.

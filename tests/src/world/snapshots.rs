@@ -172,8 +172,12 @@ impl World {
         else {
             return false;
         };
-        let mut volumes = self.slots.iter().filter_map(|s| s.volume.as_ref());
-        let origin = volumes.find(|v| v.name == *volume);
+        let named = |v: &super::catalog::Volume| v.name == *volume;
+        let mut slots = self.slots.iter();
+        let origin = slots.find(|s| s.volume.as_ref().is_some_and(named));
+        // Its end may be on its way.
+        let origin = origin.filter(|s| s.change.is_none());
+        let origin = origin.and_then(|s| s.volume.as_ref());
         let stays = |v: &super::catalog::Volume| {
             let kept = &v.kept;
             at_us.is_some() || kept.sure.contains_key(snapshot) && !kept.leaving.contains(snapshot)
@@ -278,6 +282,7 @@ impl World {
             return self.three_answered(&asked, result);
         }
         let fenced = self.hosts[host].fenced;
+        let resealed = self.plan.encrypted > 0;
         let step = self.step;
         let is_changing = self.slots[asked.slot].change.is_some();
         let volume = self.slots[asked.slot].volume.as_mut();
@@ -306,7 +311,8 @@ impl World {
                 if page.through_bytes < page.size_bytes {
                     return self.violate("a comparison of a small volume takes pages".into());
                 }
-                if let Err(text) = volume.compare(&from, &to, &told) {
+                // What is sealed anew under another key counts as changed.
+                if let Err(text) = volume.compare(&from, &to, &told, resealed) {
                     let name = volume.name.clone();
                     return self.violate(format!("{from} and {to} of {name}: {text}"));
                 }
@@ -431,7 +437,13 @@ impl Kept {
 
 impl super::catalog::Volume {
     /// Whether a comparison of two snapshots can be right.
-    fn compare(&self, from: &str, to: &str, told: &BTreeMap<u64, bool>) -> Result<(), String> {
+    fn compare(
+        &self,
+        from: &str,
+        to: &str,
+        told: &BTreeMap<u64, bool>,
+        resealed: bool,
+    ) -> Result<(), String> {
         let kept = &self.kept.sure;
         let (Some(old), Some(new)) = (kept.get(from), kept.get(to)) else {
             return Ok(()); // deleted meanwhile
@@ -440,7 +452,9 @@ impl super::catalog::Volume {
             let told = told.get(&to_u64(lba));
             match old.block_differs(new, lba) {
                 Some(true) if told.is_none() => return Err(format!("block {lba} is left out")),
-                Some(false) if told.is_some() => return Err(format!("block {lba} is the same")),
+                Some(false) if told.is_some() && !resealed => {
+                    return Err(format!("block {lba} is the same"))
+                }
                 _ => {}
             }
             if told == Some(&false) && new.holds_data(lba) {

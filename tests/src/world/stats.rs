@@ -47,7 +47,14 @@ impl Stats {
 
     /// Counts work.
     pub fn did(&mut self, kind: &'static str) {
-        *self.work.entry(kind).or_default() += 1;
+        self.add_work(kind, 1);
+    }
+
+    /// Counts work that was done several times.
+    pub fn add_work(&mut self, kind: &'static str, times: u64) {
+        if times > 0 {
+            *self.work.entry(kind).or_default() += times;
+        }
     }
 
     /// Operations of clients and operators.

@@ -197,7 +197,9 @@ impl World {
         let Some(volume) = &self.slots[slot].volume else {
             return;
         };
-        let names: BTreeSet<&String> = first.iter().map(|told| &told.1.name).collect();
+        // Points are the node's own.
+        let named = first.iter().filter(|told| !told.1.is_point());
+        let names: BTreeSet<&String> = named.map(|told| &told.1.name).collect();
         let kept = &volume.kept;
         let lost = |name: &&String| !names.contains(name) && !kept.deleted.contains(*name);
         if let Some(name) = kept.sure.keys().find(lost) {

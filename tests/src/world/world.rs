@@ -109,6 +109,10 @@ pub(crate) enum Purpose {
     Reconcile,
     AcceptLoss(usize),
     Info,
+    /// A volume is given another data key.
+    Rekey,
+    /// A part of what is under older ones is sealed anew.
+    Reseal,
     /// A resize of a volume that is deleted next.
     Doomed(usize),
     /// It must be refused.
@@ -160,8 +164,6 @@ pub struct World {
     pub(crate) violation: Option<String>,
     pub(crate) stage: super::finish::Stage,
     pub(crate) stage_since: u64,
-    /// Replicas that are being compared, by slot.
-    pub(crate) comparing: Vec<Vec<usize>>,
     /// Clients make no requests until then.
     pub(crate) hush_until: u64,
     /// A fault at the end of the hush.
@@ -218,7 +220,6 @@ impl World {
             violation: None,
             stage: super::finish::Stage::Storm,
             stage_since: 0,
-            comparing: Vec::new(),
             hush_until: 0,
             quiet_damage: false,
             records: vec![Vec::new(); plan.nodes],

@@ -42,6 +42,35 @@ fn a_filesystem_outlives_a_full_store() {
     );
 }
 
+/// `benches/catch_up.py` compares a copy that was away with its leader's: after an absence that the log reaches
+/// back over, and after one that it does not, with snapshots.
+#[test]
+fn what_a_copy_that_was_away_receives_is_measured() {
+    if !has(&["python3", "fio", "nbdcopy"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let words = [
+        "--size",
+        "268435456",
+        "--store-size",
+        "2GiB",
+        "--base-mib",
+        "32",
+        "--cases",
+        "inside:300:0,beyond:17500:5",
+    ];
+    let out = script(300, "catch_up.py", &folder, &words);
+    assert_eq!(out.matches("\"case\"").count(), 2, "{out}");
+    let beyond = out.lines().find(|line| line.contains("beyond"));
+    let fetched = format!("\"fetched_bytes\": {}", 17_500 * 4096);
+    assert!(beyond.is_some_and(|line| line.contains(&fetched)), "{out}");
+    assert!(
+        out.contains("every copy that was away is the same"),
+        "{out}"
+    );
+}
+
 /// `benches/diff.py` counts the blocks of each comparison against those that were written.
 #[test]
 fn what_comparing_snapshots_takes_is_measured() {
@@ -162,6 +191,25 @@ fn what_tls_costs_is_measured() {
     for row in found.as_object().unwrap().values() {
         for target in ["plain", "tls"] {
             assert!(row[target][0]["ios"].as_u64().unwrap() > 0, "{row}");
+        }
+    }
+}
+
+/// `benches/encrypted.py --quick` measures each row on both volumes.
+#[test]
+fn what_encryption_costs_is_measured() {
+    if !has(&["python3", "fio"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let json = folder.join("found.json").display().to_string();
+    let table = script(240, "encrypted.py", &folder, &["--quick", "--json", &json]);
+    assert_eq!(table.matches(" instead of ").count(), 6, "{table}");
+    let found: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    for row in found.as_object().unwrap().values() {
+        for volume in ["plain", "encrypted"] {
+            assert!(row[volume][0]["ios"].as_u64().unwrap() > 0, "{row}");
         }
     }
 }

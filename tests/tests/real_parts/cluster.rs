@@ -2,9 +2,12 @@
 //! returns catches up.
 
 use crate::client::Client;
-use crate::harness::{free_address, Daemon, Folder, Start};
+use crate::harness::{free_address, signal, Daemon, Folder, Start};
 use crate::pattern::{content, fill, Content, BLOCK};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +24,8 @@ pub struct Members {
     folder: Folder,
     list: String,
     own: Vec<(String, String)>,
+    /// They have certificates, `n1.pem` and so on.
+    has_tls: bool,
 }
 
 impl Members {
@@ -36,13 +41,66 @@ impl Members {
             folder: Folder::new(),
             list: list.collect(),
             own,
+            has_tls: false,
+        }
+    }
+
+    /// With certificates of one authority.
+    fn with_tls(count: usize) -> Self {
+        let members = Self {
+            has_tls: true,
+            ..Self::new(count)
+        };
+        members.certify("first", 1..=count);
+        members
+    }
+
+    /// Gives these members certificates of the authority of this name.
+    fn certify(&self, authority: &str, ids: std::ops::RangeInclusive<usize>) {
+        let esker = |words: &[&str]| {
+            let program = crate::harness::program("esker");
+            crate::harness::run(program.to_str().unwrap(), words).ok()
+        };
+        let ca = self.folder.join(authority).display().to_string();
+        if !Path::new(&ca).exists() {
+            esker(&["cert", "init", "--out", &ca]);
+        }
+        for id in ids {
+            let (name, number) = (format!("n{id}"), id.to_string());
+            esker(&[
+                "cert",
+                "node",
+                &name,
+                "--id",
+                &number,
+                "--authority",
+                &ca,
+                "--host",
+                "localhost",
+            ]);
+            for end in ["key", "pem"] {
+                let new = self.folder.join(&format!("{name}.new"));
+                fs::copy(format!("{ca}/{name}.{end}"), &new).unwrap();
+                fs::rename(&new, self.folder.join(&format!("{name}.{end}"))).unwrap();
+            }
+            fs::copy(
+                format!("{ca}/ca.pem"),
+                self.folder.join(&format!("{name}-ca.pem")),
+            )
+            .unwrap();
         }
     }
 
     fn config(&self, id: usize, cluster: &str) -> String {
         let (links, control) = &self.own[id - 1];
+        let tls = match self.has_tls {
+            true => {
+                format!("tls_cert = 'n{id}.pem'\ntls_key = 'n{id}.key'\ntls_ca = 'n{id}-ca.pem'\n")
+            }
+            false => String::new(),
+        };
         format!(
-            "[node]\nid = {id}\n[cluster]\nid = '{cluster}'\nlisten = '{links}'\ncontrol = '{control}'\n{}",
+            "{tls}[node]\nid = {id}\n[cluster]\nid = '{cluster}'\nlisten = '{links}'\ncontrol = '{control}'\n{}",
             self.list
         )
     }
@@ -233,4 +291,191 @@ fn a_node_keeps_its_ids_and_is_one_of_its_members() {
         told.contains("cluster.listen") && told.contains("TLS"),
         "{told}"
     );
+}
+
+fn create_encrypted(node: &Daemon, name: &str) {
+    let words = [
+        "volume",
+        "create",
+        name,
+        "--size",
+        "16MiB",
+        "--replicas",
+        "3",
+        "--encrypt",
+    ];
+    node.esker(&words).ok();
+}
+
+/// Whether a store's file holds these bytes.
+fn on_disk(members: &Members, id: usize, bytes: &[u8]) -> bool {
+    let path = members.folder.join(&format!("n{id}/store-0.esker"));
+    let mut file = fs::File::open(path).unwrap();
+    let (mut window, mut kept) = (vec![0; 1 << 20], 0);
+    loop {
+        let read = file.read(&mut window[kept..]).unwrap();
+        if read == 0 {
+            return false;
+        }
+        let filled = kept + read;
+        if window[..filled].iter().any(|b| *b != 0)
+            && window[..filled].windows(bytes.len()).any(|w| w == bytes)
+        {
+            return true;
+        }
+        kept = filled.min(bytes.len() - 1);
+        window.copy_within(filled - kept..filled, 0);
+    }
+}
+
+/// Each node wraps the key of an encrypted volume with its own keyring; leaders are killed, and a replica whose keyring is
+/// away says so and leaves leading to others.
+#[test]
+fn an_encrypted_volume_has_its_key_on_each_node() {
+    let members = Members::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|id| Some(members.start(id).ready())).collect();
+    create_encrypted(nodes[0].as_ref().unwrap(), "s");
+    let mut wrapped_by = std::collections::BTreeSet::new();
+    for node in nodes.iter().flatten() {
+        assert_eq!(node.json(&["volume", "show", "s"])["encrypted"], true);
+        let keys = node.json(&["key", "show", "s"]);
+        assert_eq!(
+            (&keys[0]["state"], &keys[0]["key_id"]),
+            (&"open".into(), &1.into())
+        );
+        wrapped_by.insert(keys[0]["kek"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(wrapped_by.len(), 3, "three keyrings: {wrapped_by:?}");
+
+    let leader = leader_of(&nodes, "s");
+    let client = (leader + 1) % 3;
+    let mut session = nodes[client].as_ref().unwrap().client("s");
+    write(&mut session, 0..128, 1);
+    // The client stays where it is and sees no error.
+    nodes[leader].take().unwrap().kill();
+    write(&mut session, 64..256, 2);
+    holds(&mut session, 0..64, 1);
+    holds(&mut session, 64..256, 2);
+    let pattern = &fill(1, 100, 2)[..64];
+    for id in (1..=3).filter(|id| *id != leader + 1) {
+        assert!(
+            !on_disk(&members, id, pattern),
+            "node {id} has it in the clear"
+        );
+    }
+
+    // The one that was killed comes back without its keyring.
+    let keyring = members.folder.join(&format!("n{}/keyring", leader + 1));
+    let away = members.folder.join("away");
+    fs::rename(&keyring, &away).unwrap();
+    nodes[leader] = Some(members.start(leader + 1).ready());
+    let back = nodes[leader].as_ref().unwrap();
+    until("it is locked", || state(back, "s") == "locked");
+    let refused = Client::unix(&back.socket(), "s").map(drop);
+    assert!(refused.is_err(), "a locked replica was attached to");
+    // It follows all the same, and whoever else leads is killed: of the two that are left, the one with the key leads.
+    let now = leader_of(&nodes, "s");
+    let third = (0..3).find(|at| *at != leader && *at != now).unwrap();
+    if now == client {
+        drop(session);
+    }
+    nodes[now].take().unwrap().kill();
+    let mut session = nodes[third].as_ref().unwrap().client("s");
+    write(&mut session, 0..32, 3);
+    holds(&mut session, 64..256, 2);
+    drop(session);
+    fs::rename(&away, &keyring).unwrap();
+    let back = nodes[leader].as_ref().unwrap();
+    signal(back.pid(), "HUP");
+    until("it opens", || state(back, "s") == "ready");
+    holds(&mut back.client("s"), 0..32, 3);
+    for node in nodes.into_iter().flatten() {
+        node.stop();
+    }
+}
+
+/// Within a generous time.
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Which node leads the volume, by what a node says that is there.
+#[track_caller]
+fn leader_of(nodes: &[Option<Daemon>], name: &str) -> usize {
+    let mut found = None;
+    until("somebody leads", || {
+        let asked = nodes.iter().flatten().next().unwrap();
+        let status = asked.json(&["status"]);
+        let volumes = status["volumes"].as_array().unwrap().clone();
+        let volume = volumes.iter().find(|v| v["name"] == name).cloned();
+        let leader = volume.and_then(|v| v["leader"].as_str()?.parse::<usize>().ok());
+        let leader = leader.map(|id| id - 1);
+        found = leader.filter(|at| nodes[*at].is_some());
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// What members ask of each other goes over TLS when they have certificates, with nodes of the same authority alone; new
+/// certificates count without a restart.
+#[test]
+fn members_ask_each_other_over_tls_and_new_certificates_count_at_once() {
+    let members = Members::with_tls(3);
+    let nodes: Vec<_> = (1..=3).map(|id| members.start(id).ready()).collect();
+    let create = |name: &str| {
+        let words = [
+            "volume",
+            "create",
+            name,
+            "--size",
+            "16MiB",
+            "--replicas",
+            "3",
+            "--encrypt",
+        ];
+        nodes[0].esker(&words)
+    };
+    create("a").ok();
+    let mut session = nodes[1].client("a");
+    write(&mut session, 0..16, 1);
+
+    // Without TLS nobody is answered: what comes back is an alert of TLS, or nothing.
+    let mut plain = TcpStream::connect(&members.own[1].1).unwrap();
+    plain
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
+
+    // One node has certificates of another authority: it is no member for the others, nor they for it.
+    members.certify("second", 1..=1);
+    signal(nodes[0].pid(), "HUP");
+    until("the others are strangers", || {
+        let line = create("b");
+        match line.code {
+            Some(0) => {
+                nodes[0].esker(&["volume", "delete", "b"]).ok();
+                false
+            }
+            _ => line.line(1).contains("node "),
+        }
+    });
+    members.certify("second", 2..=3);
+    signal(nodes[1].pid(), "HUP");
+    signal(nodes[2].pid(), "HUP");
+    until("all know each other again", || create("c").code == Some(0));
+    // Links that were there stay.
+    write(&mut session, 8..32, 2);
+    holds(&mut session, 0..8, 1);
+    holds(&mut session, 8..32, 2);
+    drop(session);
+    for node in nodes {
+        node.stop();
+    }
 }

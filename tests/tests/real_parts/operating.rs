@@ -272,7 +272,7 @@ fn json_is_what_scripts_rely_on() {
     assert_eq!(list, serde_json::json!([volume]));
     assert_eq!(
         fields(&volume),
-        "encrypted labels name replicas rewind_bytes rewind_from_unix rewind_seconds sessions \
+        "encrypted labels name replicas reseal rewind_bytes rewind_from_unix rewind_seconds sessions \
          size_bytes snapshot_bytes snapshot_schedule snapshots state store tcp_uri unique_bytes uri \
          used_bytes uuid"
     );

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
 const BLOCK: u64 = 4096;
@@ -285,8 +286,18 @@ fn metric(address: &str, name: &str) -> u64 {
     crate::metrics::Scrape::of(address).get(&format!("{name}{{store=\"0\"}}")) as u64
 }
 
-/// Each block that was changed, in the log, by volume and offset.
+/// Each block that was changed, in the log, by volume and offset. A thread of its own writes the log: a line may come after
+/// the answer it is about.
 fn told(daemon: &Daemon, name: &str) {
+    let end = Instant::now() + Duration::from_secs(20);
+    let lines = |log: &str| {
+        log.lines()
+            .filter(|l| l.contains("read failed") && l.contains(name))
+            .count()
+    };
+    while lines(&daemon.log()) < changed().len() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let log = daemon.log();
     for lba in changed() {
         let line = |l: &&str| {

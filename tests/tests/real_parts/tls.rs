@@ -140,7 +140,12 @@ fn libnbd_reads_and_writes_what_its_certificate_is_for() {
     assert_ne!(run("nbdinfo", &[&uri(others.0.join("vm"))]).code, Some(0));
     fs::copy(own.join("ca-cert.pem"), others.0.join("vm/ca-cert.pem")).unwrap();
     assert_ne!(run("nbdinfo", &[&uri(others.0.join("vm"))]).code, Some(0));
-    assert!(daemon.log().contains("TLS: "), "{}", daemon.log());
+    // A thread of its own writes the log.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !daemon.log().contains("TLS: ") {
+        assert!(std::time::Instant::now() < end, "{}", daemon.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     run("nbdinfo", &[&uri(own)]).ok();
 }
 
