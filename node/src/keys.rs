@@ -183,6 +183,11 @@ impl Keys {
         }
     }
 
+    /// Looks for slots that nothing needs.
+    pub(crate) fn sweep(&mut self) {
+        self.sweep_wanted = true;
+    }
+
     pub(crate) fn change(&mut self, pages: Vec<PageWrite>, then: Then) {
         let pages = pages.into();
         self.changes.push_back(Change { pages, then });
@@ -445,7 +450,9 @@ impl Node {
                 token
             }
             KeyFor::Rotation(token, group) => {
-                self.rekey_failed(token, group);
+                if !self.rekey_failed(token, group) {
+                    return;
+                }
                 token
             }
         };

@@ -101,18 +101,22 @@ impl Node {
             // From now on it stays for as long as the volume may have it in its log.
             self.keys.unreserve((volume, key_id));
             self.dirty.insert(id);
+        } else {
+            self.keys.sweep(); // it was given up meanwhile
         }
     }
 
-    /// No key could be made.
-    pub(crate) fn rekey_failed(&mut self, token: AdminToken, id: GroupId) {
+    /// No key could be made. Whether anybody still waits for it: what was given up was answered then.
+    pub(crate) fn rekey_failed(&mut self, token: AdminToken, id: GroupId) -> bool {
         let Some(volume) = self.volumes.get_mut(&id) else {
-            return;
+            return false;
         };
-        if let Some(rekey) = volume.rekey.take_if(|r| r.token == token) {
+        let failed = volume.rekey.take_if(|r| r.token == token);
+        if let Some(rekey) = &failed {
             let key = (volume.id, rekey.key_id);
             self.keys.unreserve(key);
         }
+        failed.is_some()
     }
 
     /// Opens an epoch under a key that is ready.
@@ -159,8 +163,9 @@ impl Node {
 
     /// Nothing of this comes about any more, as far as this node knows.
     pub(crate) fn rekey_stop(&mut self, id: GroupId) {
-        let rekey = self.volumes.get_mut(&id).and_then(|v| v.rekey.take());
-        if let Some(rekey) = rekey {
+        let volume = self.volumes.get_mut(&id);
+        if let Some((volume, rekey)) = volume.and_then(|v| v.rekey.take().map(|r| (v.id, r))) {
+            self.keys.unreserve((volume, rekey.key_id));
             let why = AdminError::Refused(LEADERSHIP_CHANGED.into());
             self.answers.push((rekey.token, Err(why)));
         }

@@ -305,6 +305,17 @@ fn data_keys_are_exchanged_under_load() {
     those_that_did("volumes sealed anew", 1, 0, 3);
 }
 
+/// A volume was deleted while the provider still made the data key that it was to get. Whoever had asked for it was
+/// told so, and again when the provider failed.
+#[test]
+fn who_asked_for_a_data_key_is_answered_once() {
+    let options = Options {
+        nodes: Some(1),
+        ..Options::new(2086)
+    };
+    assert_eq!(run_caught(options).violation, None);
+}
+
 /// What a volume was at a moment of its past is what is cloned.
 #[test]
 fn the_past_is_what_it_was() {
