@@ -351,7 +351,7 @@ impl Engine {
         if !self.is_open() {
             return None;
         }
-        if self.refused.get() && self.checkpoint.is_none() {
+        if self.refused.get() && self.checkpoint.is_none() && !self.entries_wait() {
             return Some(Moment(0));
         }
         let sync = match (&self.sync, self.log.unsynced.front()) {

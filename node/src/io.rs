@@ -57,7 +57,7 @@ impl Node {
         self.ops.insert(id, op);
         match refused {
             None => self.admit(id),
-            Some(RequestError::NoSpace) if self.parks(id) => {}
+            Some(RequestError::NoSpace) if self.park(id) => {}
             Some(error) => self.fail_op(id, error),
         }
     }
@@ -84,17 +84,19 @@ impl Node {
         self.turns.push(self.now, conn, id, bytes);
     }
 
-    /// Only writes wait for room: trims make some.
-    fn parks(&mut self, id: OpId) -> bool {
-        let op = self.ops.get(&id);
-        op.is_some_and(|op| matches!(op.action, Action::Write(_))) && self.park(id)
+    /// Whether what a write brings finds room. If not, a checkpoint is due that may make some.
+    pub(crate) fn fits(&self, op: &Op) -> bool {
+        self.engine.has_room_for(self.accepted_with(op))
     }
 
-    /// Whether what a write brings finds room.
-    pub(crate) fn fits(&self, op: &Op) -> bool {
-        // What was accepted and is not in the log yet needs its room, too.
-        let accepted = op.range().bytes() + to_u64(self.op_bytes);
-        self.engine.has_room_for(accepted)
+    /// The same, as a question.
+    pub(crate) fn would_fit(&self, op: &Op) -> bool {
+        self.engine.finds_room(self.accepted_with(op))
+    }
+
+    /// What was accepted and is not in the log yet needs its room, too.
+    fn accepted_with(&self, op: &Op) -> u64 {
+        op.range().bytes() + to_u64(self.op_bytes)
     }
 
     /// Whether a request that is to enter here finds no room.

@@ -19,6 +19,7 @@ mod key_admin;
 mod keys;
 pub mod meters;
 mod node;
+mod parking;
 mod pieces;
 mod rekey;
 mod reseal;

@@ -160,6 +160,8 @@ pub struct Node {
     pub(crate) others: BTreeMap<usize, Vec<ExportInfo>>,
     /// Rewind windows.
     pub(crate) rewinds: crate::rewind::Rewinds,
+    /// Writes that wait for room.
+    pub(crate) parking: crate::parking::Parking,
     /// Snapshots came or went, and the other stores have not been told.
     pub(crate) snapshots_changed: bool,
     /// Sessions in their handshake, with the moment at which they are ended.
@@ -254,6 +256,7 @@ impl Node {
             conns_dirty: BTreeSet::new(),
             others: BTreeMap::new(),
             rewinds: crate::rewind::Rewinds::default(),
+            parking: crate::parking::Parking::default(),
             snapshots_changed: false,
             handshakes: BTreeSet::new(),
             admin: BTreeMap::new(),

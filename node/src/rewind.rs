@@ -10,10 +10,10 @@ use crate::control::Outcome;
 use crate::event::AdminToken;
 use crate::node::{Node, Phase};
 use crate::snapshots::SnapshotAsk;
-use crate::volume::{OpId, Volume};
+use crate::volume::Volume;
 use esker_base::num::to_u64;
 use esker_base::{GroupId, Moment};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The label of a volume that holds its window, in seconds.
@@ -32,8 +32,6 @@ const SLIDE_MAX: Duration = Duration::from_secs(600);
 const DROPS_MAX: usize = 512;
 /// Windows are shortened when less than this part of what clients may use is free.
 const ROOM_SHARE: u64 = 16;
-/// How long a write waits for room that points give back.
-const PARKED_MAX: Duration = Duration::from_secs(20);
 /// Between two lines of the log that tell of shortened windows.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// Whose requests are answered to nobody.
@@ -61,8 +59,6 @@ pub(crate) struct Rewinds {
     volumes: BTreeSet<GroupId>,
     /// When to look at them.
     pub due: Option<Moment>,
-    /// Writes that found no room while points may give some back. As many as sessions may have on their way.
-    parked: VecDeque<OpId>,
     /// Points deleted for want of room since the start.
     pub shortened: u64,
     warned: Option<Moment>,
@@ -115,7 +111,7 @@ impl Node {
             next = next.into_iter().chain(at).min();
         }
         self.make_room();
-        if self.is_short_of_room() || !self.rewinds.parked.is_empty() {
+        if self.is_short_of_room() || !self.parking.is_empty() {
             next = Some(self.second_end());
         }
         let due = self.rewinds.due; // set meanwhile
@@ -230,7 +226,7 @@ impl Node {
 
     fn is_short_of_room(&self) -> bool {
         let little = self.engine.capacity_bytes() / ROOM_SHARE;
-        (self.engine.room_bytes() < little || !self.rewinds.parked.is_empty())
+        (self.engine.room_bytes() < little || !self.parking.is_empty())
             && self
                 .rewinds
                 .volumes
@@ -240,7 +236,7 @@ impl Node {
 
     /// Deletes the older half of all points when the store has little room left, once what was deleted before is
     /// given back. True when any were.
-    fn make_room(&mut self) -> bool {
+    pub(crate) fn make_room(&mut self) -> bool {
         let leaving = |id: &GroupId| self.volumes.get(id).is_some_and(|v| !v.leaving.is_empty());
         let is_busy = self.rewinds.volumes.iter().any(leaving) || self.engine.reclaims();
         if self.fenced.is_some() || is_busy || !self.is_short_of_room() {
@@ -276,7 +272,7 @@ impl Node {
     }
 
     /// Whether deleting points may make room for a write.
-    fn may_give_room(&self) -> bool {
+    pub(crate) fn points_may_give_room(&self) -> bool {
         let gives = |id: &GroupId| {
             let serves = self.volumes.get(id).is_some_and(Volume::is_serving);
             serves && self.engine.rewind_points(*id).count > 0
@@ -285,48 +281,10 @@ impl Node {
         !volumes.is_empty() && (self.engine.reclaims() || volumes.iter().any(gives))
     }
 
-    /// Keeps a write that found no room, if points may give some back. False when it is to be refused.
-    pub(crate) fn park(&mut self, op: OpId) -> bool {
-        let parks = self.phase == Phase::Serving && self.fenced.is_none() && self.may_give_room();
-        if parks {
-            self.rewinds.parked.push_back(op);
-            self.make_room();
-            self.rewinds.due = Some(
-                self.rewinds
-                    .due
-                    .map_or(self.second_end(), |due| due.min(self.second_end())),
-            );
-        }
-        parks
-    }
-
-    /// Lets writes go on that waited for room, or refuses them when none will come. True when any did.
-    pub(crate) fn release_parked(&mut self) -> bool {
-        let Some(id) = self.rewinds.parked.front().copied() else {
-            return false;
-        };
-        let Some(op) = self.ops.get(&id) else {
-            self.rewinds.parked.pop_front();
-            return true; // its volume or its session has ended
-        };
-        let serves = self.volumes.get(&op.group).is_some_and(Volume::is_serving);
-        let late = self.now.since(op.since) >= PARKED_MAX || self.phase != Phase::Serving;
-        let fits = self.fenced.is_none() && self.fits(op);
-        if fits && serves {
-            self.rewinds.parked.pop_front();
-            self.admit(id);
-            return true;
-        }
-        if !late && serves && self.fenced.is_none() && self.may_give_room() {
-            return self.make_room();
-        }
-        self.rewinds.parked.pop_front();
-        let error = match serves && self.fenced.is_none() {
-            true => esker_nbd::RequestError::NoSpace,
-            false => esker_nbd::RequestError::Io,
-        };
-        self.fail_op(id, error);
-        true
+    /// Looks at all windows when this second ends, at the latest.
+    pub(crate) fn look_at_windows_soon(&mut self) {
+        let end = self.second_end();
+        self.rewinds.due = Some(self.rewinds.due.map_or(end, |due| due.min(end)));
     }
 
     /// Makes a volume that begins as another one was at a moment, in microseconds since the Unix epoch.

@@ -97,6 +97,8 @@ pub(crate) struct Op {
     pub caller: Option<Caller>,
     /// It is for the leader, although it could be carried out here.
     pub is_forwarded: bool,
+    /// Checkpoints that had ended when it found no room.
+    pub full_since: Option<u64>,
 }
 
 impl Op {
@@ -140,6 +142,7 @@ impl Op {
             sequence: 0,
             caller: None,
             is_forwarded: false,
+            full_since: None,
         }
     }
 

@@ -103,13 +103,15 @@ impl Engine {
             self.reclaim_at = Some(now + self.config.reclaim_delay);
         }
         let reclaim = self.reclaim_at.is_some_and(|at| now >= at);
-        let refused = self.refused.take();
+        let refused = self.refused.get();
         let short = || (refused || self.room_is_short()) && self.checkpoint_helps();
         let due = self.checkpoint_wanted || reclaim || self.checkpoint_is_due() || short();
         if due {
             self.checkpoint_wanted = false;
             self.checkpoint_begin(false);
         }
+        // What is not applied yet is looked at when it is.
+        self.refused.set(refused && !due && self.entries_wait());
     }
 
     /// Freezes the state that the checkpoint will hold.

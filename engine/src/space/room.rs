@@ -15,6 +15,7 @@ use crate::format::checkpoint::SegmentKind;
 use crate::format::superblock::CHECKPOINT_COPIES;
 use crate::format::PAGE_U64;
 use crate::gc::streams_count;
+use crate::group::Group;
 use esker_base::num::to_u64;
 
 /// Segments an opening takes: the log's, its successor, and one for the tables.
@@ -256,6 +257,14 @@ impl Engine {
     /// checkpoint and garbage collection until they do: the log waits for those.
     #[must_use]
     pub fn has_room_for(&self, bytes: u64) -> bool {
+        let fits = self.finds_room(bytes);
+        self.refused.set(self.refused.get() || !fits);
+        self.fenced.is_none() && fits
+    }
+
+    /// The same, as a question that makes no checkpoint due.
+    #[must_use]
+    pub fn finds_room(&self, bytes: u64) -> bool {
         let pending: u64 = self
             .log
             .pending
@@ -263,9 +272,34 @@ impl Engine {
             .map(|p| u64::from(p.payload_pages))
             .sum();
         let wanted = bytes.div_ceil(PAGE_U64) + pending;
-        let fits = self.used() + wanted <= self.capacity();
-        self.refused.set(self.refused.get() || !fits);
-        self.fenced.is_none() && fits
+        self.used() + wanted <= self.capacity()
+    }
+
+    /// Whether fewer slots may be live when checkpoints have merged what is applied, or about to be: until then the
+    /// sums count what was replaced and trimmed, and take other writes on trust, so that they rise and fall.
+    #[must_use]
+    pub fn merging_may_give_room(&self) -> bool {
+        self.load.extents > 0 || self.checkpoint.is_some() || self.entries_wait()
+    }
+
+    /// Whether what was deleted is being taken apart.
+    #[must_use]
+    pub fn takes_apart(&self) -> bool {
+        !self.discards.is_empty()
+            || self.has_to_reclaim()
+            || self.groups.values().any(|g| g.deleting)
+    }
+
+    /// Whether clients may have been answered for entries that are not applied.
+    pub(crate) fn entries_wait(&self) -> bool {
+        let waits = |g: &Group| g.is_single() && !g.suspended && g.applied < g.last_index();
+        self.groups.values().any(waits)
+    }
+
+    /// Checkpoints that have ended, of this store's life.
+    #[must_use]
+    pub fn checkpoints_done(&self) -> u64 {
+        self.checkpoints_done
     }
 
     /// Bytes of client data that fit without touching the reserve.

@@ -221,13 +221,20 @@ impl Node {
         }
         match self.heading(group) {
             Heading::Here => {
-                let (full, volume) = (self.no_room_for(id), self.volumes.get_mut(&group));
-                if full {
+                let full = self.no_room_for(id);
+                let waits = full && self.comes_again(id);
+                if full && !waits {
                     return self.fail_op(id, RequestError::NoSpace);
                 }
-                if let Some(volume) = volume {
-                    volume.route.homeless.remove(&id);
+                let again = self.ticks + REFUSED_TICKS;
+                let Some(volume) = self.volumes.get_mut(&group) else {
+                    return;
+                };
+                if waits {
+                    volume.route.homeless.insert(id, again);
+                    return;
                 }
+                volume.route.homeless.remove(&id);
                 self.enter(id, bytes, true);
             }
             Heading::Soon => {}

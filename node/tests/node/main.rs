@@ -5,6 +5,7 @@
 mod encryption;
 mod exports;
 mod fair;
+mod full;
 mod harness;
 mod rekey;
 mod rewind;
