@@ -13,6 +13,7 @@ pub const READ: u16 = 0;
 pub const WRITE: u16 = 1;
 pub const FLUSH: u16 = 3;
 pub const TRIM: u16 = 4;
+pub const WRITE_ZEROES: u16 = 6;
 pub const STATUS: u16 = 7;
 pub const MIB: usize = 1 << 20;
 
