@@ -11,6 +11,7 @@
 //! A crash before 4 leaves the old table with the old places; what was copied is garbage. Slots
 //! that die between 2 and 3 stay dead at their new place.
 
+mod batch;
 mod rehome;
 mod streams;
 mod victim;
@@ -20,19 +21,20 @@ use crate::engine::{Engine, Purpose};
 use crate::event::Effect;
 use crate::format::checkpoint::SegmentKind;
 use crate::format::node::NodePage;
-use crate::format::survivors::{Owner, Survivor, SurvivorsHeader, ENTRIES_MAX};
+use crate::format::survivors::{Owner, Survivor, ENTRIES_MAX};
 use crate::format::table;
 use crate::format::vaddr::VAddr;
 use crate::format::PAGE;
 use crate::group::liveness;
 use crate::recovery::Probe;
 use crate::space::segments::Moved;
+use batch::Batch;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u32_saturating, to_u64};
-use esker_base::{AlignedBuf, DiskError, DiskOp};
+use esker_base::{DiskError, DiskOp};
 use std::collections::{BTreeMap, BTreeSet};
-use streams::{stream_of, Open, Streams, STREAMS};
+use streams::{stream_of, Streams, STREAMS};
 
 pub(crate) use streams::count as streams_count;
 
@@ -87,19 +89,6 @@ struct Copied {
     moved: Vec<Moved>,
     /// Nothing of it is in a later batch.
     last_batch: u64,
-}
-
-/// Survivors on their way to their new place.
-#[derive(Debug)]
-struct Batch {
-    id: u64,
-    stream: usize,
-    segment: u32,
-    generation: u64,
-    slot: u32,
-    capacity: usize,
-    entries: Vec<Survivor>,
-    pages: Vec<Bytes>,
 }
 
 /// What became of a window.
@@ -214,11 +203,8 @@ impl Engine {
 
     /// A victim that died out meanwhile, and was released, is none any more.
     fn drop_reused_victim(&mut self) {
-        let reused = self.collector.victim.as_ref().is_some_and(|v| {
-            let segment = self.segs.get(v.segment);
-            segment.generation != v.generation || segment.kind == SegmentKind::Free
-        });
-        if reused {
+        let is_still = |v: &Victim| self.segs.is_still(v.segment, v.generation);
+        if !self.collector.victim.as_ref().is_some_and(is_still) {
             self.collector.victim = None;
         }
     }
@@ -515,82 +501,6 @@ impl Engine {
         Outcome::Copied
     }
 
-    /// Gives a run of pages of the window to the batch.
-    fn take_run(&mut self, run: &mut Option<(u32, u32)>, first: u32, bytes: &Bytes) {
-        if let (Some((start, end)), Some(b)) = (run.take(), &mut self.collector.batch) {
-            let at = |slot: u32| (slot - first) as usize * PAGE;
-            b.pages.push(bytes.slice(at(start)..at(end)));
-        }
-    }
-
-    /// Begins a batch where the stream's open segment has room, or in a new one, or where another
-    /// stream has room when there is no new one.
-    fn begin_batch(&mut self, stream: usize) -> bool {
-        let slots = self.sb.slots();
-        let streams = &self.collector.streams;
-        let open = streams.open(stream).filter(|(.., slot)| slot + 2 <= slots);
-        let open = open.or_else(|| self.open_survivors(stream));
-        let open = open.or_else(|| self.collector.streams.any_with(2, slots));
-        let Some((segment, generation, slot)) = open else {
-            return false;
-        };
-        self.collector.batches += 1;
-        self.collector.batch = Some(Batch {
-            id: self.collector.batches,
-            stream,
-            segment,
-            generation,
-            slot,
-            capacity: ENTRIES_MAX.min((slots - slot - 1) as usize),
-            entries: Vec::new(),
-            pages: Vec::new(),
-        });
-        true
-    }
-
-    /// Opens a new segment for a stream, if there is room for one.
-    fn open_survivors(&mut self, stream: usize) -> Option<Open> {
-        if let Some((full, ..)) = self.collector.streams.open(stream) {
-            self.segs.seal(full);
-            self.collector.streams.set(stream, None);
-        }
-        let spare = self.map_room().saturating_sub(self.checkpoint_room());
-        if spare < u64::from(self.sb.slots()) {
-            return None;
-        }
-        let (segment, generation) = self.segs.open(SegmentKind::Survivors)?;
-        let open = Some((segment, generation, 0));
-        self.collector.streams.set(stream, open);
-        open
-    }
-
-    fn flush_batch(&mut self, effects: &mut Vec<Effect>) {
-        let Some(b) = self.collector.batch.take() else {
-            return;
-        };
-        let end = b.slot + 1 + to_u32_saturating(b.entries.len());
-        self.collector.streams.goes_on(b.generation, end);
-        self.segs.set_written(b.segment, end);
-        let header = SurvivorsHeader {
-            store: self.sb.store,
-            segment: b.segment,
-            slot: b.slot,
-            generation: b.generation,
-            entries: b.entries,
-        };
-        let mut bufs = vec![AlignedBuf::copy_of(&header.encode()).freeze()];
-        bufs.extend(b.pages);
-        self.collector.outstanding.insert(b.id, b.segment);
-        let offset = self.sb.offset_of(b.segment, b.slot);
-        let op = DiskOp::Write { offset, bufs };
-        self.disk(op, Purpose::Survivors(b.id), effects);
-    }
-
-    /// A batch is written.
-    pub(crate) fn survivors_written(&mut self, batch: u64) {
-        self.collector.outstanding.remove(&batch);
-    }
-
     /// A checkpoint begins: victims whose survivors are written have moved from now on.
     pub(crate) fn publish_collected(&mut self) {
         let c = &mut self.collector;
@@ -605,11 +515,10 @@ impl Engine {
             .partition(|copied: &Copied| copied.last_batch < bound);
         c.copied = rest;
         for v in ready {
-            let segment = self.segs.get(v.segment);
-            if segment.generation != v.generation || segment.kind == SegmentKind::Free {
+            if !self.segs.is_still(v.segment, v.generation) {
                 continue;
             }
-            let segment_kind = segment.kind;
+            let segment_kind = self.segs.get(v.segment).kind;
             if let Err(violation) = self.segs.move_out(v.segment, &v.moved) {
                 self.fence_pending.get_or_insert(liveness(violation));
                 return;

@@ -12,11 +12,12 @@
 //!
 //! The same checkpoint does both 2 and 3, so that a crash leaves either all of it or nothing.
 
+use super::victim::survivors_at;
 use super::Victim;
 use crate::engine::{Engine, Purpose};
 use crate::event::Effect;
 use crate::format::checkpoint::SegmentKind;
-use crate::format::survivors::{Owner, SurvivorsHeader};
+use crate::format::survivors::Owner;
 use crate::format::vaddr::VAddr;
 use crate::format::PAGE;
 use crate::group::liveness;
@@ -65,9 +66,17 @@ pub(super) struct Rehoming {
     tried: BTreeSet<u64>,
     /// When all of them had been: pieces, and versions that had been taken apart.
     nothing_at: Option<(usize, u64)>,
+    /// Pages that got second addresses since the store was opened.
+    pages: u64,
 }
 
 impl Engine {
+    /// Pages of survivors that got new addresses since the store was opened.
+    #[must_use]
+    pub fn pages_rehomed(&self) -> u64 {
+        self.collector.rehoming.pages
+    }
+
     /// Goes on looking, if there are too many pieces.
     pub(super) fn rehome_step(&mut self, effects: &mut Vec<Effect>) {
         let rehoming = &self.collector.rehoming;
@@ -81,9 +90,8 @@ impl Engine {
         let Some(place) = self.collector.rehoming.place else {
             return;
         };
-        let segment = self.segs.get(place.segment);
-        let gone = segment.generation != place.generation || segment.kind == SegmentKind::Free;
-        if gone || place.at >= segment.written {
+        let ends = self.segs.get(place.segment).written;
+        if !self.segs.is_still(place.segment, place.generation) || place.at >= ends {
             self.collector.rehoming.place = None;
             self.busy = true; // the next one
             return;
@@ -151,12 +159,10 @@ impl Engine {
         let Some(place) = self.collector.rehoming.place.take() else {
             return;
         };
-        let header = result.ok().and_then(|b| SurvivorsHeader::decode(&b).ok());
-        let here = |h: &SurvivorsHeader| {
-            (h.store, h.segment) == (self.sb.store, place.segment)
-                && (h.generation, h.slot) == (place.generation, place.at)
-        };
-        let Some(header) = header.filter(here) else {
+        let at = (place.segment, place.generation, place.at);
+        let header = result.ok();
+        let header = header.and_then(|page| survivors_at(&page, self.sb.store, at));
+        let Some(header) = header else {
             return; // the segment ends here, or what follows cannot be known
         };
         let after = place.at + 1;
@@ -197,9 +203,7 @@ impl Engine {
         let mut found = std::mem::take(&mut self.collector.rehoming.found).into_iter();
         let mut nodes_left = self.spare_nodes() / 2;
         while let Some(c) = found.next() {
-            let segment = self.segs.get(c.segment);
-            let there = segment.generation == c.generation
-                && segment.kind == SegmentKind::Survivors
+            let there = self.segs.is_still(c.segment, c.generation)
                 && !self.collector.is_taken(c.segment, c.generation)
                 && self.collector.victim.as_ref().map(Victim::segment) != Some(c.segment);
             if !there || !self.is_to_be_rehomed(&c) {
@@ -222,6 +226,7 @@ impl Engine {
                     let (lba, old) = (c.owner.lba, c.vaddr);
                     group.rehome(Rehomed { lba, old, new });
                     self.probes.insert(Probe::PageRehomed);
+                    self.collector.rehoming.pages += 1;
                 }
                 Err(violation) => {
                     self.fence_pending.get_or_insert(liveness(violation));

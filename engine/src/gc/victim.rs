@@ -10,6 +10,19 @@ use crate::format::survivors::{Owner, SurvivorsHeader};
 use crate::format::PAGE;
 use crate::space::segments::Moved;
 use esker_base::num::to_u32_saturating;
+use esker_base::StoreId;
+
+/// The page in front of a batch at a place (segment, its generation, slot), if it is there and of this store.
+pub fn survivors_at(
+    bytes: &[u8],
+    store: StoreId,
+    (segment, generation, slot): (u32, u64, u32),
+) -> Option<SurvivorsHeader> {
+    let header = SurvivorsHeader::decode(bytes.get(..PAGE)?).ok()?;
+    let is_here = (header.store, header.segment) == (store, segment)
+        && (header.generation, header.slot) == (generation, slot);
+    is_here.then_some(header)
+}
 
 impl Victim {
     /// The segment that is copied.
@@ -19,7 +32,7 @@ impl Victim {
 
     /// Finds what headers in the window say of pages. Gives the slot at which the next window
     /// begins: a header that may not be whole here is looked at again.
-    pub fn find_headers(&mut self, bytes: &[u8], store: esker_base::StoreId, slots: u32) -> u32 {
+    pub fn find_headers(&mut self, bytes: &[u8], store: StoreId, slots: u32) -> u32 {
         let end = self.window + self.length;
         if self.kind == SegmentKind::Map {
             return end;
@@ -42,7 +55,7 @@ impl Victim {
         end
     }
 
-    fn record_header(&mut self, bytes: &[u8], store: esker_base::StoreId, at: u32) -> u32 {
+    fn record_header(&mut self, bytes: &[u8], store: StoreId, at: u32) -> u32 {
         let Ok((header, items, _)) = RecordHeader::decode(bytes) else {
             return at + 1;
         };
@@ -72,18 +85,10 @@ impl Victim {
         at + header.pages()
     }
 
-    fn survivors_header(&mut self, bytes: &[u8], store: esker_base::StoreId, at: u32) -> u32 {
-        let header = bytes.get(..PAGE).map(SurvivorsHeader::decode);
-        let Some(Ok(header)) = header else {
+    fn survivors_header(&mut self, bytes: &[u8], store: StoreId, at: u32) -> u32 {
+        let Some(header) = survivors_at(bytes, store, (self.segment, self.generation, at)) else {
             return at + 1;
         };
-        let here = header.store == store
-            && header.generation == self.generation
-            && header.segment == self.segment
-            && header.slot == at;
-        if !here {
-            return at + 1;
-        }
         for (slot, entry) in (at + 1..).zip(&header.entries) {
             self.named.insert(slot, (entry.crc, entry.owner));
         }

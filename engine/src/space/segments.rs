@@ -457,6 +457,12 @@ impl Segments {
         })
     }
 
+    /// Whether a segment is in the use that this generation names.
+    pub fn is_still(&self, number: u32, generation: u64) -> bool {
+        let segment = self.get(number);
+        segment.generation == generation && segment.kind != SegmentKind::Free
+    }
+
     /// A piece, by the address of its first slot.
     pub fn piece(&self, key: VAddr) -> Option<&Piece> {
         self.now.pieces.get(&key)

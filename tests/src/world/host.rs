@@ -86,6 +86,8 @@ pub(crate) struct Host {
     /// Sync failures that had been counted before.
     pub syncs_failed_seen: u64,
     pub probes: BTreeSet<Probe>,
+    /// Pages of survivors that got new addresses.
+    pub rehomed: u64,
     /// The provider of keys cannot be reached from it until then.
     pub keys_away_until: u64,
     /// An operator looks again soon whether it has its replicas.
@@ -114,6 +116,7 @@ impl Host {
             fuse: None,
             syncs_failed_seen: 0,
             probes: BTreeSet::new(),
+            rehomed: 0,
             keys_away_until: 0,
             looked_at_soon: false,
         }
@@ -145,10 +148,11 @@ impl Host {
         }
     }
 
-    /// Keeps what the process has shown of its branches.
+    /// Keeps what the process, which ends, has shown of its branches.
     pub fn note_probes(&mut self) {
         if let Some(node) = &self.node {
             self.probes.extend(node.engine().probes());
+            self.rehomed += node.engine().pages_rehomed();
         }
     }
 }

@@ -129,7 +129,7 @@ impl Hunt {
 }
 
 /// Every branch there is.
-pub const PROBES: [esker_engine::Probe; 22] = {
+pub const PROBES: [esker_engine::Probe; 25] = {
     use esker_engine::Probe as P;
     [
         P::Formatted,
@@ -152,6 +152,9 @@ pub const PROBES: [esker_engine::Probe; 22] = {
         P::LogStalled,
         P::SegmentCollected,
         P::SurvivorsCollected,
+        P::PageRehomed,
+        P::CloneReplayed,
+        P::OrphanReleased,
         P::SecondTableCopy,
         P::DeathsRead,
     ]

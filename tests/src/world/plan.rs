@@ -236,6 +236,7 @@ impl Plan {
         if options.extras {
             plan.add_extras();
             plan.add_keys();
+            plan.add_pieces();
         }
         plan
     }
@@ -320,6 +321,13 @@ impl Plan {
         if self.rekeys {
             self.weights.admin = self.weights.admin.max(20);
         }
+    }
+
+    /// Draws from how many pieces on survivors get new addresses, likewise: worlds never have as many as a store of
+    /// production may.
+    fn add_pieces(&mut self) {
+        let mut rng = SimRng::new(self.seed, 5);
+        self.engine.pieces_least = rng.pick(&[0, 4, 4096, 4096]);
     }
 
     /// Bytes of each disk.

@@ -619,6 +619,7 @@ impl World {
             host.note_probes();
             self.stats.disk(&host.disk.counts);
             self.stats.probes.extend(&host.probes);
+            self.stats.add_work("pages re-homed", host.rehomed);
         }
         let stamps = self.stamps.count() as u64;
         self.stats.work.insert("stamps", stamps);
