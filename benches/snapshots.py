@@ -129,14 +129,29 @@ class Load:
         self.process.wait()
 
 
+def cpu_ns(target):
+    """Time that all threads of a server have run."""
+    total = 0
+    for task in os.listdir(f"/proc/{target.process.pid}/task"):
+        try:
+            with open(f"/proc/{target.process.pid}/task/{task}/schedstat") as f:
+                total += int(f.read().split()[0])
+        except OSError:  # it has ended
+            pass
+    return total
+
+
 def measure(target, arguments, args):
     out = f"{args.dir}/fio.json"
+    before = cpu_ns(target)
     result = fio_table.fio(target.where, size_of(args), args.seconds, arguments + ["--norandommap", "--randrepeat=0"],
                            out)
     with open(out) as f:
         job = json.load(f)["jobs"][0]
     side = job["write"] if job["write"]["io_bytes"] else job["read"]
     result["p99_us"] = side["clat_ns"]["percentile"]["99.000000"] / 1000
+    # The ramp of a second is not in fio's count.
+    result["cpu_us"] = (cpu_ns(target) - before) / 1000 / result["ios"] * args.seconds / (args.seconds + 1)
     return result
 
 
@@ -255,15 +270,18 @@ def level(esker, none, have, count, args):
 
 
 def clone_and_delete(esker, count, args):
-    """Some of the snapshots, from the middle on, under load."""
+    """Some of the snapshots, from the middle on, under load; beside each clone another snapshot, a log write and a refusal."""
     some = [f"s{count // 2 + n}" for n in range(1, 1 + min(count // 4, args.clones))]
     deleted = [f"s{n}" for n in range(1, 1 + min(count // 4, 10 * args.clones))]
-    cloned, gone, shares = [], [], {}
-    api = admin.Admin(esker.folder)
+    cloned, created, written, refusals, gone, shares = [], [], [], [], [], {}
+    api, client = admin.Admin(esker.folder), start.Client(esker.socket, "bench0")
 
     def clone():
         for name in some:
             cloned.append(timed(lambda: api.ask("CloneVolume", "bench0", name, f"clone-{name}")))
+            created.append(timed(lambda: api.ask("CreateSnapshot", "bench0", f"beside-{name}")))
+            written.append(timed(lambda: durable_write(client, 5, b"\x5a")))
+            refusals.append(timed(lambda: refused(api)))
 
     def delete():
         for name in deleted:
@@ -273,9 +291,13 @@ def clone_and_delete(esker, count, args):
         shares["clone"] = rate(esker, clone) / alone
         shares["delete"] = rate(esker, delete) / alone
     api.close()
+    client.socket.close()
     if not cloned or not gone:
         return {}
-    return {what: {**quantiles(took), "load_share": shares[what]} for what, took in (("clone", cloned), ("delete", gone))}
+    beside = (("clone", cloned), ("create beside it", created), ("log write beside it", written),
+              ("refusal beside it", refusals))
+    return {**{what: {**quantiles(took), "load_share": shares["clone"]} for what, took in beside},
+            "delete": {**quantiles(gone), "load_share": shares["delete"]}}
 
 
 class Qcow2:
@@ -364,6 +386,20 @@ def ratios(rows, row):
     return sorted(b["iops"] / n["iops"] for b, n in zip(rows[row]["bench"], rows[row]["none"]))
 
 
+def print_cpu(results):
+    """What noise of the machine changes least."""
+    print("\n| snapshots | " + " | ".join(f"{row}: CPU per I/O; of none" for row, _ in ROWS) + " |")
+    print("|---" * (len(ROWS) + 1) + "|")
+    for found in results["esker"]:
+        cells = [f"{found['snapshots']:,}"]
+        for row, _ in ROWS:
+            both = zip(found["rows"][row]["bench"], found["rows"][row]["none"])
+            shares = sorted(bench["cpu_us"] / none["cpu_us"] for bench, none in both)
+            cells.append(f"{median(found['rows'], row, 'bench', 'cpu_us'):.1f} µs; {statistics.median(shares):.2f} "
+                         f"({shares[0]:.2f}–{shares[-1]:.2f})")
+        print("| " + " | ".join(cells) + " |")
+
+
 def print_results(results):
     print(results["machine"] + "\n")
     heads = ["snapshots"] + [f"{row}: IOPS, mean, p99; of none" for row, _ in ROWS]
@@ -394,6 +430,7 @@ def print_results(results):
         cells += [f"{found[key]:.0f} ms" for key in ("volume_list_ms", "snapshot_list_ms", "scrape_ms")]
         cells.append(f"{found['first_read_s']:.2f} s, {found['first_write_s']:.2f} s")
         print("| " + " | ".join(cells) + " |")
+    print_cpu(results)
     for what, q in results["after"].items():
         print(f"\n{what} under load, {q['count']} times: p50 {q['p50_ms']:.2f} ms, p99 {q['p99_ms']:.2f} ms, "
               f"most {q['max_ms']:.2f} ms; the load writes {q['load_share']:.2f} of alone")
