@@ -142,6 +142,9 @@ pub enum Noun {
     /// Show and rotate the keys of encrypted volumes
     #[command(subcommand)]
     Key(KeyVerb),
+    /// List the copies of a volume, add one on another node of the cluster, take one away
+    #[command(subcommand)]
+    Replica(ReplicaVerb),
     /// Show where the space is, of the node or of one volume
     Space {
         /// Volume
@@ -202,6 +205,38 @@ pub enum KeyVerb {
         /// Do not wait for that: it goes on in the background
         #[arg(long, requires = "data_key")]
         no_wait: bool,
+    },
+}
+
+/// What to do with copies of a volume.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ReplicaVerb {
+    /// List the copies of a volume: their nodes, whether they vote, and how far they are behind
+    List {
+        /// Volume
+        volume: String,
+    },
+    /// Give a volume another copy while it is used; waits until that one has everything and votes
+    Add {
+        /// Volume
+        volume: String,
+        /// Node that gets it; the one with most free space when none is named
+        #[arg(long, value_name = "ID")]
+        node: Option<u64>,
+        /// Node whose copy goes once the new one votes; `replica remove` deletes what it holds
+        #[arg(long, value_name = "ID")]
+        replace: Option<u64>,
+        /// Do not wait for that: it goes on in the background
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take a copy of a volume away while it is used
+    Remove {
+        /// Volume
+        volume: String,
+        /// Node whose copy goes
+        #[arg(long, value_name = "ID")]
+        node: u64,
     },
 }
 

@@ -12,6 +12,7 @@ pub mod model;
 pub mod offline;
 pub mod output;
 pub mod progress;
+pub mod replica;
 pub mod scrub;
 pub mod snapshot;
 pub mod space;
@@ -60,6 +61,9 @@ pub fn run(args: Args) -> Result<(), CliError> {
         }),
         Noun::Key(verb) => with_daemon(&args.admin, async |client| {
             key::run(verb, client, &mut output).await
+        }),
+        Noun::Replica(verb) => with_daemon(&args.admin, async |client| {
+            replica::run(verb, client, &mut output).await
         }),
         Noun::Space { volume } => with_daemon(&args.admin, async |client| {
             space::run(volume, client, &mut output).await

@@ -176,6 +176,12 @@ impl AdminService {
         created.await.map_err(refusal)
     }
 
+    fn require_cluster(&self) -> Result<&Cluster, Status> {
+        self.cluster.as_deref().ok_or_else(|| {
+            Status::failed_precondition("this node is alone: see [cluster] of its configuration")
+        })
+    }
+
     /// Refuses what can be done to a volume with one copy only.
     async fn require_single(&self, name: &str, what: &str) -> Result<(), Status> {
         match &self.cluster {
@@ -207,6 +213,16 @@ impl AdminService {
 }
 
 /// The status of a refusal; its message is one line.
+/// A node's id; none when it is empty.
+fn node_id(text: &str) -> Result<Option<esker_base::NodeId>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let id = text.parse().ok().filter(|id| *id > 0);
+    let id = id.ok_or_else(|| Status::invalid_argument(format!("`{text}` is not a node's id")))?;
+    Ok(Some(esker_base::NodeId(id)))
+}
+
 pub(crate) fn refusal(error: RequestError) -> Status {
     let code = match &error {
         RequestError::Refused(AdminError::NotFound(_)) => Code::NotFound,
@@ -584,6 +600,36 @@ impl Admin for AdminService {
         let keys = keys.map_err(refusal)?.into_iter().map(report::key);
         let keys = keys.collect();
         Ok(Response::new(v1::RotateKeysResponse { keys }))
+    }
+
+    async fn add_replica(
+        &self,
+        request: Request<v1::AddReplicaRequest>,
+    ) -> Answer<v1::AddReplicaResponse> {
+        let v1::AddReplicaRequest {
+            volume,
+            node,
+            replaces,
+        } = request.into_inner();
+        tracing::info!(volume, node, replaces, "add replica");
+        let cluster = self.require_cluster()?;
+        let (node, replaces) = (node_id(&node)?, node_id(&replaces)?);
+        let added = cluster.add_replica(&volume, node, replaces).await;
+        let node = added.map_err(refusal)?.to_string();
+        Ok(Response::new(v1::AddReplicaResponse { node }))
+    }
+
+    async fn remove_replica(
+        &self,
+        request: Request<v1::RemoveReplicaRequest>,
+    ) -> Answer<v1::RemoveReplicaResponse> {
+        let v1::RemoveReplicaRequest { volume, node } = request.into_inner();
+        tracing::info!(volume, node, "remove replica");
+        let cluster = self.require_cluster()?;
+        let node = node_id(&node)?.ok_or_else(|| Status::invalid_argument("no node"))?;
+        let removed = cluster.remove_replica(&volume, node).await;
+        removed.map_err(refusal)?;
+        Ok(Response::new(v1::RemoveReplicaResponse {}))
     }
 
     async fn space(&self, request: Request<v1::SpaceRequest>) -> Answer<v1::SpaceResponse> {

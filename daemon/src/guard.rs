@@ -19,7 +19,7 @@ use tonic::server::NamedService;
 use tonic::Status;
 
 /// The least role that each request needs. One that is not here needs `admin`.
-pub const LEAST_ROLES: [(&str, AdminRole); 22] = [
+pub const LEAST_ROLES: [(&str, AdminRole); 24] = [
     ("ListVolumes", AdminRole::Viewer),
     ("ShowVolume", AdminRole::Viewer),
     ("ListSnapshots", AdminRole::Viewer),
@@ -40,6 +40,8 @@ pub const LEAST_ROLES: [(&str, AdminRole); 22] = [
     ("ScrubVolume", AdminRole::Operator),
     ("RotateKeys", AdminRole::Operator),
     ("Checkpoint", AdminRole::Operator),
+    ("AddReplica", AdminRole::Operator),
+    ("RemoveReplica", AdminRole::Admin),
     ("DeleteVolume", AdminRole::Admin),
     ("AcceptLoss", AdminRole::Admin),
 ];

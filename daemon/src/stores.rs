@@ -122,6 +122,37 @@ impl Stores {
         volume_of(found, found.request(request).await?).map(drop)
     }
 
+    /// Takes a replica into a volume's group that this node leads.
+    ///
+    /// # Errors
+    /// When this node does not lead it, or refuses.
+    pub async fn replica_add(
+        &self,
+        volume: String,
+        replica: ReplicaId,
+        replaces: Option<ReplicaId>,
+        places: BTreeMap<ReplicaId, Place>,
+    ) -> Result<()> {
+        let name = volume.clone();
+        let request = AdminRequest::ReplicaAdd {
+            volume,
+            replica,
+            replaces,
+            places,
+        };
+        self.ask(&name, request).await.map(drop)
+    }
+
+    /// Takes one out of it.
+    ///
+    /// # Errors
+    /// As [`Self::replica_add`].
+    pub async fn replica_remove(&self, volume: String, replica: ReplicaId) -> Result<()> {
+        let name = volume.clone();
+        let request = AdminRequest::ReplicaRemove { volume, replica };
+        self.ask(&name, request).await.map(drop)
+    }
+
     /// Tells the stores where replicas live.
     pub fn tell_places(&self, places: &BTreeMap<ReplicaId, Place>) {
         for store in &self.stores {

@@ -40,6 +40,7 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "volume" -d 'Create, lis
 complete -c esker -n "__fish_esker_needs_command" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
 complete -c esker -n "__fish_esker_needs_command" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
 complete -c esker -n "__fish_esker_needs_command" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
+complete -c esker -n "__fish_esker_needs_command" -f -a "replica" -d 'List the copies of a volume, add one on another node of the cluster, take one away'
 complete -c esker -n "__fish_esker_needs_command" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_needs_command" -f -a "status" -d 'Show the health of the node'
 complete -c esker -n "__fish_esker_needs_command" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
@@ -366,6 +367,66 @@ complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcomm
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider, or give it another data key; I/O goes on'
 complete -c esker -n "__fish_esker_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -f -a "list" -d 'List the copies of a volume: their nodes, whether they vote, and how far they are behind'
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -f -a "add" -d 'Give a volume another copy while it is used; waits until that one has everything and votes'
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -f -a "remove" -d 'Take a copy of a volume away while it is used'
+complete -c esker -n "__fish_esker_using_subcommand replica; and not __fish_seen_subcommand_from list add remove help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from list" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l node -d 'Node that gets it; the one with most free space when none is named' -r
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l replace -d 'Node whose copy goes once the new one votes; `replica remove` deletes what it holds' -r
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -l no-wait -d 'Do not wait for that: it goes on in the background'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from add" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -l node -d 'Node whose copy goes' -r
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from remove" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from help" -f -a "list" -d 'List the copies of a volume: their nodes, whether they vote, and how far they are behind'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from help" -f -a "add" -d 'Give a volume another copy while it is used; waits until that one has everything and votes'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Take a copy of a volume away while it is used'
+complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand space" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand space" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand space" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
@@ -612,18 +673,19 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand completions" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "man" -d 'Write man pages'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key space status cert verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "replica" -d 'List the copies of a volume, add one on another node of the cluster, take one away'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "man" -d 'Write man pages'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica space status cert verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'
@@ -641,6 +703,9 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "diff" -d 'Show what differs between a snapshot and another, the volume as it is now, or a clone'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "show" -d 'List the keys a volume reads and writes with: what wraps them, and whether they are open'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "rotate" -d 'Wrap a volume\'s keys anew, under the newest key of the provider, or give it another data key; I/O goes on'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from replica" -f -a "list" -d 'List the copies of a volume: their nodes, whether they vote, and how far they are behind'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from replica" -f -a "add" -d 'Give a volume another copy while it is used; waits until that one has everything and votes'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from replica" -f -a "remove" -d 'Take a copy of a volume away while it is used'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "server" -d 'Issue a certificate for a node'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "node" -d 'Issue a certificate for a node of a cluster: for its clients, and for the other nodes'

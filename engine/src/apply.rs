@@ -146,7 +146,13 @@ impl Engine {
 
     fn join(&mut self, id: GroupId, membership: Option<Membership>) {
         if let Some((group, membership)) = self.groups.get_mut(&id).zip(membership) {
+            let was_single = group.is_single();
             group.meta.membership = membership;
+            if was_single && !group.is_single() {
+                // Of rollbacks so far nobody kept count: who lacks anything from before begins with an empty map.
+                group.jumps.clear();
+                group.jumps_since = group.max_stamp;
+            }
         }
     }
 

@@ -288,7 +288,7 @@ pub enum Event {
         /// The group.
         group: GroupId,
     },
-    /// As [`Event::Apply`], where a membership change is among the entries: a checkpoint never
+    /// As [`Event::Apply`], where the last entry is a membership change: a checkpoint never
     /// holds one without the other.
     ApplyMembership {
         /// The group.

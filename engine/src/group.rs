@@ -278,7 +278,7 @@ impl Group {
     /// A group of one: nobody else can cut its log.
     pub fn is_single(&self) -> bool {
         let m = &self.meta.membership;
-        m.voters.len() == 1 && m.voters_outgoing.is_empty() && m.learners.is_empty()
+        m.voters == [self.meta.replica] && m.voters_outgoing.is_empty() && m.learners.is_empty()
     }
 
     pub fn last_index(&self) -> RaftIndex {

@@ -252,7 +252,7 @@ impl<'a> Offline<'a> {
     pub fn settle(&mut self) {
         for group in self.opened.groups.clone() {
             let last = group.entries.last().map_or(group.truncated.0, |e| e.1);
-            let single = group.meta.membership.voters.len() == 1;
+            let single = group.meta.membership.voters == [group.meta.replica];
             let through = if single {
                 last
             } else {

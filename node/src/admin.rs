@@ -21,6 +21,25 @@ pub enum AdminRequest {
     /// Create this store's replica of a volume whose group spans several nodes. The layer that
     /// places replicas asks it of each node with the same ids.
     ReplicaCreate(ReplicaSpec),
+    /// Give a volume another replica, on the node that leads it: it receives the log, or what has changed, and gets its
+    /// vote when it has that. A volume with one copy spans nodes from then on.
+    ReplicaAdd {
+        /// The volume.
+        volume: String,
+        /// The new replica, which its store has made.
+        replica: esker_base::ReplicaId,
+        /// The one that goes when the new one gets its vote.
+        replaces: Option<esker_base::ReplicaId>,
+        /// Where all of them live, the new one included.
+        places: BTreeMap<esker_base::ReplicaId, esker_base::Place>,
+    },
+    /// Take a replica out of a volume's group, on the node that leads it. Its store keeps what it holds.
+    ReplicaRemove {
+        /// The volume.
+        volume: String,
+        /// The replica.
+        replica: esker_base::ReplicaId,
+    },
     /// All volumes of this store, by name.
     VolumeList,
     /// One volume.
@@ -213,8 +232,10 @@ pub struct ReplicaSpec {
     pub group: esker_base::GroupId,
     /// This node's replica.
     pub replica: esker_base::ReplicaId,
-    /// All voters, this one included.
+    /// All voters, this one included unless it learns.
     pub voters: Vec<esker_base::ReplicaId>,
+    /// It begins without a vote, in a group that exists.
+    pub learns: bool,
     /// The volume's data key as this node's provider opens it, when its blocks are encrypted.
     pub key: Option<esker_crypto::WrappedKey>,
 }
@@ -288,6 +309,12 @@ pub struct VolumeReport {
     pub rewind_from_unix: Option<u64>,
     /// Bytes that nothing but its rewind points holds; none where sums do not tell.
     pub rewind_bytes: Option<u64>,
+    /// Its group.
+    pub group: u64,
+    /// This store's replica of it.
+    pub replica: u64,
+    /// That one was taken out of the group.
+    pub removed: bool,
     /// Its replicas, where its group spans nodes.
     pub members: Vec<MemberReport>,
     /// How far its blocks are under its newest data key, while some may be under an older one.
@@ -327,6 +354,8 @@ pub struct MemberReport {
     pub replica: u64,
     /// The node that holds it; none when this node was not told.
     pub node: Option<u64>,
+    /// Its store there.
+    pub store: u16,
     /// Whether it votes.
     pub is_voter: bool,
     /// Whether it leads, as far as this replica knows.

@@ -7,7 +7,7 @@ use crate::admin::{
 use crate::event::{AdminToken, Effect};
 use crate::groups::LEADERSHIP_CHANGED;
 use crate::node::{Node, Phase};
-use crate::volume::{Proposal, Volume};
+use crate::volume::{Op, Proposal, Volume};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{limits, GroupId, ReplicaId, VolumeId, BLOCK_SIZE_U64};
@@ -88,6 +88,15 @@ impl Node {
                 encrypted,
             } => self.volume_create(token, name, size_bytes, labels, encrypted),
             AdminRequest::ReplicaCreate(spec) => self.replica_create(token, spec),
+            AdminRequest::ReplicaAdd {
+                volume,
+                replica,
+                replaces,
+                places,
+            } => self.replica_add(token, &volume, (replica, replaces), &places),
+            AdminRequest::ReplicaRemove { volume, replica } => {
+                self.replica_remove(token, &volume, replica)
+            }
             AdminRequest::VolumeList => Ok(Some(AdminReply::Volumes(self.reports()))),
             AdminRequest::VolumeShow { name } => {
                 let id = self.find(&name)?;
@@ -180,7 +189,7 @@ impl Node {
         // one differ from the others for good.
         let alone = self.engine.group(id).is_none_or(|view| {
             let m = view.meta.membership;
-            m.voters.len() == 1 && m.voters_outgoing.is_empty() && m.learners.is_empty()
+            m.voters == [view.meta.replica] && m.voters_outgoing.is_empty() && m.learners.is_empty()
         });
         if !alone {
             return Err(AdminError::Refused(format!(
@@ -257,6 +266,7 @@ impl Node {
             group,
             replica,
             voters: vec![replica],
+            learns: false,
             key: None,
         };
         match encrypted {
@@ -268,7 +278,8 @@ impl Node {
 
     fn replica_create(&mut self, token: AdminToken, spec: ReplicaSpec) -> Outcome {
         self.check_new(&spec.name, spec.size_bytes)?;
-        let odd = !spec.voters.contains(&spec.replica)
+        let odd = spec.voters.contains(&spec.replica) == spec.learns
+            || spec.voters.is_empty()
             || spec.replica.0 == 0
             || self.volumes.contains_key(&spec.group);
         if odd {
@@ -303,6 +314,7 @@ impl Node {
             labels,
             membership: Membership {
                 voters: spec.voters,
+                learners: Vec::from_iter(spec.learns.then_some(spec.replica)),
                 ..Membership::default()
             },
             key_id,
@@ -358,7 +370,7 @@ impl Node {
     }
 
     /// Puts a change of a volume into its log, for an operator who waits.
-    fn propose_change(
+    pub(crate) fn propose_change(
         &mut self,
         id: GroupId,
         operation: &Operation,
@@ -463,6 +475,13 @@ impl Node {
         let id = self.find(name)?;
         self.writable()?;
         self.unattached(id, "delete")?;
+        // A session that takes its leave still has its answers to come.
+        let waits = |op: &Op| op.group == id && self.conns.contains_key(&op.conn);
+        if self.ops.values().any(waits) {
+            return Err(AdminError::Refused(format!(
+                "a session of volume {name} is just ending: try again"
+            )));
+        }
         let snapshots = self.engine.snapshot_count(id);
         if snapshots > 0 && !with_snapshots {
             let s = if snapshots == 1 { "" } else { "s" };
@@ -648,6 +667,9 @@ impl Node {
             state: volume.state(self.fenced.is_some()),
             sessions: to_u32_saturating(volume.attached().len()),
             store: self.config.store_index,
+            group: id.0,
+            replica: self.engine.group(id).map_or(0, |view| view.meta.replica.0),
+            removed: volume.removed,
             members: self.members_of(id, volume),
             reseal: self.reseal_report(id),
         })

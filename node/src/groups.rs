@@ -63,14 +63,23 @@ fn raft_membership(m: &format::Membership) -> repl::Membership {
     }
 }
 
-fn stored_membership(m: repl::Membership) -> format::Membership {
+pub(crate) fn stored_membership(
+    m: repl::Membership,
+    places: Vec<format::MemberPlace>,
+) -> format::Membership {
     format::Membership {
+        places,
         voters: m.voters,
         learners: m.learners,
         voters_outgoing: m.voters_outgoing,
         learners_next: m.learners_next,
         auto_leave: m.auto_leave,
     }
+}
+
+/// Whether a group's own replica is a member of it.
+pub(crate) fn is_member(meta: &format::GroupMeta) -> bool {
+    raft_membership(&meta.membership).contains(meta.replica)
 }
 
 pub(crate) fn raft_state(group: RecoveredGroup) -> repl::RecoveredGroup {
@@ -134,7 +143,10 @@ impl Node {
     /// Takes a group up; a group of one elects itself.
     pub(crate) fn add_volume(&mut self, group: RecoveredGroup) {
         let meta = group.meta.clone();
-        let alone = meta.membership.voters.len() == 1;
+        let alone = meta.membership.voters == [meta.replica]
+            && meta.membership.learners.is_empty()
+            && meta.membership.voters_outgoing.is_empty();
+        self.learn_places(&meta.membership.places);
         let id = meta.group;
         let applied = group.applied;
         let mut volume = Volume {
@@ -143,7 +155,7 @@ impl Node {
             lock: Lock::Waits,
             name: meta.name.clone(),
             size_bytes: meta.size_bytes,
-            labels: meta.labels,
+            labels: meta.labels.clone(),
             group: None,
             epoch: EpochState::None,
             proposals: BTreeMap::new(),
@@ -172,11 +184,15 @@ impl Node {
             rewind: Rewind::default(),
             uncommitted_counted: 0,
             spans: !alone,
-            route: Route::default(),
+            route: Route::after(self.numbers_given.get(&id).copied().unwrap_or(0)),
             sink: None,
             source: Source::default(),
             rekey: None,
             reseal: None,
+            is_member: is_member(&meta),
+            removed: false,
+            member_places: meta.membership.places,
+            growth: None,
         };
         if group.suspended && alone {
             volume.trouble = Some(format!(
@@ -233,14 +249,16 @@ impl Node {
             while let Some(output) = rest.next() {
                 match output {
                     Output::Committed { entries } => {
-                        // The membership that these entries led to is stored together with them.
-                        let mut membership = None;
-                        while let Some(Output::MembershipChanged { membership: m, .. }) =
-                            rest.next_if(|o| matches!(o, Output::MembershipChanged { .. }))
+                        // A membership is stored together with the entry that led to it.
+                        while let Some(Output::MembershipChanged {
+                            index,
+                            membership,
+                            context,
+                        }) = rest.next_if(|o| matches!(o, Output::MembershipChanged { .. }))
                         {
-                            membership = Some(stored_membership(m));
+                            self.membership_changed(id, index, membership, &context);
                         }
-                        self.commit(id, &entries, membership);
+                        self.commit(id, &entries);
                     }
                     output => self.group_output(id, output, effects),
                 }
@@ -269,7 +287,7 @@ impl Node {
                 header,
                 payloads,
             } => {
-                if let Some(to) = self.config.places.get(&to).copied() {
+                if let Some(to) = self.place_of(to) {
                     let frame = PeerFrame {
                         kind: FrameKind::Group,
                         header,
@@ -299,24 +317,12 @@ impl Node {
         }
     }
 
-    /// Applies what is committed, with the membership it led to.
-    fn commit(
-        &mut self,
-        id: GroupId,
-        entries: &[repl::LogEntry],
-        membership: Option<format::Membership>,
-    ) {
+    /// Applies what is committed.
+    fn commit(&mut self, id: GroupId, entries: &[repl::LogEntry]) {
         let Some(through) = entries.last().map(|last| last.index) else {
             return;
         };
-        self.tell_engine(match membership {
-            None => engine_event::Event::Apply { group: id, through },
-            Some(membership) => engine_event::Event::ApplyMembership {
-                group: id,
-                through,
-                membership,
-            },
-        });
+        self.tell_engine(engine_event::Event::Apply { group: id, through });
         if let Some(group) = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut()) {
             group.on_applied(through);
         }
@@ -343,12 +349,14 @@ impl Node {
         self.rekey_stop(id);
         if let Some(volume) = self.volumes.remove(&id) {
             self.uncommitted_bytes -= volume.uncommitted_counted;
+            self.numbers_given.insert(id, volume.route.numbers_given());
         }
     }
 
     /// Answers everything of a volume that does not serve any more with an error.
     pub(crate) fn fail_volume(&mut self, id: GroupId) {
         self.rekey_stop(id);
+        self.growth_stop(id, STOPPED_SERVING);
         self.refuse_asks(id, STOPPED_SERVING);
         self.free_names(id);
         self.count_uncommitted(id);
@@ -439,7 +447,11 @@ impl Node {
             match proposal {
                 Proposal::Op(op) => self.entry_done(op, false),
                 Proposal::Reseal(part) => self.reseal_applied(id, part, false),
-                Proposal::Resize(token) | Proposal::Relabel(token) => {
+                Proposal::Promotion => {}
+                Proposal::Resize(token)
+                | Proposal::Relabel(token)
+                | Proposal::Membership(token)
+                | Proposal::Removal(token) => {
                     self.refused.push((token, LEADERSHIP_CHANGED));
                 }
                 Proposal::Snapshot(token, ask) => {
@@ -640,7 +652,11 @@ impl Node {
                 Proposal::Relabel(token) if *outcome == Outcome::Relabelled(false) && committed => {
                     Self::answer(token, Err(too_many_labels("volume")), effects);
                 }
-                Proposal::Relabel(token) => self.resize_done(id, token, committed, effects),
+                Proposal::Relabel(token) | Proposal::Membership(token) => {
+                    self.resize_done(id, token, committed, effects);
+                }
+                Proposal::Removal(token) => self.removal_applied(id, token, committed),
+                Proposal::Promotion => {}
                 Proposal::Snapshot(token, ask) => {
                     let outcome = committed.then_some(outcome);
                     self.snapshot_done(id, token, &ask, outcome, effects);
@@ -666,10 +682,16 @@ impl Node {
                 return;
             }
         };
-        let id = decoded.group;
+        let (id, sender) = (decoded.group, decoded.from);
+        let is_stranger = self.place_of(sender).is_none();
+        if is_stranger {
+            // It says so of itself, on a link that is its node's; what the log says comes later.
+            self.learned.insert(sender, from);
+        }
         let Some(raft) = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut()) else {
             return;
         };
+        let is_stranger = is_stranger || !raft.membership().contains(sender);
         let refused = raft.receive(&frame.header, frame.payloads);
         if let Err(error) = refused {
             tracing::warn!(%from, group = id.0, %error, "peer frame refused");
@@ -677,19 +699,25 @@ impl Node {
                 self.lost_entries(id, &error);
             }
         }
+        if is_stranger {
+            self.tell_outsider(id, from, sender);
+        }
         self.dirty.insert(id);
     }
 
     /// The way to another node broke: leaders begin anew with the replicas there.
     pub(crate) fn peer_lost(&mut self, node: NodeId) {
-        let places = &self.config.places;
+        let (places, learned) = (&self.config.places, &self.learned);
         for (id, volume) in &mut self.volumes {
             let Some(raft) = volume.group.as_mut() else {
                 continue;
             };
             let members = raft.membership();
             let there = members.voters.iter().chain(&members.learners);
-            let there = there.filter(|r| places.get(r).is_some_and(|place| place.node == node));
+            let there = there.filter(|r| {
+                let place = places.get(r).or_else(|| learned.get(r));
+                place.is_some_and(|place| place.node == node)
+            });
             let there: Vec<_> = there.copied().collect();
             for replica in there {
                 raft.report_unreachable(replica);

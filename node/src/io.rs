@@ -70,6 +70,12 @@ impl Node {
         let group = op.group;
         let takes_turns = op.mutates() || op.reads();
         let (conn, bytes) = (op.conn, op.range().bytes());
+        if self.hold_back(id, group) {
+            return;
+        }
+        let Some(op) = self.ops.get(&id) else {
+            return;
+        };
         let moves = matches!(op.action, Action::Read | Action::Write(_));
         let volume = self.volumes.get(&group);
         if volume.is_some_and(|v| v.spans) {
@@ -297,6 +303,7 @@ impl Node {
     /// Goes on with whatever waits in a volume.
     pub(crate) fn volume_progress(&mut self, id: GroupId) {
         self.answer_applied(id);
+        self.growth_progress(id);
         self.ask_for_reads(id);
         self.send_home(id);
         self.attach_waiting(id);
@@ -658,6 +665,7 @@ impl Node {
         let (mut left, mut never) = (Vec::new(), Vec::new());
         for id in self.volumes.keys().copied().collect::<Vec<_>>() {
             self.rekey_stop(id);
+            self.growth_stop(id, "the store is fenced");
         }
         for (id, volume) in &mut self.volumes {
             volume.waiting.clear();
@@ -717,6 +725,13 @@ impl Node {
         self.request_ends(id, &op, error);
         self.op_bytes -= op.bytes_counted;
         self.turns.left(op.conn, op.inside);
+        if self
+            .volumes
+            .get(&op.group)
+            .is_some_and(|v| v.growth.is_some())
+        {
+            self.dirty.insert(op.group);
+        }
         if let Some(volume) = self.volumes.get_mut(&op.group).filter(|v| v.spans) {
             volume.route.forget(id, &op);
             if volume.route.needs_tick() {

@@ -17,6 +17,7 @@ mod groups;
 mod io;
 mod key_admin;
 mod keys;
+mod membership;
 pub mod meters;
 mod node;
 mod parking;

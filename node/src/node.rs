@@ -197,6 +197,13 @@ pub struct Node {
     pub(crate) keys: crate::keys::Keys,
     /// This process, to others; not 0.
     pub(crate) session: SessionId,
+    /// The highest number of a request of this process, for volumes whose copy went from here: the group remembers
+    /// them, and a copy may come back.
+    pub(crate) numbers_given: BTreeMap<GroupId, u64>,
+    /// Where members live, as logs of volumes say.
+    pub(crate) learned: BTreeMap<ReplicaId, Place>,
+    /// Replicas that were removed from their groups.
+    pub(crate) removed: Vec<GroupId>,
     /// To be sent to other nodes when the step ends.
     pub(crate) notes: Vec<(Place, crate::event::PeerFrame)>,
 }
@@ -279,6 +286,9 @@ impl Node {
             meters,
             keys,
             session,
+            numbers_given: BTreeMap::new(),
+            learned: BTreeMap::new(),
+            removed: Vec::new(),
             notes: Vec::new(),
         };
         node.follow_up(effects);
@@ -386,6 +396,7 @@ impl Node {
                 self.route_tick(id);
                 self.source_tick(id);
                 self.feed_tick(id);
+                self.membership_tick(id);
                 let Some(volume) = self.volumes.get_mut(&id) else {
                     continue;
                 };
@@ -419,7 +430,7 @@ impl Node {
         let volume = self.volumes.get(&id);
         let group = volume.and_then(|v| v.group.as_ref());
         let needs = group.is_some_and(esker_replication::Group::needs_tick);
-        if needs || volume.is_some_and(|v| v.route.needs_tick()) {
+        if needs || volume.is_some_and(|v| v.route.needs_tick() || v.growth.is_some()) {
             if self.ticking.is_empty() {
                 self.next_tick = self.now + self.config.tick;
             }
@@ -464,7 +475,7 @@ impl Node {
                     .advance(self.now, self.wall, &mut self.engine_effects);
                 continue;
             }
-            if self.release_parked() || self.rest_reached(effects) {
+            if self.leave_groups() || self.release_parked() || self.rest_reached(effects) {
                 continue;
             }
             if !self.resume_paused() {

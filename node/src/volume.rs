@@ -4,6 +4,7 @@ use bytes::Bytes;
 use esker_base::num::to_usize;
 use esker_base::{BlockRange, ConnId, Epoch, GroupId, Moment, RaftIndex, Stamp, Term, VolumeId};
 use esker_engine::event::ReadPiece;
+use esker_engine::format::checkpoint::MemberPlace;
 use esker_engine::format::record::HardState;
 use esker_nbd::RequestId;
 use esker_replication::Group;
@@ -13,6 +14,7 @@ use crate::admin::VolumeState;
 use crate::door::{Caller, Route};
 use crate::event::AdminToken;
 use crate::keys::Lock;
+use crate::membership::Growth;
 use crate::meters::VolumeMeter;
 use crate::rewind::Rewind;
 use crate::snapshots::SnapshotAsk;
@@ -213,14 +215,24 @@ pub(crate) enum Proposal {
     Snapshot(AdminToken, SnapshotAsk),
     /// Blocks under a new data key, for this part of a pass.
     Reseal(u64),
+    /// Another membership, for an operator.
+    Membership(AdminToken),
+    /// A membership without one of the replicas, for an operator.
+    Removal(AdminToken),
+    /// A learner's vote.
+    Promotion,
 }
 
 impl Proposal {
     /// The operator who waits for it.
     pub fn operator(&self) -> Option<AdminToken> {
         match self {
-            Self::Op(_) | Self::Reseal(_) => None,
-            Self::Resize(token) | Self::Relabel(token) | Self::Snapshot(token, _) => Some(*token),
+            Self::Op(_) | Self::Reseal(_) | Self::Promotion => None,
+            Self::Resize(token)
+            | Self::Relabel(token)
+            | Self::Membership(token)
+            | Self::Removal(token)
+            | Self::Snapshot(token, _) => Some(*token),
         }
     }
 }
@@ -253,6 +265,14 @@ pub(crate) struct Volume {
     pub asks: VecDeque<(AdminToken, SnapshotAsk)>,
     /// A rollback is on its way: nobody attaches, and nothing is written, until it is in force.
     pub is_rolling_back: bool,
+    /// Where members live, as the log says so far.
+    pub member_places: Vec<MemberPlace>,
+    /// This replica is one of its members, as the log says so far.
+    pub is_member: bool,
+    /// It was removed from its group, and its clients are served by the others.
+    pub removed: bool,
+    /// It is about to span nodes.
+    pub growth: Option<Box<Growth>>,
     /// Requests whose edges are being read: no other may change their blocks meanwhile.
     pub locked: BTreeMap<OpId, BlockRange>,
     /// Flushes, with the index they wait for.

@@ -292,14 +292,22 @@ impl Group {
     }
 
     /// Proposes a membership change: one step, several (through a joint configuration that is
-    /// left automatically), or none (leaves a joint configuration that was not left).
+    /// left automatically), or none (leaves a joint configuration that was not left). `context` is the caller's, and
+    /// comes back in [`Output::MembershipChanged`] of every replica.
     ///
     /// # Errors
     /// [`ProposeError::Busy`] while an earlier change is pending; [`ProposeError::Invalid`] when
     /// the change does not fit the current membership.
-    pub fn propose_membership(&mut self, changes: &[PeerChange]) -> Result<Proposed, ProposeError> {
+    pub fn propose_membership(
+        &mut self,
+        changes: &[PeerChange],
+        context: &[u8],
+    ) -> Result<Proposed, ProposeError> {
         self.check_leads()?;
-        let change = to_conf_change(changes);
+        if context.len() > ENTRY_DATA_BYTES_MAX {
+            return Err(ProposeError::TooLarge);
+        }
+        let change = to_conf_change(changes, context);
         if change.changes.iter().any(|single| single.node_id == 0) {
             return Err(ProposeError::Invalid("replica id 0".into()));
         }

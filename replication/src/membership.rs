@@ -121,7 +121,7 @@ impl Membership {
 
 /// The change raft-rs proposes: simple for one step, joint (left by itself) for more, leaving the
 /// joint configuration for none.
-pub(crate) fn to_conf_change(changes: &[PeerChange]) -> ConfChangeV2 {
+pub(crate) fn to_conf_change(changes: &[PeerChange], context: &[u8]) -> ConfChangeV2 {
     let single = |change: &PeerChange| {
         let (kind, id) = match change {
             PeerChange::AddVoter(id) => (ConfChangeType::AddNode, id),
@@ -137,6 +137,7 @@ pub(crate) fn to_conf_change(changes: &[PeerChange]) -> ConfChangeV2 {
     };
     ConfChangeV2 {
         changes: changes.iter().map(single).collect(),
+        context: context.to_vec(),
         ..ConfChangeV2::default()
     }
 }

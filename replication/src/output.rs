@@ -72,6 +72,8 @@ pub enum Output {
         index: RaftIndex,
         /// The new membership.
         membership: Membership,
+        /// What the proposer gave with the change.
+        context: Bytes,
     },
     /// The payload of a retained entry is no longer in memory and a peer needs it: read it from
     /// the log and answer with `Group::payload_loaded`. Messages to that peer wait; heartbeats

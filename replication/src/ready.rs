@@ -174,7 +174,11 @@ impl Group {
             match self.raw.apply_conf_change(&change) {
                 Ok(state) => {
                     let membership = Membership::from_raft(&state);
-                    out.push(Output::MembershipChanged { index, membership });
+                    out.push(Output::MembershipChanged {
+                        index,
+                        membership,
+                        context: Bytes::copy_from_slice(&change.context),
+                    });
                 }
                 // Every replica refuses it alike: it depends on the membership before it only.
                 Err(error) => tracing::error!(%error, "membership change refused"),

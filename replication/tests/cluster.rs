@@ -310,7 +310,7 @@ fn a_group_of_one_grows_to_three_and_shrinks_while_written_to() {
         cluster
             .node(1)
             .group()
-            .propose_membership(&[change])
+            .propose_membership(&[change], &[])
             .unwrap();
         cluster.drain(1);
         cluster.add_node(id, base.clone());
@@ -320,9 +320,13 @@ fn a_group_of_one_grows_to_three_and_shrinks_while_written_to() {
         PeerChange::AddVoter(ReplicaId(2)),
         PeerChange::AddVoter(ReplicaId(3)),
     ];
-    cluster.node(1).group().propose_membership(&grow).unwrap();
+    cluster
+        .node(1)
+        .group()
+        .propose_membership(&grow, &[])
+        .unwrap();
     assert_eq!(
-        cluster.node(1).group().propose_membership(&grow),
+        cluster.node(1).group().propose_membership(&grow, &[]),
         Err(ProposeError::Busy)
     );
     cluster.drain(1);
@@ -339,7 +343,7 @@ fn a_group_of_one_grows_to_three_and_shrinks_while_written_to() {
     cluster
         .node(leader)
         .group()
-        .propose_membership(&gone)
+        .propose_membership(&gone, &[])
         .unwrap();
     cluster.drain(leader);
     cluster.run_until(2000, |c| !c.nodes[&leader].leads());

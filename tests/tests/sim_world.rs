@@ -12,6 +12,8 @@ use std::time::Duration;
 const SEEDS_DEFAULT: u64 = 6000;
 /// Seconds after which it ends all the same, and says so.
 const SECONDS_DEFAULT: u64 = 1800;
+/// Worlds of [`copies_move_between_nodes`].
+const MOVES_SEEDS: u64 = 150;
 /// Worlds in which something that happens now and then must happen.
 const SEARCHED_MAX: u64 = 300;
 /// Seeds in which a sabotage must be noticed.
@@ -179,6 +181,26 @@ fn an_emptied_store_has_time_until_it_takes_writes() {
     };
     for options in [Options::new(701_870), full(800_399), full(800_620)] {
         assert_eq!(run_caught(options).violation, None);
+    }
+}
+
+/// Copies of volumes come, go and take each other's places among five nodes, from one copy or from three on. Found by such
+/// worlds, and told in docs/adr/0021: votes for replicas whose log was empty; replicas that took themselves for removed;
+/// numbers of requests that began anew with a copy that came back, so that writes were answered and not carried out; a
+/// removal that those that stayed could forget.
+#[test]
+fn copies_move_between_nodes() {
+    let options = Options {
+        nodes: Some(5),
+        ..Options::new(0)
+    };
+    let found = hunt(options, 0, MOVES_SEEDS, Duration::from_secs(600), false);
+    println!("worlds in which copies move: {}", found.summary());
+    assert!(found.failures.is_empty(), "{:#?}", found.failures);
+    assert_eq!(found.seeds, MOVES_SEEDS);
+    for work in ["members added", "members removed", "copies deleted"] {
+        let times = found.stats.work.get(work).copied().unwrap_or(0);
+        assert!(times >= MOVES_SEEDS / 2, "{work}: {times}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What members ask of each other: `esker.cluster.v1`, each request on a connection of its own.
 
+use super::replicas::Change;
 use super::stream::{self, Once};
 use super::{internal, require_safe, Cluster, NewVolume, Replicas, Result};
 use crate::cluster::config::Member;
@@ -107,11 +108,6 @@ pub(super) async fn create(
     volume: &NewVolume,
     replica: ReplicaId,
 ) -> Result<()> {
-    let place = |(replica, place): (&ReplicaId, &Place)| v1::ReplicaPlace {
-        replica: replica.0,
-        node: place.node.0,
-        store: u32::from(place.store),
-    };
     let request = v1::CreateReplicaRequest {
         cluster: cluster.identity.cluster.to_string(),
         volume: volume.volume.to_string(),
@@ -119,7 +115,7 @@ pub(super) async fn create(
         name: volume.name.clone(),
         size_bytes: volume.size_bytes,
         replica: replica.0,
-        replicas: volume.replicas.iter().map(place).collect(),
+        replicas: volume.replicas.iter().map(replica_place).collect(),
         data_key: match &volume.key {
             Some(key) => {
                 require_secret(cluster, member)?;
@@ -127,6 +123,7 @@ pub(super) async fn create(
             }
             None => Vec::new(),
         },
+        learns: volume.learns,
     };
     let mut client = connect(cluster, member).await?;
     client.create_replica(request).await.map_err(refusal)?;
@@ -152,18 +149,41 @@ pub(super) async fn remove(
     cluster: &Cluster,
     member: &Member,
     name: &str,
-    volume: &str,
-    with_snapshots: bool,
+    (volume, with_snapshots, only_outsider): (&str, bool, bool),
 ) -> Result<()> {
     let request = v1::RemoveReplicaRequest {
         cluster: cluster.identity.cluster.to_string(),
         volume: volume.to_owned(),
         name: name.to_owned(),
         with_snapshots,
+        only_outsider,
     };
     let mut client = connect(cluster, member).await?;
     client.remove_replica(request).await.map_err(refusal)?;
     Ok(())
+}
+
+/// Has a member take a replica into a volume's group that it leads; or out of it, without places.
+pub(super) async fn change(cluster: &Cluster, member: &Member, change: &Change) -> Result<()> {
+    let request = v1::ChangeReplicaRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        volume: change.uuid.clone(),
+        name: change.name.clone(),
+        replica: change.replica.0,
+        replaces: change.replaces.unwrap_or_default().0,
+        replicas: change.places.iter().map(replica_place).collect(),
+    };
+    let mut client = connect(cluster, member).await?;
+    client.change_replica(request).await.map_err(refusal)?;
+    Ok(())
+}
+
+fn replica_place((replica, place): (&ReplicaId, &Place)) -> v1::ReplicaPlace {
+    v1::ReplicaPlace {
+        replica: replica.0,
+        node: place.node.0,
+        store: u32::from(place.store),
+    }
 }
 
 async fn connect(cluster: &Cluster, member: &Member) -> Result<MembersClient<Channel>> {
@@ -269,23 +289,45 @@ impl Members for Service {
             name,
             volume,
             with_snapshots,
+            only_outsider,
             ..
         } = request;
-        let removed = self.0.remove_here(&name, &volume, with_snapshots).await;
+        let removed = self
+            .0
+            .remove_here(&name, &volume, with_snapshots, only_outsider);
+        let removed = removed.await;
         removed.map_err(crate::admin::refusal)?;
         Ok(Response::new(v1::RemoveReplicaResponse {}))
     }
+
+    async fn change_replica(
+        &self,
+        request: Request<v1::ChangeReplicaRequest>,
+    ) -> Answer<v1::ChangeReplicaResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        let places = replicas_of(&request.replicas).map_err(Status::invalid_argument)?;
+        let change = Change {
+            name: request.name,
+            uuid: request.volume,
+            replica: ReplicaId(request.replica),
+            replaces: Some(ReplicaId(request.replaces)).filter(|r| r.0 != 0),
+            places,
+        };
+        let changed = self.0.change_here(&change).await;
+        changed.map_err(crate::admin::refusal)?;
+        Ok(Response::new(v1::ChangeReplicaResponse {}))
+    }
 }
 
-/// A volume as it is asked for, and the replica to create of it.
-fn volume_of(
-    request: v1::CreateReplicaRequest,
-) -> std::result::Result<(NewVolume, ReplicaId), String> {
-    if request.replicas.len() > super::REPLICAS_MAX {
-        return Err(format!("{} replicas", request.replicas.len()));
+/// Where replicas live, as a member says.
+fn replicas_of(told: &[v1::ReplicaPlace]) -> std::result::Result<Replicas, String> {
+    // One more while a copy takes another one's place.
+    if told.len() > super::REPLICAS_MAX + 1 {
+        return Err(format!("{} replicas", told.len()));
     }
     let mut replicas = Replicas::new();
-    for place in &request.replicas {
+    for place in told {
         let store = u16::try_from(place.store).map_err(|_| "a store's index".to_string())?;
         let node = NodeId(place.node);
         if place.replica == 0 || replicas.values().any(|other| other.node == node) {
@@ -293,6 +335,14 @@ fn volume_of(
         }
         replicas.insert(ReplicaId(place.replica), Place { node, store });
     }
+    Ok(replicas)
+}
+
+/// A volume as it is asked for, and the replica to create of it.
+fn volume_of(
+    request: v1::CreateReplicaRequest,
+) -> std::result::Result<(NewVolume, ReplicaId), String> {
+    let replicas = replicas_of(&request.replicas)?;
     let uuid = u128::from_str_radix(&request.volume.replace('-', ""), 16).map(VolumeId);
     let volume = uuid.ok().filter(|uuid| uuid.to_string() == request.volume);
     let volume = volume.ok_or_else(|| format!("`{}` is not a UUID", request.volume))?;
@@ -310,6 +360,7 @@ fn volume_of(
         group: GroupId(request.group),
         replicas,
         key,
+        learns: request.learns,
     };
     Ok((new, ReplicaId(request.replica)))
 }

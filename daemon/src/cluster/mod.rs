@@ -6,6 +6,7 @@
 pub mod config;
 mod control;
 pub mod places;
+mod replicas;
 mod stream;
 
 use crate::error::DaemonError;
@@ -18,7 +19,7 @@ pub use control::{listen as listen_control, serve};
 use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
 use esker_crypto::{DataKey, KeyId, KeyName};
 use esker_keys::{KeyError, NodeTls, ServerFiles};
-use esker_node::admin::{AdminError, AdminRequest, ReplicaSpec, VolumeReport};
+use esker_node::admin::{AdminError, AdminRequest, MemberReport, ReplicaSpec, VolumeReport};
 use esker_runtime::peers::{Neighbour, PeerTls};
 use esker_runtime::{Directory, Listener};
 use places::{Places, Replicas};
@@ -50,6 +51,8 @@ struct NewVolume {
     replicas: Replicas,
     /// Its data key, when it is encrypted.
     key: Option<DataKey>,
+    /// The replica that is created begins without a vote, in a group that exists.
+    learns: bool,
 }
 
 impl Cluster {
@@ -119,6 +122,7 @@ impl Cluster {
                 true => Some(self.keys.draw().map_err(no_key)?),
                 false => None,
             },
+            learns: false,
         };
         self.create_on_all(&volume).await?;
         self.stores.show(&volume.name).await
@@ -145,8 +149,8 @@ impl Cluster {
     async fn take_back(&self, node: NodeId, volume: &NewVolume) {
         let uuid = volume.volume.to_string();
         let gone = match self.member(node) {
-            None => self.remove_here(&volume.name, &uuid, true).await,
-            Some(member) => control::remove(self, member, &volume.name, &uuid, true).await,
+            None => self.remove_here(&volume.name, &uuid, true, false).await,
+            Some(member) => control::remove(self, member, &volume.name, (&uuid, true, false)).await,
         };
         if let Err(error) = gone {
             let name = &volume.name;
@@ -160,16 +164,25 @@ impl Cluster {
     /// # Errors
     /// When a node refuses or does not answer; those before it have deleted their copies.
     pub async fn delete(&self, name: &str, with_snapshots: bool) -> Result<bool> {
-        let Some((uuid, replicas)) = self.replicas(name).await? else {
+        let Some((report, replicas)) = self.replicas(name).await? else {
             return Ok(false);
         };
+        let uuid = report.uuid;
+        if report.removed {
+            // The volume lives on elsewhere.
+            return self
+                .remove_here(name, &uuid, with_snapshots, true)
+                .await
+                .map(|()| true);
+        }
         for place in replicas.values() {
             if let Some(member) = self.member(place.node) {
-                let gone = control::remove(self, member, name, &uuid, with_snapshots).await;
+                let how = (uuid.as_str(), with_snapshots, false);
+                let gone = control::remove(self, member, name, how).await;
                 gone.map_err(|error| on_node(place.node, error))?;
             }
         }
-        self.remove_here(name, &uuid, with_snapshots).await?;
+        self.remove_here(name, &uuid, with_snapshots, false).await?;
         Ok(true)
     }
 
@@ -187,14 +200,19 @@ impl Cluster {
         }
     }
 
-    /// The UUID and the replicas of a volume with several copies.
-    async fn replicas(&self, name: &str) -> Result<Option<(String, Replicas)>> {
+    /// A volume with several copies, and where they are.
+    async fn replicas(&self, name: &str) -> Result<Option<(VolumeReport, Replicas)>> {
         if !self.config.is_member() {
             return Ok(None);
         }
-        let uuid = self.stores.show(name).await?.uuid;
-        let replicas = self.places.lock().await.of(&uuid).cloned();
-        Ok(replicas.map(|replicas| (uuid, replicas)))
+        let report = self.stores.show(name).await?;
+        match report.members.is_empty() && !report.removed {
+            true => Ok(None),
+            false => {
+                let replicas = places_of(&report)?;
+                Ok(Some((report, replicas)))
+            }
+        }
     }
 
     /// Which stores would take a copy, this node's first, the others by free space. Asks all members: the name has to
@@ -256,13 +274,16 @@ impl Cluster {
             .add(uuid.clone(), volume.replicas.clone())
             .map_err(internal)?;
         self.stores.tell_places(&places.all());
+        let voters = volume.replicas.keys();
+        let voters = voters.filter(|r| !volume.learns || **r != replica);
         let spec = ReplicaSpec {
             name: volume.name.clone(),
             size_bytes: volume.size_bytes,
             volume: volume.volume,
             group: volume.group,
             replica,
-            voters: volume.replicas.keys().copied().collect(),
+            voters: voters.copied().collect(),
+            learns: volume.learns,
             key,
         };
         let request = AdminRequest::ReplicaCreate(spec);
@@ -279,14 +300,31 @@ impl Cluster {
         created
     }
 
-    /// Deletes this node's copy; nothing happens when it is not there.
-    async fn remove_here(&self, name: &str, uuid: &str, with_snapshots: bool) -> Result<()> {
+    /// Deletes this node's copy; nothing happens when it is not there. With `only_outsider` one that is still a member of
+    /// its group, as far as it knows, stays.
+    async fn remove_here(
+        &self,
+        name: &str,
+        uuid: &str,
+        with_snapshots: bool,
+        only_outsider: bool,
+    ) -> Result<()> {
         let mut places = self.places.lock().await;
         let found = match self.stores.show(name).await {
-            Ok(report) => report.uuid == uuid && places.of(uuid).is_some(),
+            Ok(report) if only_outsider && report.uuid == uuid && !report.removed => {
+                let text = format!("the copy of volume {name} on this node is one of its replicas");
+                return Err(AdminError::Refused(text).into());
+            }
+            Ok(report) => {
+                report.uuid == uuid && (places.of(uuid).is_some() || !report.members.is_empty())
+            }
             Err(RequestError::Refused(AdminError::NotFound(_))) => false,
             Err(error) => return Err(error),
         };
+        if only_outsider && !found {
+            let text = format!("there is no copy of volume {name}");
+            return Err(AdminError::NotFound(text).into());
+        }
         if found {
             self.stores.delete(name.to_owned(), with_snapshots).await?;
         }
@@ -294,6 +332,21 @@ impl Cluster {
         self.stores.tell_places(&places.all());
         Ok(())
     }
+}
+
+/// Where the replicas of a volume live.
+fn places_of(report: &VolumeReport) -> Result<Replicas> {
+    let place = |member: &MemberReport| {
+        let node = member.node.map(NodeId).ok_or_else(|| {
+            let (replica, name) = (member.replica, &report.name);
+            AdminError::Refused(format!(
+                "this node does not know where replica {replica} of volume {name} lives; ask another node"
+            ))
+        })?;
+        let store = member.store;
+        Ok((ReplicaId(member.replica), Place { node, store }))
+    };
+    report.members.iter().map(place).collect()
 }
 
 fn no_key(error: KeyError) -> RequestError {

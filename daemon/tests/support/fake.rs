@@ -75,6 +75,10 @@ impl FakeStore {
                 volumes.insert(name, report.clone());
                 Ok(AdminReply::Volume(report))
             }
+            AdminRequest::ReplicaAdd { volume, .. }
+            | AdminRequest::ReplicaRemove { volume, .. } => Err(AdminError::Refused(format!(
+                "volume {volume} is not led by this node"
+            ))),
             AdminRequest::ReplicaCreate(spec) => Err(AdminError::Refused(format!(
                 "no replica of {} here",
                 spec.name

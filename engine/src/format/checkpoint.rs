@@ -4,7 +4,8 @@ use super::codec::{FormatError, Reader, Writer};
 pub(crate) use super::group::text;
 use super::group::{decode_group, encode_group};
 pub use super::group::{
-    EpochEntry, FeedEntry, GroupEntry, GroupMeta, Jump, LogEntryMeta, Membership, SessionEntry,
+    EpochEntry, FeedEntry, GroupEntry, GroupMeta, Jump, LogEntryMeta, MemberPlace, Membership,
+    SessionEntry,
 };
 use super::node::ChildPointer;
 pub use super::space::{Kept, PieceEntry, SegmentEntry, SegmentKind};
@@ -246,7 +247,7 @@ mod tests {
     use super::super::table::{PagePointer, Place, TableId};
     use super::*;
     use bytes::Bytes;
-    use esker_base::{Epoch, RaftIndex, ReplicaId, SessionId, Term, VolumeId};
+    use esker_base::{Epoch, NodeId, RaftIndex, ReplicaId, SessionId, Term, VolumeId};
     use std::collections::BTreeMap;
 
     fn sample() -> Checkpoint {
@@ -262,6 +263,14 @@ mod tests {
             membership: Membership {
                 voters: vec![ReplicaId(3)],
                 auto_leave: true,
+                places: vec![MemberPlace {
+                    replica: ReplicaId(3),
+                    place: esker_base::Place {
+                        node: NodeId(7),
+                        store: 1,
+                    },
+                    replaces: ReplicaId(8),
+                }],
                 ..Membership::default()
             },
             key_id: 2,

@@ -8,7 +8,8 @@ use super::record::{EntryKind, HardState};
 use super::vaddr::VAddr;
 use bytes::Bytes;
 use esker_base::{
-    limits, Epoch, GroupId, RaftIndex, ReplicaId, Seq, SessionId, Stamp, Term, VolumeId,
+    limits, Epoch, GroupId, NodeId, Place, RaftIndex, ReplicaId, Seq, SessionId, Stamp, Term,
+    VolumeId,
 };
 use std::collections::BTreeMap;
 
@@ -26,6 +27,19 @@ pub const GROUP_VERSION_FEED: u16 = 8;
 pub const GROUP_VERSION_RESEALED: u16 = 16;
 /// Version of the meta of a feed.
 pub const META_VERSION_FEED: u16 = 3;
+/// Added to the version of a meta that says where members live.
+pub const META_VERSION_PLACES: u16 = 4;
+
+/// Where a member lives, as the entry said that made it one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberPlace {
+    /// The member.
+    pub replica: ReplicaId,
+    /// Its node and store.
+    pub place: Place,
+    /// The member that goes when this one gets its vote; 0 for none.
+    pub replaces: ReplicaId,
+}
 
 /// Who takes part in a group's consensus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +54,8 @@ pub struct Membership {
     pub learners_next: Vec<ReplicaId>,
     /// Whether the joint change ends by itself.
     pub auto_leave: bool,
+    /// Where members live; those that whoever made the volume has placed are not in it.
+    pub places: Vec<MemberPlace>,
 }
 
 /// What a group is: fixed when it is created, but for name, size and membership.
@@ -218,11 +234,13 @@ impl GroupMeta {
 }
 
 fn encode_meta(w: &mut Writer, m: &GroupMeta) {
-    w.u16(match (m.feeds.0, m.key_id) {
+    let version = match (m.feeds.0, m.key_id) {
         (0, 0) => GROUP_VERSION,
         (0, _) => GROUP_VERSION_KEYED,
         _ => META_VERSION_FEED,
-    });
+    };
+    let has_places = !m.membership.places.is_empty();
+    w.u16(version + if has_places { META_VERSION_PLACES } else { 0 });
     let (key_id, feeds) = (m.key_id, m.feeds);
     w.u64(m.group.0);
     w.u128(m.volume.0);
@@ -242,6 +260,9 @@ fn encode_meta(w: &mut Writer, m: &GroupMeta) {
         list.iter().for_each(|replica| w.u64(replica.0));
     }
     w.u8(u8::from(m.auto_leave));
+    if has_places {
+        encode_places(w, &m.places);
+    }
     if key_id != 0 || feeds.0 != 0 {
         w.u32(key_id);
     }
@@ -260,6 +281,12 @@ pub(crate) fn text(r: &mut Reader<'_>) -> Result<String, FormatError> {
 
 fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
     let version = r.u16()?;
+    let has_places = version > META_VERSION_PLACES;
+    let version = if has_places {
+        version - META_VERSION_PLACES
+    } else {
+        version
+    };
     let is_feed = version == META_VERSION_FEED;
     let is_keyed = !is_feed && is_keyed(r, version)?;
     let group = GroupId(r.u64()?);
@@ -287,12 +314,21 @@ fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
         1 => true,
         _ => return Err(r.error("flag is neither 0 nor 1")),
     };
+    let places = if has_places {
+        decode_places(r)?
+    } else {
+        Vec::new()
+    };
+    if has_places && places.is_empty() {
+        return Err(r.error("has no places of members and says that it has"));
+    }
     let membership = Membership {
         voters,
         learners,
         voters_outgoing,
         learners_next,
         auto_leave,
+        places,
     };
     let key_id = if is_keyed || is_feed { r.u32()? } else { 0 };
     let feeds = GroupId(if is_feed { r.u64()? } else { 0 });
@@ -316,6 +352,59 @@ fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
         key_id,
         feeds,
     })
+}
+
+fn encode_places(w: &mut Writer, places: &[MemberPlace]) {
+    w.u32(u32::try_from(places.len()).unwrap_or(u32::MAX));
+    for member in places {
+        w.u64(member.replica.0);
+        w.u64(member.place.node.0);
+        w.u16(member.place.store);
+        w.u64(member.replaces.0);
+    }
+}
+
+fn decode_places(r: &mut Reader<'_>) -> Result<Vec<MemberPlace>, FormatError> {
+    (0..r.count32(26)?)
+        .map(|_| {
+            let replica = ReplicaId(r.u64()?);
+            let node = NodeId(r.u64()?);
+            let place = Place {
+                node,
+                store: r.u16()?,
+            };
+            let replaces = ReplicaId(r.u64()?);
+            Ok(MemberPlace {
+                replica,
+                place,
+                replaces,
+            })
+        })
+        .collect()
+}
+
+impl MemberPlace {
+    /// Places as bytes: what the entry that makes a member carries.
+    #[must_use]
+    pub fn encode_all(places: &[Self]) -> Vec<u8> {
+        let mut w = Writer::new();
+        encode_places(&mut w, places);
+        w.bytes
+    }
+
+    /// Decodes them; none are in no bytes.
+    ///
+    /// # Errors
+    /// On anything that `encode_all` does not produce.
+    pub fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, FormatError> {
+        if bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut r = Reader::new("places of members", bytes);
+        let places = decode_places(&mut r)?;
+        r.finish()?;
+        Ok(places)
+    }
 }
 
 /// Whether the structure is that of an encrypted volume.

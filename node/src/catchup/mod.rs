@@ -19,7 +19,7 @@ use crate::node::Node;
 use bytes::Bytes;
 use esker_base::num::to_u64;
 use esker_base::Place;
-use wire::Note;
+pub(crate) use wire::{Note, Outsider};
 
 /// Replicas of this store that caught up by versions since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,11 +51,12 @@ impl Node {
             Ok(Note::Behind(behind)) => self.told_behind(&behind),
             Ok(Note::Fetch(fetch)) => self.fetch_asked(from, &fetch),
             Ok(Note::Part(part)) => self.part_came(&part, frame.payloads),
+            Ok(Note::Outsider(told)) => self.told_outsider(&told),
             Err(why) => tracing::warn!(%from, why, "peer frame refused"),
         }
     }
 
-    fn send_catch_up(&mut self, to: Place, note: Note, payloads: Vec<Bytes>) {
+    pub(crate) fn send_catch_up(&mut self, to: Place, note: Note, payloads: Vec<Bytes>) {
         let frame = PeerFrame {
             kind: FrameKind::CatchUp,
             header: note.pack(),

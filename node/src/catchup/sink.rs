@@ -4,7 +4,7 @@ use super::plan::{self, Step, Zones};
 use super::wire::{Behind, Fetch, FetchKind, Note, Part, PartKind};
 use crate::control::AdminPending;
 use crate::envelope::{crc_of, joined};
-use crate::groups::raft_state;
+use crate::groups::{is_member, raft_state};
 use crate::node::{Node, Phase};
 use crate::volume::EpochState;
 use bytes::Bytes;
@@ -251,7 +251,7 @@ impl Node {
     fn leader_place(&self, id: GroupId) -> Option<Place> {
         let raft = self.volumes.get(&id)?.group.as_ref()?;
         let leader = raft.leader().filter(|l| *l != raft.config().replica)?;
-        self.config.places.get(&leader).copied()
+        self.place_of(leader)
     }
 
     /// A tick: what did not come is asked for again.
@@ -594,6 +594,9 @@ impl Node {
         volume.size_bytes = group.meta.size_bytes;
         volume.labels.clone_from(&group.meta.labels);
         volume.key_id = group.meta.key_id;
+        let places = group.meta.membership.places.clone();
+        volume.member_places.clone_from(&places);
+        volume.is_member = is_member(&group.meta);
         let name = group.meta.name.clone();
         let old = std::mem::replace(&mut volume.name, name.clone());
         volume.group = match Group::new(config, raft_state(group)) {
@@ -607,6 +610,7 @@ impl Node {
             self.by_name.remove(&old);
             self.by_name.insert(name, id);
         }
+        self.learn_places(&places);
         self.snapshots_changed = true;
         self.key_changed(id);
         self.note_rewind(id);

@@ -60,7 +60,7 @@ impl Serving {
 impl Node {
     /// A replica is behind the retained log.
     pub(crate) fn tell_behind(&mut self, id: GroupId, to: ReplicaId) {
-        if let Some(place) = self.config.places.get(&to).copied() {
+        if let Some(place) = self.place_of(to) {
             let group = id.0;
             self.send_catch_up(place, Note::Behind(Behind { group }), Vec::new());
         }

@@ -14,6 +14,20 @@ pub(crate) struct Behind {
     pub group: u64,
 }
 
+/// To a replica that speaks for a group: it is not a member of it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Outsider {
+    /// The group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// The replica.
+    #[prost(fixed64, tag = "2")]
+    pub replica: u64,
+    /// The index that the sender has applied.
+    #[prost(uint64, tag = "3")]
+    pub applied: u64,
+}
+
 /// What a [`Fetch`] is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
@@ -103,11 +117,11 @@ pub(crate) struct Part {
 
 #[derive(Clone, PartialEq, Eq, Message)]
 struct Envelope {
-    #[prost(oneof = "Note", tags = "1, 2, 3")]
+    #[prost(oneof = "Note", tags = "1, 2, 3, 4")]
     note: Option<Note>,
 }
 
-/// One of the three.
+/// One of the four.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub(crate) enum Note {
     /// From a leader.
@@ -119,6 +133,9 @@ pub(crate) enum Note {
     /// And back.
     #[prost(message, tag = "3")]
     Part(Part),
+    /// From any member.
+    #[prost(message, tag = "4")]
+    Outsider(Outsider),
 }
 
 impl Note {

@@ -3,7 +3,7 @@
 use crate::admin::{MemberReport, VolumeState};
 use crate::node::Node;
 use crate::volume::Volume;
-use esker_base::{GroupId, ReplicaId};
+use esker_base::{GroupId, Place, ReplicaId};
 use esker_replication::Group;
 
 impl Node {
@@ -22,10 +22,15 @@ impl Node {
                 .group
                 .as_ref()
                 .and_then(|group| group.progress(replica));
-            let node = self.config.places.get(&replica).map(|place| place.node.0);
+            let here = Place {
+                node: self.config.node,
+                store: u16::try_from(self.config.store_index).unwrap_or(u16::MAX),
+            };
+            let place = self.place_of(replica).or(is_here.then_some(here));
             MemberReport {
                 replica: replica.0,
-                node: node.or(is_here.then_some(self.config.node.0)),
+                node: place.map(|place| place.node.0),
+                store: place.map_or(0, |place| place.store),
                 is_voter,
                 leads: leader == Some(replica),
                 state: match told {

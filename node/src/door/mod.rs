@@ -86,6 +86,19 @@ enum Heading {
 }
 
 impl Route {
+    /// Where this process has given out numbers up to one before.
+    pub fn after(last: u64) -> Self {
+        Self {
+            last,
+            ..Self::default()
+        }
+    }
+
+    /// The highest number of this process.
+    pub fn numbers_given(&self) -> u64 {
+        self.last
+    }
+
     /// How many of this process's numbers right below one may be without an answer.
     pub fn behind(&self, sequence: u64) -> u32 {
         let lowest = self.unanswered.keys().next().copied();
@@ -248,15 +261,15 @@ impl Node {
         let Some(volume) = self.volumes.get(&group) else {
             return Heading::Nowhere;
         };
-        let place = |replica: ReplicaId| self.config.places.get(&replica).copied();
+        let place = |replica: ReplicaId| self.place_of(replica);
         match &volume.group {
             _ if volume.is_serving() => Heading::Here,
             Some(raft) if matches!(raft.role(), Role::Leader) => Heading::Soon,
-            Some(raft) => match raft.leader().and_then(place) {
+            Some(raft) if !volume.removed => match raft.leader().and_then(place) {
                 Some(place) => Heading::There(place, raft.term()),
                 None => Heading::Nowhere,
             },
-            None => match volume.route.hint {
+            _ => match volume.route.hint {
                 Some((term, leader)) => match place(leader) {
                     Some(place) => Heading::There(place, term),
                     None => Heading::Nowhere,
@@ -304,7 +317,7 @@ impl Node {
         let Some(volume) = self.volumes.get_mut(&group) else {
             return;
         };
-        if volume.group.is_some() {
+        if volume.group.is_some() && !volume.removed {
             return self.note_ticking(group);
         }
         let Some(view) = self.engine.group(group) else {
@@ -320,12 +333,10 @@ impl Node {
         };
         volume.route.probes += 1;
         let chosen = others.get(volume.route.probes % others.len().max(1));
-        let place = chosen
-            .and_then(|replica| self.config.places.get(replica))
-            .copied();
+        let chosen = chosen.copied();
         volume.route.homeless.insert(id, self.ticks + REFUSED_TICKS);
         self.note_ticking(group);
-        if let Some(place) = place {
+        if let Some(place) = chosen.and_then(|replica| self.place_of(replica)) {
             // In a term that never was nothing is carried out, and the answer tells the one that is.
             self.ask_leader(id, group, place, Term(0));
         }
@@ -571,7 +582,7 @@ impl Volume {
     /// Whether this replica can tell how far a read must see.
     pub fn takes_part(&self) -> bool {
         let raft = self.group.as_ref();
-        self.sink.is_none() && raft.is_some_and(|g: &Group| !g.is_suspended())
+        self.sink.is_none() && !self.removed && raft.is_some_and(|g: &Group| !g.is_suspended())
     }
 
     /// Reads of the group that are over: those of requests, and of sessions that attach.

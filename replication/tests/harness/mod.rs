@@ -403,7 +403,9 @@ impl Cluster {
                 payloads,
             } => self.send(id, to.0, header, payloads),
             Output::Committed { entries } => self.commit(id, &entries),
-            Output::MembershipChanged { index, membership } => {
+            Output::MembershipChanged {
+                index, membership, ..
+            } => {
                 let node = self.node(id);
                 node.disk.memberships.insert(index.0, membership);
             }

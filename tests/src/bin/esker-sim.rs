@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: esker-sim --seed N [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [--plain] [-v]
-       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3] [--steps N] [--sabotage NAME] [--full] [--plain] [--twice]
+usage: esker-sim --seed N [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--plain] [-v]
+       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--plain] [--twice]
 
 A hunt runs --count seeds (all there are) from --from (0) on, for MINUTES at most.
 --full: some stores are too small for what is written to them.

@@ -26,6 +26,9 @@ const REFILL_TRIES: usize = 100;
 /// A client of a group gives up on an answer and tries another node.
 const GROUP_ANSWER_NS_MAX: u64 = 5_000_000_000;
 
+/// Copies move from then on: the first ones are made in peace.
+const MOVES_FROM_NS: u64 = 500_000_000;
+
 /// What a run is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
@@ -80,6 +83,9 @@ impl World {
     /// Looks at what is overdue, and whether a stage is over.
     pub(crate) fn watch(&mut self) {
         self.pursue_changes();
+        if self.moves_copies() && self.stage <= Stage::Calm && self.now > MOVES_FROM_NS {
+            self.move_copies();
+        }
         self.look_for_stuck_requests();
         if self.quiet_damage && self.now >= self.hush_until {
             self.damage_now(super::chaos::DAMAGED_HOST);
@@ -192,10 +198,12 @@ impl World {
             .hosts
             .iter()
             .all(|h| h.state == State::Serving && !h.fenced);
-        up && self
-            .slots
-            .iter()
-            .all(|s| s.change.is_none() && (s.volume.is_some() || self.plan.overfull))
+        let seated = !self.moves_copies() || (0..self.slots.len()).all(|s| self.is_seated(s));
+        up && seated
+            && self
+                .slots
+                .iter()
+                .all(|s| s.change.is_none() && (s.volume.is_some() || self.plan.overfull))
     }
 
     /// One client per volume reads all of it, writes, flushes, and reads what it wrote.
@@ -331,7 +339,8 @@ impl World {
                 let view = node.and_then(|n| n.engine().group(group_of(slot)));
                 view.map(|v| (v.applied, v.last_index))
             };
-            let at: Vec<_> = self.hosts.iter().map(view).collect();
+            let seated = self.seated(slot).into_iter();
+            let at: Vec<_> = seated.map(|h| view(&self.hosts[h])).collect();
             at.iter()
                 .all(|v| v.is_some_and(|(a, l)| a == l && *v == at[0]))
         })
@@ -364,8 +373,8 @@ impl World {
             // A point that a replica needed to catch up has gone since.
             return self.enter(Stage::Converge);
         }
-        let of: Vec<usize> = (0..self.hosts.len()).collect();
         for slot in 0..self.slots.len() {
+            let of = self.seated(slot);
             let views: Vec<_> = of
                 .iter()
                 .filter_map(|h| self.hosts[*h].node.as_ref()?.engine().group(group_of(slot)))

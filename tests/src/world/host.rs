@@ -92,6 +92,8 @@ pub(crate) struct Host {
     pub keys_away_until: u64,
     /// An operator looks again soon whether it has its replicas.
     pub looked_at_soon: bool,
+    /// Where other replicas live, as it was told when it made its own.
+    pub told: BTreeMap<ReplicaId, Place>,
 }
 
 impl Host {
@@ -119,21 +121,15 @@ impl Host {
             rehomed: 0,
             keys_away_until: 0,
             looked_at_soon: false,
+            told: BTreeMap::new(),
         }
     }
 
     /// The configuration of its next process.
-    pub fn config(plan: &Plan, index: usize, rng: &mut SimRng) -> NodeConfig {
+    pub fn config(&self, plan: &Plan, index: usize, rng: &mut SimRng) -> NodeConfig {
         let mut seed = [0; 32];
         for chunk in seed.chunks_mut(8) {
             chunk.copy_from_slice(&rng.next().to_le_bytes());
-        }
-        // A volume's replicas are numbered like the nodes; see `replica_of`.
-        let mut places = BTreeMap::new();
-        for volume in 0..plan.volumes {
-            for node in 0..plan.nodes {
-                places.insert(replica_of(volume, node), place_of(node));
-            }
         }
         NodeConfig {
             node: node_id(index),
@@ -141,11 +137,27 @@ impl Host {
             engine: plan.engine.clone(),
             seed,
             tick: Duration::from_millis(100),
-            places,
+            places: {
+                let mut places = Self::places(plan);
+                places.extend(self.told.clone());
+                places
+            },
             keys: plan.encrypted > 0,
             note_seals: true,
             ..NodeConfig::default()
         }
+    }
+
+    /// Where replicas live at the beginning.
+    pub fn places(plan: &Plan) -> BTreeMap<ReplicaId, Place> {
+        // A volume's replicas are numbered like the nodes; see `replica_of`.
+        let mut places = BTreeMap::new();
+        for volume in 0..plan.volumes {
+            for node in plan.first_hosts(volume) {
+                places.insert(replica_of(volume, node), place_of(node));
+            }
+        }
+        places
     }
 
     /// Keeps what the process, which ends, has shown of its branches.

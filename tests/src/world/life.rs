@@ -10,6 +10,11 @@ use esker_node::ReadyReport;
 impl World {
     /// Ends a process, and with a power cut what its disk had not made durable.
     pub(crate) fn crash(&mut self, host: usize, crash: Crash) {
+        let crash = if self.plan.keeps_power() {
+            Crash::Kill
+        } else {
+            crash
+        };
         if self.hosts[host].node.is_none() {
             return;
         }
@@ -24,9 +29,15 @@ impl World {
             (false, true) => "process kill during recovery",
         });
         self.last_words(host);
+        let alone = self.alone_on(host);
         self.end_process(host);
         self.step += 1;
         let step = self.step;
+        for slot in alone {
+            if let Some(volume) = self.slots[slot].volume.as_mut() {
+                volume.oracle.killed_alone(step);
+            }
+        }
         for volume in self.slots.iter_mut().filter_map(|s| s.volume.as_mut()) {
             match power {
                 true => volume.oracle.power_cut(step),

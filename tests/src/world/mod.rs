@@ -17,6 +17,7 @@ mod past;
 mod plan;
 mod readers;
 mod scrubs;
+mod seats;
 mod snapshots;
 mod stamps;
 mod stats;

@@ -290,6 +290,9 @@ impl World {
             Purpose::Refused => {
                 self.violate("two requests that exclude each other are done".into())
             }
+            // A node that has no copy was asked.
+            Purpose::Grow(..)
+                if self.moves_copies() && matches!(result, Err(AdminError::NotFound(_))) => {}
             Purpose::Grow(slot, size_bytes) => match result {
                 Ok(_) => {
                     self.stats.did("volumes of three grown");
@@ -337,6 +340,7 @@ impl World {
                     }
                 }
             }
+            Purpose::Seat(slot, ask) => self.seat_answered(slot, ask, &result),
             Purpose::Reconcile => self.reconcile(host, result),
             Purpose::AcceptLoss(slot) => {
                 if result.is_ok() {
@@ -400,6 +404,17 @@ impl World {
         };
         if self.plan.nodes > 1 {
             for slot in 0..self.slots.len() {
+                if self.moves_copies() {
+                    let names: Vec<&str> = reports.iter().map(|r| &*r.name).collect();
+                    self.check_seat(host, slot, &names);
+                    let first = replica_of(slot, host);
+                    if self.seats[slot].copies.get(&host) != Some(&first)
+                        || self.seats[slot].sure.contains(&host)
+                        || self.seats[slot].is_out(host)
+                    {
+                        continue;
+                    }
+                }
                 self.replica_if_missing(
                     host,
                     slot,
@@ -457,7 +472,8 @@ impl World {
         if names.contains(&volume.name.as_str()) {
             return;
         }
-        let voters = (0..self.plan.nodes).map(|n| replica_of(slot, n)).collect();
+        let first = self.plan.first_hosts(slot).into_iter();
+        let voters = first.map(|n| replica_of(slot, n)).collect();
         let key = self.slots[slot].key.clone();
         let spec = ReplicaSpec {
             name: volume.name.clone(),
@@ -466,6 +482,7 @@ impl World {
             group: group_of(slot),
             replica: replica_of(slot, host),
             voters,
+            learns: false,
             key,
         };
         if self.hosts[host].incarnation > 1 {

@@ -251,6 +251,11 @@ impl Oracle {
         if self.replicated {
             return; // other nodes go on
         }
+        self.killed_alone(now);
+    }
+
+    /// The same, of the only node that has a copy now.
+    pub fn killed_alone(&mut self, now: u64) {
         self.reads.clear();
         self.pending.clear();
         for cell in &mut self.cells {

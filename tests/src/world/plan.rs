@@ -13,7 +13,7 @@ use std::time::Duration;
 pub struct Options {
     /// Decides everything else.
     pub seed: u64,
-    /// 1 or 3 nodes; by seed when absent.
+    /// 1 or 3 nodes, or up to 7 between which copies move; by seed when absent.
     pub nodes: Option<usize>,
     /// Events after which faults and new requests end.
     pub steps: u64,
@@ -238,6 +238,13 @@ impl Plan {
             plan.add_keys();
             plan.add_pieces();
         }
+        if nodes > 3 {
+            // Of a volume with one copy only what is answered late is kept for certain, and nothing else may fail.
+            plan.tcp = 1000;
+            plan.encrypted = 0;
+            (plan.weights.log_damage, plan.weights.disk_errors) = (0, 0);
+            plan.weights.snapshots = plan.weights.snapshots.min(10);
+        }
         plan
     }
 
@@ -328,6 +335,23 @@ impl Plan {
     fn add_pieces(&mut self) {
         let mut rng = SimRng::new(self.seed, 5);
         self.engine.pieces_least = rng.pick(&[0, 4, 4096, 4096]);
+    }
+
+    /// The nodes that have the first copies of a volume.
+    #[must_use]
+    pub fn first_hosts(&self, volume: usize) -> Vec<usize> {
+        if self.nodes <= 3 {
+            return (0..self.nodes).collect();
+        }
+        let first = to_usize(self.seed / 3 % 7) + volume;
+        let copies = if self.seed.is_multiple_of(3) { 1 } else { 3 };
+        (0..copies).map(|i| (first + i) % self.nodes).collect()
+    }
+
+    /// Where a volume has one copy, what was read of it may not be durable yet.
+    #[must_use]
+    pub fn keeps_power(&self) -> bool {
+        self.nodes > 3 && self.seed.is_multiple_of(3)
     }
 
     /// Bytes of each disk.

@@ -130,6 +130,8 @@ pub(crate) enum Purpose {
     Settle(u32),
     /// A volume of three goes back to what this may hold.
     GoBack(usize, super::oracle::Frozen),
+    /// About a copy of a volume.
+    Seat(usize, super::seats::SeatAsk),
     /// A part of a scrub.
     Scrub(super::scrubs::Scrub),
 }
@@ -150,6 +152,8 @@ pub struct World {
     pub(crate) conns: BTreeMap<u64, Conn>,
     pub(crate) next_conn: u64,
     pub(crate) slots: Vec<Slot>,
+    /// The copies of volumes, where they move.
+    pub(crate) seats: Vec<super::seats::Seats>,
     pub(crate) next_write: u64,
     pub(crate) admin: BTreeMap<u64, (usize, Purpose)>,
     pub(crate) next_token: u64,
@@ -208,6 +212,7 @@ impl World {
             conns: BTreeMap::new(),
             next_conn: 1,
             slots,
+            seats: Vec::new(),
             next_write: 1,
             admin: BTreeMap::new(),
             next_token: 1,
@@ -234,6 +239,9 @@ impl World {
         }
         if self.plan.nodes > 1 {
             self.make_replica_keys();
+            if self.moves_copies() {
+                self.seat_first();
+            }
             for slot in 0..self.slots.len() {
                 let name = self.slots[slot].fresh_name(slot);
                 let size_bytes = self.plan.blocks_first * 4096;
@@ -418,7 +426,7 @@ impl World {
         if self.hosts[host].state != State::Down {
             return;
         }
-        let config = Host::config(&self.plan, host, &mut self.rng);
+        let config = self.hosts[host].config(&self.plan, host, &mut self.rng);
         let now = self.hosts[host].clock.shows(self.now);
         let wall = self.wall();
         let mut effects = Vec::new();

@@ -479,3 +479,97 @@ fn members_ask_each_other_over_tls_and_new_certificates_count_at_once() {
         node.stop();
     }
 }
+
+fn copies(daemon: &Daemon, name: &str) -> Vec<(String, String)> {
+    let listed = daemon.json(&["replica", "list", name]);
+    let replicas = listed["replicas"].as_array().unwrap().iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    replicas
+        .map(|r| (text(&r["node"]), text(&r["role"])))
+        .collect()
+}
+
+/// A volume with one copy gets two more while a client writes, loses the first one, and is what it was.
+#[test]
+fn a_volume_moves_to_other_nodes_under_a_client_that_sees_no_error() {
+    let members = Members::new(4);
+    let mut nodes: Vec<_> = (1..=4).map(|id| Some(members.start(id).ready())).collect();
+    let node = |nodes: &[Option<Daemon>], id: usize, words: &[&str]| {
+        nodes[id - 1].as_ref().unwrap().esker(words)
+    };
+    nodes[0].as_ref().unwrap().create("v", "64MiB");
+    let mut client = nodes[0].as_ref().unwrap().client("v");
+    write(&mut client, 0..64, 1);
+    node(&nodes, 1, &["snapshot", "create", "v@early"]).ok();
+    write(&mut client, 32..96, 2);
+
+    for id in ["2", "3"] {
+        node(&nodes, 1, &["replica", "add", "v", "--node", id]).ok();
+        write(&mut client, 64..128, 3);
+    }
+    let voters: Vec<_> = ["1", "2", "3"]
+        .map(|id| (id.to_owned(), "voter".to_owned()))
+        .into();
+    let mut found = copies(nodes[0].as_ref().unwrap(), "v");
+    found.sort();
+    assert_eq!(found, voters);
+    let told = node(&nodes, 1, &["replica", "add", "v", "--node", "2"]).line(1);
+    assert!(told.contains("node 2 has a copy"), "{told}");
+    let told = node(&nodes, 1, &["replica", "remove", "v", "--node", "4"]).line(1);
+    assert!(told.contains("node 4"), "{told}");
+
+    // The fourth takes the place of the second, whichever leads; then the first goes, which its client is attached to.
+    let moved = ["replica", "add", "v", "--node", "4", "--replace", "2"];
+    node(&nodes, 3, &moved).ok();
+    node(&nodes, 3, &["replica", "remove", "v", "--node", "2"]).ok();
+    let told = node(&nodes, 3, &["replica", "remove", "v", "--node", "1"]).line(1);
+    assert!(
+        told.contains("attached") && told.contains("node 1"),
+        "{told}"
+    );
+    // Its own copy counts no more, and it is a door all the same.
+    write(&mut client, 100..110, 4);
+    holds(&mut client, 0..32, 1);
+    drop(client);
+    until("the copy on node 1 goes", || {
+        let gone = node(&nodes, 3, &["replica", "remove", "v", "--node", "1"]);
+        gone.code == Some(0)
+    });
+    for (at, volumes) in [(0, 0), (1, 0), (2, 1), (3, 1)] {
+        let list = nodes[at].as_ref().unwrap().json(&["volume", "list"]);
+        assert_eq!(list.as_array().unwrap().len(), volumes, "node {}", at + 1);
+    }
+
+    // What is left knows each other after a restart of both.
+    for at in [2, 3] {
+        nodes[at].take().unwrap().kill();
+    }
+    for at in [2, 3] {
+        nodes[at] = Some(members.start(at + 1).ready());
+    }
+    let now = serving(&nodes[2..], "v") + 2;
+    let mut client = nodes[now].as_ref().unwrap().client("v");
+    for (blocks, version) in [
+        (0..32, 1),
+        (32..64, 2),
+        (64..100, 3),
+        (100..110, 4),
+        (110..128, 3),
+    ] {
+        holds(&mut client, blocks, version);
+    }
+    drop(client);
+    let mut early = nodes[now].as_ref().unwrap().client("v@early");
+    holds(&mut early, 0..64, 1);
+    drop(early);
+    node(
+        &nodes,
+        now + 1,
+        &["volume", "delete", "v", "--with-snapshots"],
+    )
+    .ok();
+    for node in nodes.into_iter().flatten() {
+        assert_eq!(node.json(&["volume", "list"]).as_array().unwrap().len(), 0);
+        node.stop();
+    }
+}
