@@ -15,7 +15,7 @@ const SECONDS_DEFAULT: u64 = 1800;
 /// Worlds of [`copies_move_between_nodes`].
 const MOVES_SEEDS: u64 = 150;
 /// Worlds in which something that happens now and then must happen.
-const SEARCHED_MAX: u64 = 300;
+const SEARCHED_MAX: u64 = 1200;
 /// Seeds in which a sabotage must be noticed.
 const SABOTAGE_SEEDS_MAX: u64 = 4000;
 
