@@ -56,6 +56,20 @@ def written(pid):
         return int(dict(line.split(": ") for line in f.read().splitlines())["write_bytes"])
 
 
+def at(readings, moment):
+    """What a counter stood at, between the two readings around a moment."""
+    before, after = readings[0], readings[-1]
+    for reading in readings:
+        if reading[0] <= moment:
+            before = reading
+        else:
+            after = reading
+            break
+    if after[0] <= before[0]:
+        return before[1]
+    return before[1] + (after[1] - before[1]) * (moment - before[0]) / (after[0] - before[0])
+
+
 class Run:
     """One share and pattern."""
 
@@ -83,40 +97,45 @@ class Run:
         load = subprocess.Popen(
             ["fio", "--name=w", "--rw=randwrite", "--bs=4k", "--iodepth=32", "--norandommap", "--randrepeat=0",
              f"--size={self.size}", "--time_based", f"--runtime={self.args.seconds}", f"--write_hist_log={logs}",
-             "--log_hist_msec=1000", f"--output={self.args.dir}/fio"] + self.where + PATTERNS[self.pattern])
-        began, device = time.monotonic(), [(0.0, written(self.process.pid))]
+             "--log_hist_msec=1000", "--log_unix_epoch=1", f"--output={self.args.dir}/fio"]
+            + self.where + PATTERNS[self.pattern])
+        # By the same clock as fio's log: fio takes a while to begin.
+        began, device = time.time(), [(0.0, written(self.process.pid))]
         while load.poll() is None:
-            time.sleep(1)
-            device.append((time.monotonic() - began, written(self.process.pid)))
+            time.sleep(0.1)
+            device.append((time.time() - began, written(self.process.pid)))
         if load.returncode:
             sys.exit(f"fio ended with {load.returncode}")
-        seconds = self.seconds(logs)
+        seconds = self.seconds(logs, began)
         for path in glob.glob(f"{logs}*"):
             os.remove(path)
         return self.sum_up(seconds, device)
 
-    def seconds(self, logs):
+    def seconds(self, logs, began):
         """Of each second: when it ended, writes, p99 and the longest."""
         found = []
         with open(glob.glob(f"{logs}_clat_hist*.log")[0]) as f:
             for line in csv.reader(f):
                 bins = [int(n) for n in line[3:]]
                 longest = max((n for n, count in enumerate(bins) if count), default=0)
-                found.append({"at_s": int(line[0]) / 1000, "writes": sum(bins), "p99_us": quantile_us(bins, 0.99),
+                found.append({"at_s": int(line[0]) / 1000 - began, "writes": sum(bins), "p99_us": quantile_us(bins, 0.99),
                               "max_us": bin_us(longest)})
         for before, this in zip([{"at_s": 0}] + found, found):
             this["iops"] = this["writes"] / max(0.001, this["at_s"] - before["at_s"])
-        return found[1:-1]  # the first and the last are no whole seconds
+        return found
 
     def sum_up(self, seconds, device):
+        in_all = sum(s["writes"] for s in seconds) * 4096
+        seconds = seconds[1:-1]  # the first and the last are no whole seconds
         half = seconds[len(seconds) // 2:]
-        middle = min(device, key=lambda d: abs(d[0] - half[0]["at_s"]))
-        end = min(device, key=lambda d: abs(d[0] - half[-1]["at_s"]))
-        client = sum(s["writes"] for s in half if middle[0] < s["at_s"] <= end[0]) * 4096
+        # What the first of the half wrote lies before the first reading.
+        client = sum(s["writes"] for s in half[1:]) * 4096
+        gone = at(device, half[-1]["at_s"]) - at(device, half[0]["at_s"])
         iops = sorted(s["iops"] for s in half)
         return {"share": self.share, "pattern": self.pattern, "volume_bytes": self.size,
                 "turns": sum(s["writes"] for s in seconds) * 4096 / self.size,
-                "amplification": (end[1] - middle[1]) / client, "iops": statistics.mean(iops),
+                "amplification": gone / client, "client_bytes": in_all,
+                "device_bytes": device[-1][1] - device[0][1], "iops": statistics.mean(iops),
                 "iops_least": iops[0], "p99_us": statistics.median(s["p99_us"] for s in half),
                 "p99_us_worst": max(s["p99_us"] for s in half), "max_us": max(s["max_us"] for s in half),
                 "seconds": seconds}

@@ -125,7 +125,13 @@ fn the_steady_state_is_measured() {
     let rows = found["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
     for row in rows {
-        assert!(row["amplification"].as_f64().unwrap() >= 0.9, "{row}");
+        // Of the whole run: what a second writes is not always on the device in the same second.
+        let bytes = |of: &str| row[of].as_u64().unwrap();
+        assert!(
+            bytes("device_bytes") >= bytes("client_bytes") && bytes("client_bytes") > 0,
+            "{row}"
+        );
+        assert!(row["amplification"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["turns"].as_f64().unwrap() > 0.0, "{row}");
         assert!(!row["seconds"].as_array().unwrap().is_empty(), "{row}");
     }
