@@ -160,6 +160,8 @@ pub enum Noun {
     /// Make certificates for TLS, with an authority of your own
     #[command(subcommand)]
     Cert(CertVerb),
+    /// Show what a cluster does: one on this machine, in a temporary folder, with a node killed under load
+    Demo(crate::demo::DemoArgs),
     /// Check every invariant of a store that no daemon has open
     Verify {
         /// Device or file

@@ -49,6 +49,12 @@ pub enum CliError {
     /// Some of several things failed.
     #[error("{0}")]
     Partly(String),
+    /// The demo failed.
+    #[error("demo: {0}")]
+    Demo(String),
+    /// Somebody ended the demo.
+    #[error("demo: interrupted; its nodes are stopped and its folder is removed")]
+    Interrupted,
     /// A store file cannot be looked at.
     #[error("{}: {reason}", path.display())]
     Store {

@@ -4,6 +4,7 @@
 pub mod args;
 pub mod cert;
 pub mod completions;
+pub mod demo;
 pub mod error;
 pub mod graph;
 pub mod key;
@@ -39,6 +40,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Noun::Inspect { store, part } => {
             offline::inspect(&store, part.unwrap_or_default(), &mut output)
         }
+        Noun::Demo(args) => demo::run(args, &mut output),
         Noun::Cert(verb) => cert::run(verb, &mut output),
         Noun::Volume(verb) => {
             let verb = verb.confirmed()?;

@@ -21,6 +21,7 @@ mod benches;
 mod client;
 mod cluster;
 mod damaged;
+mod demo;
 mod disk;
 mod encryption;
 mod examples;

@@ -1,7 +1,7 @@
 //! The commands of the README are run as they stand there, but for ports and folders, so that what
 //! a newcomer types is what works.
 
-use crate::harness::{free_address, has, program, repository, run, Folder};
+use crate::harness::{free_address, has, program, repository, run, run_for, Folder};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -23,7 +23,7 @@ pub fn blocks(document: &str) -> Vec<String> {
 
 /// `run.sh` on its own folder and port.
 fn run_sh(folder: &Folder, once: bool) -> Command {
-    let command = blocks("README.md")[0].trim().to_string();
+    let command = blocks("README.md")[1].trim().to_string();
     assert_eq!(command, "./scripts/run.sh");
     let mut run = Command::new("bash");
     run.args(["-c", &format!("exec {command}")])
@@ -38,6 +38,41 @@ fn run_sh(folder: &Folder, once: bool) -> Command {
         run.env("ESKER_ONCE", "1");
     }
     run
+}
+
+#[test]
+fn the_demo_kills_a_leader_loses_nothing_and_leaves_nothing() {
+    let command = blocks("README.md")[0].trim().to_string();
+    assert_eq!(command, "./scripts/demo.sh");
+    let folder = Folder::new();
+    let text = run_for(
+        100,
+        "env",
+        &[
+            format!(
+                "ESKER_BIN_DIR={}",
+                program("eskerd").parent().unwrap().display()
+            ),
+            format!("TMPDIR={}", folder.0.display()),
+            "bash".into(),
+            "-c".into(),
+            format!("cd {} && exec {command}", repository().display()),
+        ],
+    )
+    .ok();
+    for part in [
+        "3 nodes run, with certificates and TLS",
+        "encrypted, 3 copies",
+        "snapshot demo@before",
+        "which led, was killed (SIGKILL)",
+        "has caught up",
+        "node 1: its copy has every block",
+        "node 3: its copy has every block",
+        "acknowledged blocks lost   0 of",
+    ] {
+        assert!(text.contains(part), "no {part} in: {text}");
+    }
+    crate::demo::nothing_is_left(&folder);
 }
 
 #[test]
@@ -107,11 +142,11 @@ fn the_commands_by_hand_work_as_they_stand() {
     let blocks = blocks("README.md");
     assert_eq!(
         blocks.len(),
-        5,
+        6,
         "every block is run by a test: tell this one about a new one"
     );
-    assert_eq!(blocks[1].trim(), "./scripts/test.sh", "what runs this test");
-    let (build, daemon) = blocks[2].trim().split_once('\n').unwrap();
+    assert_eq!(blocks[2].trim(), "./scripts/test.sh", "what runs this test");
+    let (build, daemon) = blocks[3].trim().split_once('\n').unwrap();
     assert_eq!(build, "cargo build --release");
 
     // A folder that looks like the repository after the build.
@@ -135,12 +170,12 @@ fn the_commands_by_hand_work_as_they_stand() {
         .read_line(&mut line)
         .unwrap();
     assert!(line.starts_with("eskerd ready"), "{line}");
-    shell(&folder.0, "", &blocks[3]);
+    shell(&folder.0, "", &blocks[4]);
     crate::harness::signal(served.id(), "TERM");
     assert_eq!(end(&mut served), Some(0));
     let alias = "alias esker=target/release/esker\n";
-    assert!(blocks[3].starts_with(alias));
-    shell(&folder.0, alias, &blocks[4]);
+    assert!(blocks[4].starts_with(alias));
+    shell(&folder.0, alias, &blocks[5]);
 }
 
 /// Runs a block; the first command that fails fails it.
