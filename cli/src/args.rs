@@ -145,6 +145,12 @@ pub enum Noun {
     /// List the copies of a volume, add one on another node of the cluster, take one away
     #[command(subcommand)]
     Replica(ReplicaVerb),
+    /// List the nodes of the cluster, drain one
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Show the cluster
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
     /// Show where the space is, of the node or of one volume
     Space {
         /// Volume
@@ -225,7 +231,7 @@ pub enum ReplicaVerb {
         /// Node that gets it; the one with most free space when none is named
         #[arg(long, value_name = "ID")]
         node: Option<u64>,
-        /// Node whose copy goes once the new one votes; `replica remove` deletes what it holds
+        /// Node whose copy goes once the new one votes; it is deleted when no client is attached through it
         #[arg(long, value_name = "ID")]
         replace: Option<u64>,
         /// Do not wait for that: it goes on in the background
@@ -240,6 +246,33 @@ pub enum ReplicaVerb {
         #[arg(long, value_name = "ID")]
         node: u64,
     },
+}
+
+/// What to do with nodes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum NodeVerb {
+    /// List the nodes: whether they answer, how full they are, and what they hold
+    List,
+    /// Have the copies on a node go to other nodes while they are used; waits until it holds none. It gets no new ones,
+    /// through restarts too, until it is taken back
+    Drain {
+        /// Node
+        #[arg(value_name = "ID")]
+        node: u64,
+        /// Take the node back: it gets copies again, and those that have not gone stay
+        #[arg(long)]
+        cancel: bool,
+        /// Do not wait: it goes on in the background
+        #[arg(long, conflicts_with = "cancel")]
+        no_wait: bool,
+    },
+}
+
+/// What to show of the cluster.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// Show the nodes, and what is wrong between them
+    Status,
 }
 
 /// A part of a store.

@@ -10,6 +10,7 @@ pub mod graph;
 pub mod key;
 pub mod man;
 pub mod model;
+pub mod node;
 pub mod offline;
 pub mod output;
 pub mod progress;
@@ -63,6 +64,12 @@ pub fn run(args: Args) -> Result<(), CliError> {
         }),
         Noun::Key(verb) => with_daemon(&args.admin, async |client| {
             key::run(verb, client, &mut output).await
+        }),
+        Noun::Node(verb) => with_daemon(&args.admin, async |client| {
+            node::run(verb, client, &mut output).await
+        }),
+        Noun::Cluster(verb) => with_daemon(&args.admin, async |client| {
+            node::cluster(verb, client, &mut output).await
         }),
         Noun::Replica(verb) => with_daemon(&args.admin, async |client| {
             replica::run(verb, client, &mut output).await

@@ -54,6 +54,12 @@ fn stores(status: &Status) -> String {
         ("PATH", Align::Left),
     ]);
     for node in &status.nodes {
+        if node.stores.is_empty() {
+            // Another one; `esker node list` has more.
+            let mut row = std::array::from_fn(|_| "-".to_string());
+            (row[0], row[1]) = (node.id.clone(), node.state.clone());
+            table.row(row);
+        }
         for store in &node.stores {
             table.row([
                 node.id.clone(),

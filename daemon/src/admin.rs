@@ -177,9 +177,22 @@ impl AdminService {
     }
 
     fn require_cluster(&self) -> Result<&Cluster, Status> {
-        self.cluster.as_deref().ok_or_else(|| {
+        self.require_shared_cluster().map(AsRef::as_ref)
+    }
+
+    fn require_shared_cluster(&self) -> Result<&Arc<Cluster>, Status> {
+        let cluster = self.cluster.as_ref().filter(|cluster| cluster.is_member());
+        cluster.ok_or_else(|| {
             Status::failed_precondition("this node is alone: see [cluster] of its configuration")
         })
+    }
+
+    /// Refuses what makes a new volume here while this node is drained.
+    fn require_undrained(&self) -> Result<(), Status> {
+        match &self.cluster {
+            None => Ok(()),
+            Some(cluster) => cluster.require_undrained().map_err(refusal),
+        }
     }
 
     /// Refuses what can be done to a volume with one copy only.
@@ -275,6 +288,9 @@ impl Admin for AdminService {
             size_bytes = request.size_bytes,
             "create volume"
         );
+        if request.replicas <= 1 {
+            self.require_undrained()?;
+        }
         let mut labels = labels_of(request.labels.clone())?;
         let schedule = self.schedule_label(request.snapshot_schedule.clone())?;
         labels.extend(schedule.map(|text| (retention::SCHEDULE_LABEL.into(), text)));
@@ -632,6 +648,50 @@ impl Admin for AdminService {
         Ok(Response::new(v1::RemoveReplicaResponse {}))
     }
 
+    async fn show_cluster(
+        &self,
+        _request: Request<v1::ShowClusterRequest>,
+    ) -> Answer<v1::ShowClusterResponse> {
+        let cluster = self.require_shared_cluster()?;
+        let nodes = cluster.nodes().await.into_iter();
+        Ok(Response::new(v1::ShowClusterResponse {
+            id: cluster.id(),
+            nodes: nodes.map(report::cluster_node).collect(),
+            problems: cluster.problems(),
+        }))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Answer<v1::DrainNodeResponse> {
+        let v1::DrainNodeRequest { node, cancel } = request.into_inner();
+        let cluster = self.require_shared_cluster()?;
+        let node = node_id(&node)?.ok_or_else(|| Status::invalid_argument("no node"))?;
+        cluster.drain(node, !cancel).await.map_err(refusal)?;
+        Ok(Response::new(v1::DrainNodeResponse {}))
+    }
+
+    async fn show_node(
+        &self,
+        request: Request<v1::ShowNodeRequest>,
+    ) -> Answer<v1::ShowNodeResponse> {
+        let cluster = self.require_shared_cluster()?;
+        let node = node_id(&request.into_inner().node)?;
+        let node = node.ok_or_else(|| Status::invalid_argument("no node"))?;
+        let held = cluster.held_by(node).await.map_err(refusal)?.into_iter();
+        let copy = |held: esker_api::cluster::HeldReplica| v1::HeldCopy {
+            volume: held.name,
+            uuid: held.volume,
+            removed: held.removed,
+            copies: held.copies,
+            leads: held.leads,
+            sessions: held.sessions,
+        };
+        let copies = held.map(copy).collect();
+        Ok(Response::new(v1::ShowNodeResponse { copies }))
+    }
+
     async fn space(&self, request: Request<v1::SpaceRequest>) -> Answer<v1::SpaceResponse> {
         self.stores.settle().await;
         if let Some(name) = request.into_inner().volume {
@@ -657,10 +717,16 @@ impl Admin for AdminService {
     }
 
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
-        Ok(Response::new(report::status(
-            &self.stores.status().await,
-            &self.identity,
-        )))
+        let mut status = report::status(&self.stores.status().await, &self.identity);
+        if let Some(cluster) = &self.cluster {
+            let problems = cluster.problems();
+            status.healthy &= problems.is_empty();
+            status.problems.extend(problems);
+            status
+                .nodes
+                .extend(cluster.others().into_iter().map(report::other_node));
+        }
+        Ok(Response::new(status))
     }
 
     async fn checkpoint(

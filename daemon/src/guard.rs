@@ -19,7 +19,7 @@ use tonic::server::NamedService;
 use tonic::Status;
 
 /// The least role that each request needs. One that is not here needs `admin`.
-pub const LEAST_ROLES: [(&str, AdminRole); 24] = [
+pub const LEAST_ROLES: [(&str, AdminRole); 27] = [
     ("ListVolumes", AdminRole::Viewer),
     ("ShowVolume", AdminRole::Viewer),
     ("ListSnapshots", AdminRole::Viewer),
@@ -40,7 +40,10 @@ pub const LEAST_ROLES: [(&str, AdminRole); 24] = [
     ("ScrubVolume", AdminRole::Operator),
     ("RotateKeys", AdminRole::Operator),
     ("Checkpoint", AdminRole::Operator),
+    ("ShowCluster", AdminRole::Viewer),
+    ("ShowNode", AdminRole::Viewer),
     ("AddReplica", AdminRole::Operator),
+    ("DrainNode", AdminRole::Admin),
     ("RemoveReplica", AdminRole::Admin),
     ("DeleteVolume", AdminRole::Admin),
     ("AcceptLoss", AdminRole::Admin),

@@ -79,6 +79,15 @@ impl KeyService {
         self.providers.wrapping().wrap(name, dek).await
     }
 
+    /// Opens a wrapped data key, for another node that is to wrap it for itself.
+    ///
+    /// # Errors
+    /// When the provider cannot, now.
+    pub async fn unwrap(&self, wrapped: &WrappedKey) -> Result<DataKey, KeyError> {
+        let _turn = self.asked.acquire().await;
+        self.providers.unwrap(wrapped).await
+    }
+
     async fn make(&self, name: KeyName) -> Result<(DataKey, WrappedKey), KeyError> {
         let _turn = self.asked.acquire().await;
         let dek = random::data_key()?;

@@ -1,10 +1,12 @@
 //! From the stores' reports to the messages of the admin API.
 
+use crate::cluster::nodes::NodeView;
 use crate::identity::Identity;
 use crate::retention::{self, plan::Plan};
 use crate::store::Ended;
 use crate::stores::StoreStatus;
 use crate::uri::Endpoints;
+use esker_api::cluster::DescribeResponse;
 use esker_api::v1;
 use esker_base::num::to_u32_saturating;
 use esker_base::GroupId;
@@ -337,5 +339,61 @@ fn volume_status(report: &VolumeReport, node: &str) -> v1::VolumeStatus {
             false => report.members.iter().map(member).collect(),
         },
         sessions: report.sessions,
+    }
+}
+
+/// A member's message.
+#[must_use]
+pub fn cluster_node(view: NodeView) -> v1::ClusterNode {
+    let NodeView {
+        member,
+        is_here,
+        told,
+        answered_at,
+    } = view;
+    let answered = answered_at.duration_since(std::time::UNIX_EPOCH);
+    let (told, reason) = match told {
+        Ok(told) => (told, None),
+        Err(reason) => (DescribeResponse::default(), Some(reason)),
+    };
+    v1::ClusterNode {
+        id: member.id.to_string(),
+        state: state_of_node(reason.is_none(), told.stores_failed).into(),
+        reason: reason.unwrap_or_default(),
+        answered_unix: answered.unwrap_or_default().as_secs(),
+        address: member.address.to_string(),
+        control: member.control.to_string(),
+        labels: member.labels.into_iter().collect(),
+        here: is_here,
+        version: told.version,
+        drained: told.drained,
+        stores: told.stores,
+        stores_failed: told.stores_failed,
+        total_bytes: told.total_bytes,
+        free_bytes: told.free_bytes,
+        replicas: told.replicas,
+        leaders: told.leaders,
+        removed: told.removed,
+        sessions: told.sessions,
+    }
+}
+
+fn state_of_node(answers: bool, stores_failed: u32) -> &'static str {
+    match (answers, stores_failed) {
+        (false, _) => "down",
+        (true, 0) => "up",
+        (true, _) => "degraded",
+    }
+}
+
+/// Another node in the status of this one.
+#[must_use]
+pub fn other_node(view: NodeView) -> v1::Node {
+    let node = cluster_node(view);
+    v1::Node {
+        id: node.id,
+        state: node.state,
+        version: node.version,
+        stores: Vec::new(),
     }
 }

@@ -4,6 +4,7 @@ use crate::admin::{AdminService, AdminSocket};
 use crate::admin_tcp::AdminTcp;
 use crate::args::Args;
 use crate::certificates::Certificates;
+use crate::cluster::drained::Drained;
 use crate::cluster::places::Places;
 use crate::cluster::{self, Cluster};
 use crate::config::{Config, ListenOn};
@@ -99,6 +100,7 @@ where
     let identity = Identity::load_or_create(&config.data, &given)?;
     tls.expect_node(identity.node)?;
     let places = Places::load(&config.data)?;
+    let drained = Drained::load(&config.data)?;
     let node_tls = cluster::tls(
         &config.cluster,
         config.tls.files.as_ref(),
@@ -163,11 +165,16 @@ where
             let admin = admin.publish(&admin_path)?;
             let stores = Arc::clone(&supervisor.stores);
             let settings = config.cluster.clone();
-            let cluster = Cluster::new(identity, settings, Arc::clone(&stores), places, Arc::clone(&keys));
+            let cluster = Cluster::new(identity, settings, Arc::clone(&stores), places, Arc::clone(&keys), drained);
             let cluster = Arc::new(cluster.with_tls(node_tls));
             if let Some(listener) = control {
                 servers.spawn(cluster::serve(Arc::clone(&cluster), listener));
             }
+            let keeper = cluster::keep(Arc::clone(&cluster));
+            servers.spawn(async move {
+                keeper.await;
+                Ok(())
+            });
             let service = AdminService::new(stores, identity, endpoints.clone())
                 .with_cluster(cluster)
                 .with_schedule(config.snapshot_schedule.0.clone())

@@ -4,6 +4,7 @@
 use crate::retention::Counters;
 use crate::store::{RequestError, StoreHandle};
 use esker_base::{Place, ReplicaId};
+use esker_crypto::WrappedKey;
 use esker_node::admin::{
     one_line, AdminError, AdminReply, AdminRequest, DiffPage, KeyReport, RolledBack, ScrubPage,
     ScrubPlace, SnapshotPage, SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport,
@@ -147,9 +148,18 @@ impl Stores {
     ///
     /// # Errors
     /// As [`Self::replica_add`].
-    pub async fn replica_remove(&self, volume: String, replica: ReplicaId) -> Result<()> {
+    pub async fn replica_remove(
+        &self,
+        volume: String,
+        replica: ReplicaId,
+        only_outsider: bool,
+    ) -> Result<()> {
         let name = volume.clone();
-        let request = AdminRequest::ReplicaRemove { volume, replica };
+        let request = AdminRequest::ReplicaRemove {
+            volume,
+            replica,
+            only_outsider,
+        };
         self.ask(&name, request).await.map(drop)
     }
 
@@ -475,6 +485,18 @@ impl Stores {
         let store = self.find(&volume).await?;
         let reply = store.request(AdminRequest::KeyShow { volume }).await?;
         keys_of(store, reply)
+    }
+
+    /// The data key of an encrypted volume, wrapped as its store keeps it.
+    ///
+    /// # Errors
+    /// When no store has it, it is not encrypted, or its blocks are under several keys.
+    pub async fn wrapped_key(&self, volume: String) -> Result<WrappedKey> {
+        let store = self.find(&volume).await?;
+        match store.request(AdminRequest::KeyWrapped { volume }).await? {
+            AdminReply::Wrapped(wrapped) => Ok(*wrapped),
+            other => Err(mismatch(store, &other)),
+        }
     }
 
     /// Wraps the keys of an encrypted volume anew.

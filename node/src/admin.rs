@@ -39,6 +39,8 @@ pub enum AdminRequest {
         volume: String,
         /// The replica.
         replica: esker_base::ReplicaId,
+        /// Only if it is no member: done then means that it never will be, and that enough others know it.
+        only_outsider: bool,
     },
     /// All volumes of this store, by name.
     VolumeList,
@@ -182,6 +184,11 @@ pub enum AdminRequest {
         /// The volume.
         volume: String,
     },
+    /// The data key of an encrypted volume, as it lies in this store: wrapped. Refused when its blocks are under several.
+    KeyWrapped {
+        /// The volume.
+        volume: String,
+    },
     /// Wrap them anew, under the newest key of their provider.
     KeyRotate {
         /// The volume.
@@ -263,6 +270,8 @@ pub enum AdminReply {
     Scrub(ScrubPage),
     /// To keys: by the volume they were made for, and number.
     Keys(Vec<KeyReport>),
+    /// To a wrapped key.
+    Wrapped(Box<esker_crypto::WrappedKey>),
     /// To a part of a volume sealed anew; none when no volume has anything to do.
     Resealed(Option<ResealPage>),
     /// To space.
@@ -358,6 +367,8 @@ pub struct MemberReport {
     pub store: u16,
     /// Whether it votes.
     pub is_voter: bool,
+    /// The replica that goes when this one has its vote; 0 for none.
+    pub replaces: u64,
     /// Whether it leads, as far as this replica knows.
     pub leads: bool,
     /// How it is. A follower knows that of itself and of a leader it hears; of others only the leader does.

@@ -94,9 +94,11 @@ impl Node {
                 replaces,
                 places,
             } => self.replica_add(token, &volume, (replica, replaces), &places),
-            AdminRequest::ReplicaRemove { volume, replica } => {
-                self.replica_remove(token, &volume, replica)
-            }
+            AdminRequest::ReplicaRemove {
+                volume,
+                replica,
+                only_outsider,
+            } => self.replica_remove(token, &volume, replica, only_outsider),
             AdminRequest::VolumeList => Ok(Some(AdminReply::Volumes(self.reports()))),
             AdminRequest::VolumeShow { name } => {
                 let id = self.find(&name)?;
@@ -168,6 +170,7 @@ impl Node {
             AdminRequest::Metrics => Ok(Some(AdminReply::Metrics(Box::new(self.sample())))),
             AdminRequest::Tune(tuning) => Ok(Some(self.tune(tuning))),
             AdminRequest::KeyShow { volume } => self.key_show(&volume),
+            AdminRequest::KeyWrapped { volume } => self.key_wrapped(&volume),
             AdminRequest::KeyRotate { volume, data_key } => {
                 self.key_rotate(token, &volume, data_key)
             }

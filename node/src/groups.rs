@@ -190,7 +190,7 @@ impl Node {
             rekey: None,
             reseal: None,
             is_member: is_member(&meta),
-            removed: false,
+            removed: !is_member(&meta),
             member_places: meta.membership.places,
             growth: None,
         };

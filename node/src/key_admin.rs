@@ -3,7 +3,7 @@
 use crate::admin::{AdminError, AdminReply, EpochReport, KeyNeed, KeyReport};
 use crate::control::Outcome;
 use crate::event::{AdminToken, Effect, KeyAsk};
-use crate::keys::{name_of, Area, Dek, Rotation, Then};
+use crate::keys::{first_key, name_of, Area, Dek, Rotation, Then};
 use crate::node::Node;
 use esker_base::num::to_u64;
 use esker_base::GroupId;
@@ -70,6 +70,34 @@ impl Node {
             }
         });
         Ok(Some(AdminReply::Keys(reports.collect())))
+    }
+
+    /// The key that all blocks of a volume are under, as this store keeps it.
+    pub(crate) fn key_wrapped(&self, name: &str) -> Outcome {
+        let id = self.encrypted(name)?;
+        let key = self
+            .only_key(id)
+            .map_err(|why| AdminError::Refused(format!("volume {name} {why}")))?;
+        match self.wrapped(key) {
+            Some(wrapped) => Ok(Some(AdminReply::Wrapped(Box::new(wrapped.clone())))),
+            None => Err(AdminError::Refused(format!(
+                "the key of volume {name} is in no slot of this store"
+            ))),
+        }
+    }
+
+    /// The key that all blocks of a volume are under, or why there is none.
+    pub(crate) fn only_key(&self, id: GroupId) -> Result<KeyName, &'static str> {
+        let volume = self.volumes.get(&id).ok_or("has gone")?;
+        let first = first_key(volume.id);
+        let keys = self.keys_of_volume(id);
+        match keys.iter().all(|key| *key == first) && volume.rekey.is_none() {
+            true => Ok(first),
+            false => Err(
+                "has blocks under several data keys (it is a clone, or its data key was exchanged), and this version adds no \
+                 copy to such a volume; `esker key show` lists them",
+            ),
+        }
     }
 
     /// What keeps an older key of a volume.

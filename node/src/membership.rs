@@ -93,6 +93,7 @@ impl Node {
         let is_in = me.is_some_and(|me| membership.contains(me));
         // What is told of the time before it came says nothing of this replica.
         let is_out = std::mem::replace(&mut volume.is_member, is_in) && !is_in;
+        volume.removed &= !is_in;
         self.learn_places(&places);
         self.tell_engine(engine_event::Event::ApplyMembership {
             group: id,
@@ -137,10 +138,13 @@ impl Node {
             return refuse("is being given another replica; wait until that one votes".into());
         }
         if volume.key_id != 0 {
-            return refuse(
-                "is encrypted, and this version adds no replica to such a volume".into(),
-            );
+            if let Err(why) = self.only_key(id) {
+                return refuse(why.into());
+            }
         }
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return Ok(None);
+        };
         if volume.is_rolling_back || volume.deleting {
             return refuse("is being changed; try again".into());
         }
@@ -175,10 +179,16 @@ impl Node {
         token: AdminToken,
         name: &str,
         replica: ReplicaId,
+        only_outsider: bool,
     ) -> Outcome {
         let id = self.find(name)?;
         self.writable()?;
         let membership = self.leading(id)?;
+        if only_outsider && membership.contains(replica) {
+            return Err(AdminError::Invalid(format!(
+                "replica {replica} is one of volume {name}"
+            )));
+        }
         // Also one that is no member as far as this replica knows: only what is committed says so for certain, and
         // whoever asks may delete its copy then.
         let Some(group) = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut()) else {
@@ -419,8 +429,8 @@ impl Node {
                 volume.removed = true;
                 volume.sink = None;
                 volume.trouble = Some(format!(
-                    "volume {0}: this node's copy is no longer one of its replicas: `esker replica remove {0} --node {1}` \
-                     deletes it",
+                    "volume {0}: this node's copy is no longer one of its replicas: it is deleted when no client is attached \
+                     through it, or by `esker replica remove {0} --node {1}`",
                     volume.name, self.config.node.0
                 ));
                 self.fail_volume(*id);

@@ -9,22 +9,73 @@
 //! listen = "10.0.0.1:10811"                 # for the links of other members
 //! control = "10.0.0.1:10812"                # for what members ask of each other
 //! insecure = false                          # plain connections between machines; for trials
+//! spread = ["zone", "rack"]                 # labels in which the copies of a volume differ, the first one most of all
+//! replace_after = "30m"                     # copies of a node that is away for so long are made anew elsewhere, or "none"
 //!
 //! [[cluster.node]]                          # every member, this node included
 //! id = 1
 //! address = "10.0.0.1:10811"
 //! control = "10.0.0.1:10812"
+//! labels = { zone = "a", rack = "r7" }
 //! ```
 
+use super::placement::Labels;
 use crate::config::{ConfigError, ListenOn, Source};
 use crate::identity::{parse_cluster, NODE_ID_MAX};
+use crate::retention::policy::{duration, parse_duration};
 use esker_base::{ClusterId, NodeId};
+use esker_node::admin::one_line;
 use serde::Deserialize;
+use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 use toml::Spanned;
 
 /// Members of a cluster.
 pub const MEMBERS_MAX: usize = 64;
+
+/// Labels of one member, and of a list of them.
+const LABELS_MAX: usize = 16;
+/// Longest label or value, in bytes.
+const LABEL_BYTES_MAX: usize = 128;
+/// Shortest time that a node has to be away: a restart is none.
+const REPLACE_AFTER_SECONDS_MIN: u64 = 10;
+
+/// How long a node has to be away until its copies are made anew elsewhere; none when never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplaceAfter(pub Option<Duration>);
+
+impl Default for ReplaceAfter {
+    fn default() -> Self {
+        Self(Some(Duration::from_secs(30 * 60)))
+    }
+}
+
+impl FromStr for ReplaceAfter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, parse_duration(text)) {
+            ("none", _) => Ok(Self(None)),
+            (_, Some(seconds)) if seconds >= REPLACE_AFTER_SECONDS_MIN => {
+                Ok(Self(Some(Duration::from_secs(seconds))))
+            }
+            _ => Err(format!(
+                "`{}` is no such time: one like 30m or 6h, at least {REPLACE_AFTER_SECONDS_MIN}s, or `none`",
+                one_line(text)
+            )),
+        }
+    }
+}
+
+impl fmt::Display for ReplaceAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("none"),
+            Some(time) => f.write_str(&duration(time.as_secs())),
+        }
+    }
+}
 
 /// `[cluster]` and `[node]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +90,10 @@ pub struct ClusterConfig {
     pub control: ListenOn,
     /// Connections between members may be plain beyond this machine.
     pub insecure: bool,
+    /// Labels in which the copies of a volume differ, as far as can be; the first one matters most.
+    pub spread: Vec<String>,
+    /// How long a node has to be away until its copies are made anew elsewhere.
+    pub replace_after: ReplaceAfter,
     /// All members; none outside a cluster.
     pub members: Vec<Member>,
 }
@@ -52,6 +107,8 @@ pub struct Member {
     pub address: ListenOn,
     /// Where it answers other members.
     pub control: ListenOn,
+    /// Where it stands.
+    pub labels: Labels,
 }
 
 impl Default for ClusterConfig {
@@ -62,6 +119,8 @@ impl Default for ClusterConfig {
             listen: ListenOn::None,
             control: ListenOn::None,
             insecure: false,
+            spread: vec!["zone".into(), "rack".into()],
+            replace_after: ReplaceAfter::default(),
             members: Vec::new(),
         }
     }
@@ -114,7 +173,10 @@ impl ClusterConfig {
                     .into(),
             );
         }
+        check_labels("cluster.spread", &self.spread)?;
         for (index, member) in self.members.iter().enumerate() {
+            let labels = member.labels.iter().flat_map(|(key, value)| [key, value]);
+            check_labels("[[cluster.node]]: labels", &Vec::from_iter(labels.cloned()))?;
             let before = &self.members[..index];
             if before.iter().any(|other| other.id == member.id) {
                 return Err(format!(
@@ -148,6 +210,21 @@ impl ClusterConfig {
     }
 }
 
+fn check_labels(key: &str, labels: &[String]) -> Result<(), String> {
+    if labels.len() > 2 * LABELS_MAX {
+        return Err(format!("{key}: at most {LABELS_MAX}"));
+    }
+    let is_odd =
+        |l: &&String| l.is_empty() || l.len() > LABEL_BYTES_MAX || l.chars().any(char::is_control);
+    match labels.iter().find(is_odd) {
+        None => Ok(()),
+        Some(odd) => Err(format!(
+            "{key}: `{}` is not 1 to {LABEL_BYTES_MAX} bytes of one line",
+            one_line(odd)
+        )),
+    }
+}
+
 /// `[node]` as it is written.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -163,6 +240,8 @@ pub(crate) struct RawCluster {
     listen: Option<Spanned<String>>,
     control: Option<Spanned<String>>,
     insecure: Option<bool>,
+    spread: Option<Vec<String>>,
+    replace_after: Option<Spanned<String>>,
     #[serde(default)]
     node: Vec<RawMember>,
 }
@@ -173,6 +252,8 @@ struct RawMember {
     id: Spanned<u64>,
     address: Spanned<String>,
     control: Spanned<String>,
+    #[serde(default)]
+    labels: Labels,
 }
 
 /// Understands both.
@@ -202,6 +283,7 @@ pub(crate) fn of_raw(
             id: id("cluster.node.id", member.id)?,
             address: needed("cluster.node.address", member.address)?,
             control: needed("cluster.node.control", member.control)?,
+            labels: member.labels,
         })
     });
     Ok(ClusterConfig {
@@ -218,6 +300,14 @@ pub(crate) fn of_raw(
             .value("cluster.control", raw.control, ListenOn::from_str)?
             .unwrap_or(default.control),
         insecure: raw.insecure.unwrap_or(default.insecure),
+        spread: raw.spread.unwrap_or(default.spread),
+        replace_after: source
+            .value(
+                "cluster.replace_after",
+                raw.replace_after,
+                ReplaceAfter::from_str,
+            )?
+            .unwrap_or(default.replace_after),
         members: members.collect::<Result<_, _>>()?,
     })
 }
@@ -245,7 +335,7 @@ mod tests {
     fn all_of_it_is_read() {
         let text = format!(
             "[node]\nid = 2\n[cluster]\nid = '{UUID}'\nlisten = '[::1]:7'\ncontrol = 'h:8'\n\
-             insecure = true\n{}",
+             insecure = true\nspread = ['rack']\nreplace_after = '90s'\n{}labels = {{ rack = 'r1' }}\n",
             members(&[1, 2, 3])
         );
         let cluster = of(&text).unwrap().cluster;
@@ -253,6 +343,10 @@ mod tests {
         assert_eq!(cluster.id.unwrap().to_string(), UUID);
         assert_eq!(cluster.listen.to_string(), "[::1]:7");
         assert!(cluster.insecure);
+        assert_eq!(cluster.spread, ["rack"]);
+        assert_eq!(cluster.replace_after.to_string(), "90s");
+        assert_eq!(cluster.members[2].labels["rack"], "r1");
+        assert!(cluster.members[0].labels.is_empty());
         let others: Vec<_> = cluster.others(esker_base::NodeId(2)).collect();
         assert_eq!(others.len(), 2);
         assert_eq!(
@@ -300,6 +394,18 @@ mod tests {
                 "cluster.node.address",
             ),
             (format!("{head}[[cluster.node]]\nid = 1\n"), "address"),
+            (
+                format!("{head}{}labels = {{ zone = '' }}\n", members(&[1])),
+                "labels",
+            ),
+            (
+                format!("{head}spread = ['']\n{}", members(&[1])),
+                "cluster.spread",
+            ),
+            (
+                format!("{head}replace_after = '9s'\n{}", members(&[1])),
+                "at least 10s",
+            ),
             ("[node]\nid = 0\n".to_string(), "node.id: 0"),
             ("[cluster]\nsecure = 1\n".to_string(), "secure"),
         ] {

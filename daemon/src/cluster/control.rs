@@ -25,7 +25,11 @@ use tonic::{Code, Request, Response, Status};
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to answer; longer than it waits for a store.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(70);
-/// Longest request and answer, in bytes.
+/// How long it may take to say what it is.
+const DESCRIBE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest list of replicas, in bytes: 100,000 of them.
+const LIST_BYTES_MAX: usize = 32 << 20;
+/// Longest request and other answer, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Requests in progress per connection; further ones wait.
 const CONNECTION_REQUESTS_MAX: usize = 4;
@@ -41,7 +45,7 @@ pub async fn serve(
     let tls = cluster.tls.clone();
     let service = MembersServer::new(Service(cluster))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        .max_encoding_message_size(LIST_BYTES_MAX);
     let (sender, incoming) = mpsc::channel(1);
     let served = tonic::transport::Server::builder()
         .concurrency_limit_per_connection(CONNECTION_REQUESTS_MAX)
@@ -76,6 +80,62 @@ pub async fn listen(
     })
 }
 
+/// Asks a member what it is and how full.
+pub(super) async fn describe(cluster: &Cluster, member: &Member) -> Result<v1::DescribeResponse> {
+    let request = v1::DescribeRequest {
+        cluster: cluster.identity.cluster.to_string(),
+    };
+    let mut client = connect(cluster, member).await?;
+    let answer = client.describe(request);
+    let answer = tokio::time::timeout(DESCRIBE_WAIT_MAX, answer).await;
+    let answer = answer.map_err(|_| {
+        let control = &member.control;
+        RequestError::Silent(format!(
+            "no answer at {control}: silence; is its eskerd well?"
+        ))
+    })?;
+    let answer = answer.map_err(refusal)?.into_inner();
+    require_node(member, answer.node)?;
+    Ok(answer)
+}
+
+/// Asks a member for the replicas that it holds: of the volume of a name, or all.
+pub(super) async fn list_replicas(
+    cluster: &Cluster,
+    member: &Member,
+    name: &str,
+) -> Result<Vec<v1::HeldReplica>> {
+    let request = v1::ListReplicasRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        name: name.to_owned(),
+    };
+    let client = connect(cluster, member).await?;
+    let mut client = client.max_decoding_message_size(LIST_BYTES_MAX);
+    let answer = client.list_replicas(request).await.map_err(refusal)?;
+    Ok(answer.into_inner().replicas)
+}
+
+/// Takes a member out of placement, or back into it.
+pub(super) async fn set_drained(cluster: &Cluster, member: &Member, drained: bool) -> Result<()> {
+    let request = v1::SetDrainedRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        drained,
+    };
+    let mut client = connect(cluster, member).await?;
+    client.set_drained(request).await.map_err(refusal)?;
+    Ok(())
+}
+
+/// That who answers is who was meant.
+fn require_node(member: &Member, node: u64) -> Result<()> {
+    if node == member.id.0 {
+        return Ok(());
+    }
+    let control = &member.control;
+    let text = format!("{control} answers as node {node}; look at [[cluster.node]]");
+    Err(AdminError::Refused(text).into())
+}
+
 /// Asks a member what it could take: a store and its free space in bytes.
 pub(super) async fn offer(
     cluster: &Cluster,
@@ -90,11 +150,7 @@ pub(super) async fn offer(
     };
     let mut client = connect(cluster, member).await?;
     let answer = client.offer(request).await.map_err(refusal)?.into_inner();
-    if answer.node != member.id.0 {
-        let (other, control) = (answer.node, &member.control);
-        let text = format!("{control} answers as node {other}; look at [[cluster.node]]");
-        return Err(AdminError::Refused(text).into());
-    }
+    require_node(member, answer.node)?;
     Ok((
         usize::try_from(answer.store).unwrap_or(usize::MAX),
         answer.free_bytes,
@@ -172,6 +228,7 @@ pub(super) async fn change(cluster: &Cluster, member: &Member, change: &Change) 
         replica: change.replica.0,
         replaces: change.replaces.unwrap_or_default().0,
         replicas: change.places.iter().map(replica_place).collect(),
+        only_outsider: change.only_outsider,
     };
     let mut client = connect(cluster, member).await?;
     client.change_replica(request).await.map_err(refusal)?;
@@ -248,7 +305,7 @@ impl Members for Service {
     async fn offer(&self, request: Request<v1::OfferRequest>) -> Answer<v1::OfferResponse> {
         let request = request.into_inner();
         self.require_cluster(&request.cluster)?;
-        let offer = self.0.stores.offer(&request.name).await;
+        let offer = self.0.offer_here(&request.name).await;
         let (store, free_bytes) = offer.map_err(crate::admin::refusal)?;
         Ok(Response::new(v1::OfferResponse {
             node: self.0.identity.node.0,
@@ -313,10 +370,42 @@ impl Members for Service {
             replica: ReplicaId(request.replica),
             replaces: Some(ReplicaId(request.replaces)).filter(|r| r.0 != 0),
             places,
+            only_outsider: request.only_outsider,
         };
         let changed = self.0.change_here(&change).await;
         changed.map_err(crate::admin::refusal)?;
         Ok(Response::new(v1::ChangeReplicaResponse {}))
+    }
+
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeRequest>,
+    ) -> Answer<v1::DescribeResponse> {
+        self.require_cluster(&request.into_inner().cluster)?;
+        Ok(Response::new(self.0.describe_here().await))
+    }
+
+    async fn list_replicas(
+        &self,
+        request: Request<v1::ListReplicasRequest>,
+    ) -> Answer<v1::ListReplicasResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        let replicas = self.0.replicas_here(&request.name).await;
+        let replicas = replicas.map_err(crate::admin::refusal)?;
+        Ok(Response::new(v1::ListReplicasResponse { replicas }))
+    }
+
+    async fn set_drained(
+        &self,
+        request: Request<v1::SetDrainedRequest>,
+    ) -> Answer<v1::SetDrainedResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        let set = self.0.drained.set(request.drained);
+        set.map_err(|error| Status::internal(error.to_string()))?;
+        self.0.stirred.notify_one();
+        Ok(Response::new(v1::SetDrainedResponse {}))
     }
 }
 

@@ -5,6 +5,10 @@
 
 pub mod config;
 mod control;
+pub mod drained;
+mod keeper;
+pub mod nodes;
+mod placement;
 pub mod places;
 mod replicas;
 mod stream;
@@ -16,16 +20,21 @@ use crate::store::RequestError;
 use crate::stores::Stores;
 use config::{ClusterConfig, Member};
 pub use control::{listen as listen_control, serve};
+use drained::Drained;
 use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
 use esker_crypto::{DataKey, KeyId, KeyName};
 use esker_keys::{KeyError, NodeTls, ServerFiles};
 use esker_node::admin::{AdminError, AdminRequest, MemberReport, ReplicaSpec, VolumeReport};
 use esker_runtime::peers::{Neighbour, PeerTls};
 use esker_runtime::{Directory, Listener};
+pub use keeper::keep;
+use nodes::Seen;
+use placement::{Candidate, Labels};
 use places::{Places, Replicas};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use tokio::sync::Mutex;
+use std::sync::{Arc, Mutex as SyncMutex};
+use tokio::sync::{Mutex, Notify};
 
 /// Copies of a volume.
 pub const REPLICAS_MAX: usize = 7;
@@ -38,6 +47,14 @@ pub struct Cluster {
     places: Mutex<Places>,
     tls: Option<NodeTls>,
     keys: Arc<KeyService>,
+    /// This node takes no new copies, and those it has go elsewhere.
+    drained: Drained,
+    /// What the other members said last.
+    seen: SyncMutex<BTreeMap<NodeId, Seen>>,
+    /// Copies that should be elsewhere, by their volumes, and why they are not.
+    stuck: SyncMutex<BTreeMap<String, String>>,
+    /// Something has changed that may make copies go elsewhere.
+    stirred: Notify,
 }
 
 type Result<T> = std::result::Result<T, RequestError>;
@@ -64,8 +81,15 @@ impl Cluster {
         stores: Arc<Stores>,
         places: Places,
         keys: Arc<KeyService>,
+        drained: Drained,
     ) -> Self {
+        let others = config.others(identity.node);
+        let seen = others.map(|member| (member.id, Seen::default())).collect();
         Self {
+            drained,
+            seen: SyncMutex::new(seen),
+            stuck: SyncMutex::default(),
+            stirred: Notify::new(),
             identity,
             config,
             stores,
@@ -106,8 +130,7 @@ impl Cluster {
                 _ => format!("{copies} copies need as many nodes; this cluster has {members}"),
             });
         }
-        let chosen = self.offers(&name, size_bytes).await?;
-        let chosen = chosen.into_iter().take(copies);
+        let chosen = self.chosen(&name, size_bytes, copies).await?;
         let mut replicas = Replicas::new();
         for place in chosen {
             replicas.insert(ReplicaId(draw_id()?), place);
@@ -215,26 +238,82 @@ impl Cluster {
         }
     }
 
-    /// Which stores would take a copy, this node's first, the others by free space. Asks all members: the name has to
-    /// be free on each.
-    async fn offers(&self, name: &str, size_bytes: u64) -> Result<Vec<Place>> {
-        let mut offers = Vec::new();
+    /// Where the copies of a new volume go. Asks all members: the name has to be free on each one that answers, and a
+    /// majority has to answer.
+    async fn chosen(&self, name: &str, size_bytes: u64, copies: usize) -> Result<Vec<Place>> {
+        let mut candidates = Vec::new();
+        let mut others = Vec::new();
+        let mut silent = 0;
         for member in &self.config.members {
-            let offer = match self.member(member.id) {
-                None => self.stores.offer(name).await,
-                Some(member) => control::offer(self, member, name, size_bytes).await,
-            };
-            let (store, free_bytes) = offer.map_err(|error| on_node(member.id, error))?;
-            let store = u16::try_from(store).unwrap_or(u16::MAX);
-            let node = member.id;
-            offers.push((
-                node != self.identity.node,
-                free_bytes,
-                Place { node, store },
+            match self.offer_of(member, name, size_bytes).await {
+                Ok(candidate) => candidates.push(candidate),
+                Err(error @ RequestError::Refused(AdminError::Exists(_))) => return Err(error),
+                Err(error) => {
+                    silent += usize::from(matches!(error, RequestError::Silent(_)));
+                    others.push(error.to_string());
+                }
+            }
+        }
+        let members = self.config.members.len();
+        let (others, able) = (others.join("; "), candidates.len());
+        let refuse = |why: String| Err(AdminError::Refused(why).into());
+        if silent * 2 >= members {
+            return refuse(format!(
+                "{silent} of {members} nodes do not answer, and one of them may have a volume {name}: {others}"
             ));
         }
-        offers.sort_by_key(|(is_other, free_bytes, _)| (*is_other, u64::MAX - *free_bytes));
-        Ok(offers.into_iter().map(|(.., place)| place).collect())
+        let places = placement::choose(candidates, &[], &self.config.spread, copies);
+        match places.len() == copies {
+            true => Ok(places),
+            false => refuse(format!(
+                "{copies} copies need as many nodes that can take one; {able} can: {others}"
+            )),
+        }
+    }
+
+    /// What a member could take of a volume, under its name.
+    async fn offer_of(&self, member: &Member, name: &str, size_bytes: u64) -> Result<Candidate> {
+        let offer = match self.member(member.id) {
+            None => self.offer_here(name).await,
+            Some(member) => control::offer(self, member, name, size_bytes).await,
+        };
+        let (store, free_bytes) = offer.map_err(|error| on_node(member.id, error))?;
+        let store = u16::try_from(store).unwrap_or(u16::MAX);
+        let node = member.id;
+        Ok(Candidate {
+            place: Place { node, store },
+            free_bytes,
+            labels: member.labels.clone(),
+            is_here: node == self.identity.node,
+        })
+    }
+
+    /// What this node could take: a store and its free space in bytes.
+    async fn offer_here(&self, name: &str) -> Result<(usize, u64)> {
+        let offer = self.stores.offer(name).await?;
+        self.require_undrained()?;
+        Ok(offer)
+    }
+
+    /// Refuses new volumes on a node that is drained.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn require_undrained(&self) -> Result<()> {
+        let node = self.identity.node;
+        match self.drained.is() {
+            false => Ok(()),
+            true => Err(AdminError::Refused(format!(
+                "node {node} is drained and takes nothing new; `esker node drain {node} --cancel` takes it back"
+            ))
+            .into()),
+        }
+    }
+
+    /// Where a node stands.
+    fn labels_of(&self, node: NodeId) -> Option<&Labels> {
+        let member = self.config.members.iter().find(|m| m.id == node);
+        member.map(|member| &member.labels)
     }
 
     /// Another member; none for this node.

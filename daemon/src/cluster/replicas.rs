@@ -4,10 +4,13 @@
 //! that is certain. So at no moment does a group count on a copy that is not there. Whoever leads the volume decides, and may be
 //! any of its nodes: all are asked until one does, or time is up.
 
-use super::{control, draw_id, on_node, places_of, Cluster, NewVolume, Result, REPLICAS_MAX};
+use super::{
+    control, draw_id, on_node, placement, places_of, Cluster, NewVolume, Result, REPLICAS_MAX,
+};
 use crate::store::RequestError;
 use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
-use esker_node::admin::{AdminError, VolumeReport};
+use esker_crypto::DataKey;
+use esker_node::admin::{AdminError, MemberReport, VolumeReport};
 use std::time::{Duration, Instant};
 
 use super::places::Replicas;
@@ -25,6 +28,8 @@ pub(super) struct Change {
     pub replaces: Option<ReplicaId>,
     /// Where all replicas live; none when it goes.
     pub places: Replicas,
+    /// When it goes: only if it is no member any more.
+    pub only_outsider: bool,
 }
 
 fn refuse<T>(why: String) -> Result<T> {
@@ -43,16 +48,22 @@ impl Cluster {
         replaces: Option<NodeId>,
     ) -> Result<NodeId> {
         let (report, mut places) = self.copies(name).await?;
-        if report.encrypted {
-            return refuse(format!(
-                "volume {name} is encrypted, and this version adds no copy to such a volume"
-            ));
-        }
+        let key = match report.encrypted {
+            true => Some(self.data_key(name).await?),
+            false => None,
+        };
         if let Some(learner) = report.members.iter().find(|member| !member.is_voter) {
             let node = learner.node.unwrap_or_default();
             return refuse(format!(
                 "volume {name} is being given a copy on node {node}: wait until that one votes (`esker replica list {name}`), \
                  or remove it"
+            ));
+        }
+        let goes = |m: &&MemberReport| report.members.iter().any(|new| new.replaces == m.replica);
+        if let Some(old) = report.members.iter().find(goes) {
+            let node = old.node.unwrap_or_default();
+            return refuse(format!(
+                "volume {name} is about to lose its copy on node {node}; wait until it has (`esker replica list {name}`)"
             ));
         }
         let replaced = match replaces {
@@ -66,7 +77,7 @@ impl Cluster {
                 places.len()
             ));
         }
-        let place = self.room_for(&report, &places, node).await?;
+        let place = self.room_for(&report, &places, node, replaces).await?;
         let replica = ReplicaId(draw_id()?);
         places.insert(replica, place);
         let volume = NewVolume {
@@ -75,7 +86,7 @@ impl Cluster {
             volume: uuid_of(&report)?,
             group: GroupId(report.group),
             replicas: places.clone(),
-            key: None,
+            key,
             learns: true,
         };
         self.know(&report.uuid, &places).await?;
@@ -90,12 +101,25 @@ impl Cluster {
             replica,
             replaces: replaced,
             places,
+            only_outsider: false,
         };
         if let Err(error) = self.ask_leader(&change).await {
             self.undo(&change, place.node).await;
             return Err(error);
         }
         Ok(place.node)
+    }
+
+    /// The data key of an encrypted volume, for a node that is to have a copy.
+    async fn data_key(&self, name: &str) -> Result<DataKey> {
+        let wrapped = self.stores.wrapped_key(name.to_owned()).await?;
+        let opened = self.keys.unwrap(&wrapped).await;
+        opened.map_err(|error| {
+            AdminError::Refused(format!(
+                "volume {name} is encrypted, and its key cannot be given to another node: {error}"
+            ))
+            .into()
+        })
     }
 
     /// Takes a copy of a volume away.
@@ -121,6 +145,7 @@ impl Cluster {
             replica,
             replaces: None,
             places: Replicas::new(),
+            only_outsider: false,
         };
         self.ask_leader(&change).await?;
         let how = (report.uuid.as_str(), true, false);
@@ -148,7 +173,12 @@ impl Cluster {
         }
         let (name, replica) = (change.name.clone(), change.replica);
         match change.places.is_empty() {
-            true => self.stores.replica_remove(name, replica).await,
+            true => {
+                let only_outsider = change.only_outsider;
+                self.stores
+                    .replica_remove(name, replica, only_outsider)
+                    .await
+            }
             false => {
                 let places = change.places.clone();
                 self.know(&change.uuid, &places).await?;
@@ -162,7 +192,11 @@ impl Cluster {
 
     /// Asks the nodes that have a copy, one after the other, until the one that leads has done it.
     async fn ask_leader(&self, change: &Change) -> Result<()> {
-        let end = Instant::now() + LEADER_WAIT_MAX;
+        self.ask_leader_until(change, Instant::now() + LEADER_WAIT_MAX)
+            .await
+    }
+
+    async fn ask_leader_until(&self, change: &Change, end: Instant) -> Result<()> {
         loop {
             let places = self.copies(&change.name).await?.1;
             let others = places.values().map(|place| place.node);
@@ -195,6 +229,22 @@ impl Cluster {
         }
     }
 
+    /// Deletes this node's copy of a volume that is none any more. Whoever leads the volume says so, by an entry of the log:
+    /// a copy that was opened as it was some entries ago may not know yet that it was taken in.
+    pub(super) async fn delete_outsider(&self, volume: &VolumeReport) -> Result<()> {
+        let change = Change {
+            name: volume.name.clone(),
+            uuid: volume.uuid.clone(),
+            replica: ReplicaId(volume.replica),
+            replaces: None,
+            places: Replicas::new(),
+            only_outsider: true,
+        };
+        self.ask_leader_until(&change, Instant::now()).await?;
+        self.remove_here(&volume.name, &volume.uuid, true, true)
+            .await
+    }
+
     /// A copy that no group took in goes again.
     async fn undo(&self, change: &Change, node: NodeId) {
         let out = Change {
@@ -203,6 +253,7 @@ impl Cluster {
             replica: change.replica,
             replaces: None,
             places: Replicas::new(),
+            only_outsider: false,
         };
         let mut undone = self.ask_leader(&out).await;
         if undone.is_ok() {
@@ -233,12 +284,13 @@ impl Cluster {
         Ok((report, places))
     }
 
-    /// Where a new copy goes.
+    /// Where a new copy goes: to that node, or where it is best once another one has gone.
     async fn room_for(
         &self,
         report: &VolumeReport,
         places: &Replicas,
         node: Option<NodeId>,
+        leaving: Option<NodeId>,
     ) -> Result<Place> {
         let name = &report.name;
         let has_one = |id: NodeId| places.values().any(|place| place.node == id);
@@ -252,30 +304,23 @@ impl Cluster {
                 ));
             }
         }
-        let mut best: Option<(u64, Place)> = None;
+        let mut candidates = Vec::new();
         let mut refused = Vec::new();
         for member in &self.config.members {
             if has_one(member.id) || node.is_some_and(|id| id != member.id) {
                 continue;
             }
-            let offer = match self.member(member.id) {
-                None => self.stores.offer(name).await,
-                Some(member) => control::offer(self, member, name, report.size_bytes).await,
-            };
-            match offer.map_err(|error| on_node(member.id, error)) {
-                Ok((store, free_bytes)) => {
-                    let store = u16::try_from(store).unwrap_or(u16::MAX);
-                    let node = member.id;
-                    let place = Place { node, store };
-                    if best.is_none_or(|(most, _)| free_bytes > most) {
-                        best = Some((free_bytes, place));
-                    }
-                }
+            match self.offer_of(member, name, report.size_bytes).await {
+                Ok(candidate) => candidates.push(candidate),
                 Err(error) => refused.push(error.to_string()),
             }
         }
-        match best {
-            Some((_, place)) => Ok(place),
+        let stays = |place: &&Place| leaving.is_none_or(|id| id != place.node);
+        let others = places.values().filter(stays);
+        let others: Vec<_> = others.filter_map(|p| self.labels_of(p.node)).collect();
+        let best = placement::choose(candidates, &others, &self.config.spread, 1);
+        match best.first() {
+            Some(place) => Ok(*place),
             None if refused.is_empty() => refuse(format!(
                 "each of the {} nodes of this cluster has a copy of volume {name} already",
                 self.config.members.len()

@@ -139,9 +139,11 @@ impl FakeStore {
                 volumes.remove(&name);
                 Ok(AdminReply::Done)
             }
-            AdminRequest::KeyShow { volume } | AdminRequest::KeyRotate { volume, .. } => Err(
-                AdminError::Refused(format!("volume {volume} is not encrypted and has no keys")),
-            ),
+            AdminRequest::KeyShow { volume }
+            | AdminRequest::KeyWrapped { volume }
+            | AdminRequest::KeyRotate { volume, .. } => Err(AdminError::Refused(format!(
+                "volume {volume} is not encrypted and has no keys"
+            ))),
             AdminRequest::VolumeAcceptLoss { name } => {
                 let volume = volumes.get_mut(&name).ok_or_else(|| not_found(&name))?;
                 volume.state = VolumeState::Ready;

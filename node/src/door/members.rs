@@ -32,6 +32,11 @@ impl Node {
                 node: place.map(|place| place.node.0),
                 store: place.map_or(0, |place| place.store),
                 is_voter,
+                replaces: volume
+                    .member_places
+                    .iter()
+                    .find(|member| member.replica == replica)
+                    .map_or(0, |member| member.replaces.0),
                 leads: leader == Some(replica),
                 state: match told {
                     _ if is_here => Some(volume.state(self.fenced.is_some())),

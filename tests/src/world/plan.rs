@@ -241,7 +241,7 @@ impl Plan {
         if nodes > 3 {
             // Of a volume with one copy only what is answered late is kept for certain, and nothing else may fail.
             plan.tcp = 1000;
-            plan.encrypted = 0;
+            plan.rekeys = false;
             (plan.weights.log_damage, plan.weights.disk_errors) = (0, 0);
             plan.weights.snapshots = plan.weights.snapshots.min(10);
         }

@@ -198,6 +198,7 @@ impl World {
                 let request = AdminRequest::ReplicaRemove {
                     volume: name,
                     replica,
+                    only_outsider: false,
                 };
                 self.ask_seat(slot, leader, request, SeatAsk::Remove(replica));
             }
@@ -261,6 +262,7 @@ impl World {
             let request = AdminRequest::ReplicaRemove {
                 volume: name.to_owned(),
                 replica,
+                only_outsider: false,
             };
             self.ask_seat(slot, *leader, request, SeatAsk::Remove(replica));
             return true;
@@ -269,6 +271,7 @@ impl World {
             let request = AdminRequest::ReplicaRemove {
                 volume: name.to_owned(),
                 replica,
+                only_outsider: false,
             };
             self.ask_seat(slot, *leader, request, SeatAsk::Remove(replica));
         }
@@ -315,7 +318,7 @@ impl World {
             replica,
             voters: membership.voters,
             learns: true,
-            key: None,
+            key: self.slots[slot].key.clone(),
         };
         self.ask_seat(
             slot,

@@ -35,6 +35,7 @@ mod key_servers;
 mod kill;
 mod liars;
 mod metrics;
+mod nodes;
 mod operating;
 mod pattern;
 mod postgres;
