@@ -46,6 +46,7 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "cluster" -d 'Show the c
 complete -c esker -n "__fish_esker_needs_command" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_needs_command" -f -a "status" -d 'Show the health of the node'
 complete -c esker -n "__fish_esker_needs_command" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
+complete -c esker -n "__fish_esker_needs_command" -f -a "demo" -d 'Show what a cluster does: one on this machine, in a temporary folder, with a node killed under load'
 complete -c esker -n "__fish_esker_needs_command" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
 complete -c esker -n "__fish_esker_needs_command" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
 complete -c esker -n "__fish_esker_needs_command" -f -a "man" -d 'Write man pages'
@@ -626,6 +627,22 @@ complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "client" -d 'Issue a certificate for a client, which says what its owner may do'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show what a certificate says'
 complete -c esker -n "__fish_esker_using_subcommand cert; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand demo" -l nodes -d 'Number of nodes: 3 to 7, of which three have a copy of the volume; or 1, which is killed and started again' -r
+complete -c esker -n "__fish_esker_using_subcommand demo" -l dir -d 'Where to make the demo\'s folder: a disk with 1 GiB for each node [default: the system\'s temporary folder]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand demo" -l stop -d 'Stop the cluster that --keep left in this folder, and remove the folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand demo" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand demo" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand demo" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand demo" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand demo" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand demo" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand demo" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand demo" -l keep -d 'Leave the cluster running, and tell how to use and to stop it'
+complete -c esker -n "__fish_esker_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand demo" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand verify" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand verify" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand verify" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
@@ -747,21 +764,22 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand completions" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "replica" -d 'List the copies of a volume, add one on another node of the cluster, take one away'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "node" -d 'List the nodes of the cluster, drain one'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "cluster" -d 'Show the cluster'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "man" -d 'Write man pages'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "volume" -d 'Create, list and change volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "snapshot" -d 'Take, list and delete snapshots, go back to one, compare them'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "replica" -d 'List the copies of a volume, add one on another node of the cluster, take one away'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "node" -d 'List the nodes of the cluster, drain one'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "cluster" -d 'Show the cluster'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "demo" -d 'Show what a cluster does: one on this machine, in a temporary folder, with a node killed under load'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "verify" -d 'Check every invariant of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "inspect" -d 'Dump a part of a store that no daemon has open'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "man" -d 'Write man pages'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "completions" -d 'Write completions for a shell to stdout'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'

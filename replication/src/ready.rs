@@ -11,7 +11,7 @@ use bytes::Bytes;
 use esker_base::{RaftIndex, ReplicaId};
 use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::ReadState;
+use raft::{ProgressState, ReadState};
 
 impl Group {
     /// Moves everything there is to do to `out`. Call it after every batch of inputs.
@@ -196,9 +196,15 @@ impl Group {
     }
 
     /// Sends a message, or queues it when it is an append.
-    fn dispatch(&mut self, message: Message, out: &mut Vec<Output>) {
+    fn dispatch(&mut self, mut message: Message, out: &mut Vec<Output>) {
         if message.msg_type == MessageType::MsgAppend as i32 {
             let to = message.to;
+            // Where a log ends is found out with one entry. raft-rs counts no payload, so it would take all that the peer
+            // lacks for one message, and send it again with each heartbeat until the first answer.
+            let progress = self.raw.raft.prs().get(to);
+            if progress.is_some_and(|p| p.state == ProgressState::Probe) {
+                message.entries.truncate(1);
+            }
             if self.leads() && message.term == self.raw.raft.term && !self.peers.enqueue(message) {
                 self.raw.report_unreachable(to);
             }
