@@ -358,6 +358,7 @@ impl World {
             volume.sizes.clear(); // a resize may be among what is lost
             volume.loss_asked = false;
             self.stats.did("losses accepted");
+            self.provider.loss_accepted = true;
         }
     }
 
