@@ -9,7 +9,7 @@ use std::io::Write;
 use std::time::Duration;
 
 /// Seeds of [`every_seed_holds_and_runs_the_same_twice`].
-const SEEDS_DEFAULT: u64 = 6000;
+const SEEDS_DEFAULT: u64 = 5000;
 /// Seconds after which it ends all the same, and says so.
 const SECONDS_DEFAULT: u64 = 1800;
 /// Worlds of [`copies_move_between_nodes`].
