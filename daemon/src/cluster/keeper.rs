@@ -8,7 +8,7 @@ use super::nodes::leads;
 use super::{Cluster, Result};
 use crate::retention::policy::duration;
 use esker_base::NodeId;
-use esker_node::admin::{MemberReport, VolumeReport};
+use esker_node::admin::{MemberReport, VolumeReport, VolumeState};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Until a volume whose copy could not be moved is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(20);
+/// How long a copy waits for its group to take it in, where nothing is made anew for want of a node.
+const UNCLAIMED_TIME_MAX: Duration = Duration::from_secs(30 * 60);
 /// Copies that a node's volumes are given at a time.
 const MOVES_MAX: usize = 1;
 
@@ -26,28 +28,42 @@ enum Why {
     Silent(Duration),
 }
 
+/// What is remembered between two looks, by the UUIDs of volumes.
+#[derive(Default)]
+struct Memory {
+    /// When a copy was last moved in vain.
+    tried: BTreeMap<String, Instant>,
+    /// When a copy that may be none was last asked about in vain.
+    kept: BTreeMap<String, Instant>,
+    /// Since when a copy of this node's has waited for its group to take it in.
+    unclaimed: BTreeMap<String, Instant>,
+}
+
 /// Looks after the copies of the volumes that this node leads, for ever.
 pub async fn keep(cluster: Arc<Cluster>) {
     if !cluster.is_member() {
         return std::future::pending().await;
     }
-    let mut tried = BTreeMap::new();
-    let mut kept = BTreeMap::new();
+    let mut memory = Memory::default();
     loop {
         cluster.look().await;
         // A store that does not answer says so in the status.
-        let volumes = cluster.stores.list().await;
-        cluster
-            .clear_away(volumes.as_deref().unwrap_or_default(), &mut kept)
-            .await;
-        if let Ok(volumes) = volumes {
-            cluster.move_copies(&volumes, &mut tried).await;
+        if let Ok(volumes) = cluster.stores.list().await {
+            cluster.clear_away(&volumes, &mut memory).await;
+            cluster.move_copies(&volumes, &mut memory.tried).await;
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
             () = cluster.stirred.notified() => {}
         }
     }
+}
+
+/// Whether this copy was made for a group that has not taken it in, as far as it knows.
+fn is_unclaimed(volume: &VolumeReport) -> bool {
+    let mut members = volume.members.iter();
+    let own = members.find(|member| member.replica == volume.replica);
+    volume.state == VolumeState::Starting && own.is_some_and(|own| !own.is_voter)
 }
 
 impl Cluster {
@@ -61,22 +77,33 @@ impl Cluster {
         silent.map(Why::Silent)
     }
 
-    /// Deletes copies of this node's that their groups have let go, once nobody is attached through them. `kept` holds when
-    /// one was last tried in vain.
-    async fn clear_away(&self, volumes: &[VolumeReport], kept: &mut BTreeMap<String, Instant>) {
-        let gone = |volume: &&VolumeReport| volume.removed && volume.sessions == 0;
-        kept.retain(|uuid, _| volumes.iter().any(|v| v.removed && v.uuid == *uuid));
-        for volume in volumes.iter().filter(gone) {
-            let name = &volume.name;
-            let was_tried = kept.get(&volume.uuid);
-            if was_tried.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
+    /// Deletes copies of this node's that are none, once nobody is attached through them: their groups have let them go, or
+    /// have never taken them in, because whoever made them was cut off before.
+    async fn clear_away(&self, volumes: &[VolumeReport], memory: &mut Memory) {
+        let waits_max = self.config.replace_after.0.unwrap_or(UNCLAIMED_TIME_MAX);
+        let Memory {
+            kept, unclaimed, ..
+        } = memory;
+        let waits = |uuid: &String| volumes.iter().any(|v| v.uuid == *uuid && is_unclaimed(v));
+        unclaimed.retain(|uuid, _| waits(uuid));
+        kept.retain(|uuid, _| volumes.iter().any(|v| v.uuid == *uuid));
+        for volume in volumes {
+            let (name, uuid) = (&volume.name, &volume.uuid);
+            if is_unclaimed(volume) {
+                unclaimed.entry(uuid.clone()).or_insert_with(Instant::now);
+            }
+            let waited = unclaimed.get(uuid).map(Instant::elapsed);
+            let may_go = volume.removed || waited.is_some_and(|time| time >= waits_max);
+            let was_tried = kept.get(uuid).map(Instant::elapsed);
+            if !may_go || volume.sessions > 0 || was_tried.is_some_and(|time| time < RETRY_INTERVAL)
+            {
                 continue;
             }
             match self.delete_outsider(volume).await {
-                Ok(()) => tracing::info!(name, "a copy that is none any more was deleted"),
+                Ok(()) => tracing::info!(name, "a copy that is none was deleted"),
                 Err(error) => {
-                    tracing::info!(name, "a copy that is none any more stays for now: {error}");
-                    kept.insert(volume.uuid.clone(), Instant::now());
+                    tracing::info!(name, "a copy that may be none stays for now: {error}");
+                    kept.insert(uuid.clone(), Instant::now());
                 }
             }
         }
@@ -120,7 +147,23 @@ impl Cluster {
                 }
             }
         }
+        if self.drained.is() {
+            stuck.extend(volumes.iter().filter_map(|volume| self.unable(volume)));
+        }
         *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
+    }
+
+    /// Why a volume with one copy does not leave this node; none when it may.
+    fn unable(&self, volume: &VolumeReport) -> Option<(String, String)> {
+        let is_alone = volume.members.is_empty() && !volume.removed;
+        let why = match volume.state {
+            VolumeState::Suspended => "it is suspended",
+            VolumeState::Fenced => "its store takes no writes",
+            VolumeState::Locked => "its key is not to be had",
+            VolumeState::Ready | VolumeState::Starting => return None,
+        };
+        let text = stuck_text(volume, self.identity.node, &Why::Drained, why);
+        is_alone.then(|| (volume.uuid.clone(), text))
     }
 
     fn still_stuck(&self, volume: &VolumeReport, stuck: &mut BTreeMap<String, String>) {

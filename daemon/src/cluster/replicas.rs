@@ -229,8 +229,11 @@ impl Cluster {
         }
     }
 
-    /// Deletes this node's copy of a volume that is none any more. Whoever leads the volume says so, by an entry of the log:
-    /// a copy that was opened as it was some entries ago may not know yet that it was taken in.
+    /// Deletes this node's copy of a volume that is none any more, or was never taken in. Whoever leads the volume says so, by an
+    /// entry of the log: a copy that was opened as it was some entries ago may not know yet that it was taken in.
+    ///
+    /// # Errors
+    /// When it is one of the volume's copies ([`AdminError::Invalid`]), nobody leads, or it cannot be deleted.
     pub(super) async fn delete_outsider(&self, volume: &VolumeReport) -> Result<()> {
         let change = Change {
             name: volume.name.clone(),
@@ -241,7 +244,7 @@ impl Cluster {
             only_outsider: true,
         };
         self.ask_leader_until(&change, Instant::now()).await?;
-        self.remove_here(&volume.name, &volume.uuid, true, true)
+        self.remove_here(&volume.name, &volume.uuid, true, false)
             .await
     }
 

@@ -123,6 +123,11 @@ impl Members {
         )
     }
 
+    /// The folder of a node.
+    pub fn data(&self, id: usize) -> std::path::PathBuf {
+        self.folder.join(&format!("n{id}"))
+    }
+
     pub fn start(&self, id: usize) -> Start {
         self.start_in(id, CLUSTER)
     }

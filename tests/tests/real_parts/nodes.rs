@@ -117,7 +117,37 @@ fn copies_leave_nodes_that_are_drained_or_stay_away() {
         holds(&mut there.client(name), 0..16, version);
     }
     drop(client);
+    abandoned(&members, &mut nodes);
     for node in nodes.into_iter().flatten() {
         node.stop();
     }
+}
+
+/// A copy is made on the first node, and whoever had it made is killed before the group of `v`, on the others, could take it in.
+fn abandoned(members: &Members, nodes: &mut [Option<Daemon>]) {
+    let first = |nodes: &[Option<Daemon>]| nodes[0].as_ref().unwrap().json(&["volume", "list"]);
+    let second = nodes[1].take().unwrap();
+    second.esker(&["node", "drain", "1", "--cancel"]).ok();
+    for away in [2, 3] {
+        nodes[away].take().unwrap().kill();
+    }
+    let data = members.data(2).display().to_string();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let program = crate::harness::program("esker").display().to_string();
+            let words = ["--data", &data, "replica", "add", "v", "--node", "1"];
+            crate::harness::run(&program, &words)
+        });
+        until("a copy on node 1", || first(nodes)[0]["name"] == "v");
+        second.kill();
+    });
+    for away in [1, 2, 3] {
+        nodes[away] = Some(members.start(away + 1).ready());
+    }
+    until("a copy that nobody took in is deleted", || {
+        first(nodes).as_array().unwrap().is_empty()
+    });
+    let now = serving(&nodes[1..], "v") + 1;
+    let left = nodes_of(nodes[now].as_ref().unwrap(), "v");
+    assert_eq!(left, ["2", "3", "4"]);
 }
