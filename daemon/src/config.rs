@@ -347,7 +347,7 @@ impl Config {
                 self.snapshot_schedule != other.snapshot_schedule,
             ),
             ("keys", self.keys != other.keys),
-            ("node, cluster", self.cluster != other.cluster),
+            ("node, cluster", self.cluster.needs_restart(&other.cluster)),
             ("nbd", self.nbd != other.nbd),
             ("metrics", self.metrics != other.metrics),
             ("admin", self.admin != other.admin),

@@ -2,13 +2,13 @@
 //! everything else is named, and waits for a restart. A file that is not acceptable changes nothing.
 
 use crate::args::Args;
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::logging::{self, Logs};
-use crate::stores::Stores;
 
 /// Reads the configuration anew and lays it over the running one.
-pub async fn reload(args: &Args, running: &mut Config, logs: Option<&Logs>, stores: &Stores) {
-    if let Err(reason) = try_reload(args, running, logs, stores).await {
+pub async fn reload(args: &Args, running: &mut Config, logs: Option<&Logs>, cluster: &Cluster) {
+    if let Err(reason) = try_reload(args, running, logs, cluster).await {
         tracing::error!("the configuration is not reloaded, the old settings stay: {reason}");
     }
 }
@@ -17,15 +17,20 @@ async fn try_reload(
     args: &Args,
     running: &mut Config,
     logs: Option<&Logs>,
-    stores: &Stores,
+    cluster: &Cluster,
 ) -> Result<(), String> {
     let wanted = Config::load(args).map_err(|e| e.to_string())?;
-    let changed = running.live.differences(&wanted.live);
+    let mut changed = running.live.differences(&wanted.live);
     let needs_restart = running.differences(&wanted);
     // What can be refused comes first, so that a refusal changes nothing.
     logging::filter_of(&wanted.live)?;
+    if running.cluster != wanted.cluster && !running.cluster.needs_restart(&wanted.cluster) {
+        cluster.reload(&wanted.cluster).await?;
+        running.cluster = wanted.cluster;
+        changed.push("cluster");
+    }
     if running.live.tuning() != wanted.live.tuning() {
-        let tuned = stores.tune(wanted.live.tuning()).await;
+        let tuned = cluster.stores().tune(wanted.live.tuning()).await;
         tuned.map_err(|e| e.to_string())?;
     }
     if let Some(logs) = logs {

@@ -106,7 +106,8 @@ where
         config.tls.files.as_ref(),
         tls.nodes().get(),
     );
-    let directory = cluster::directory(&config.cluster, &identity, node_tls.as_ref())?;
+    let started_us = esker_runtime::timer::wall_now().0;
+    let directory = cluster::directory(&config.cluster, &identity, node_tls.as_ref(), started_us)?;
     // Addresses before stores: what is busy is found before anything is written.
     let metrics = match (handed.metrics, resolve(&config.metrics, "metrics")?) {
         (Some(listener), _) => Some(listener),
@@ -165,7 +166,7 @@ where
             let admin = admin.publish(&admin_path)?;
             let stores = Arc::clone(&supervisor.stores);
             let settings = config.cluster.clone();
-            let cluster = Cluster::new(identity, settings, Arc::clone(&stores), places, Arc::clone(&keys), drained);
+            let cluster = Cluster::new(identity, settings, Arc::clone(&stores), places, Arc::clone(&keys), drained, started_us);
             let cluster = Arc::new(cluster.with_tls(node_tls));
             if let Some(listener) = control {
                 servers.spawn(cluster::serve(Arc::clone(&cluster), listener));
@@ -176,7 +177,7 @@ where
                 Ok(())
             });
             let service = AdminService::new(stores, identity, endpoints.clone())
-                .with_cluster(cluster)
+                .with_cluster(Arc::clone(&cluster))
                 .with_schedule(config.snapshot_schedule.0.clone())
                 .with_rewind(config.rewind)
                 .server();
@@ -210,10 +211,9 @@ where
             let at = served_at(&endpoints, on_tcp);
             say(&ready_line(&identity, config.stores.len(), volumes, &at));
             notify(&[NotifyState::Ready]);
-            let stores = Arc::clone(&supervisor.stores);
             tokio::select! {
                 error = supervisor.watch() => Err(error),
-                () = reload_forever(&mut hangups, args, (&mut config, &mut tls, &certificates), logs, &stores, &keys) => Ok(()),
+                () = reload_forever(&mut hangups, args, (&mut config, &mut tls, &certificates), logs, &cluster, &keys) => Ok(()),
                 broken = servers.join_next() => broken.map_or(Ok(()), server_end),
             }
         } => result,
@@ -364,7 +364,7 @@ async fn reload_forever(
     args: &Args,
     (config, tls, certificates): (&mut Config, &mut TlsKeeper, &Certificates),
     logs: Option<&Logs>,
-    stores: &Stores,
+    cluster: &Cluster,
     keys: &KeyService,
 ) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -382,7 +382,7 @@ async fn reload_forever(
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
         notify(&states);
-        reload::reload(args, config, logs, stores).await;
+        reload::reload(args, config, logs, cluster).await;
         tls.refresh(true);
         keys.ask_again();
         notify(&[NotifyState::Ready]);

@@ -138,6 +138,22 @@ impl ClusterConfig {
         self.members.iter().filter(move |member| member.id != own)
     }
 
+    /// Whether one of the settings differs that only a restart changes.
+    #[must_use]
+    pub fn needs_restart(&self, other: &Self) -> bool {
+        let fixed = |of: &Self| {
+            (
+                of.node,
+                of.id,
+                of.listen.clone(),
+                of.control.clone(),
+                of.insecure,
+                of.is_member(),
+            )
+        };
+        fixed(self) != fixed(other)
+    }
+
     /// That the settings fit together.
     ///
     /// # Errors

@@ -253,7 +253,7 @@ async fn connect(cluster: &Cluster, member: &Member) -> Result<MembersClient<Cha
     let address = control.resolve().map_err(|e| silent(e.to_string()))?;
     let address = address.ok_or_else(|| silent("no address".into()))?;
     let is_plain = cluster.tls.is_none();
-    require_safe(&cluster.config, is_plain, address, "cluster.node.control").map_err(internal)?;
+    require_safe(&cluster.config(), is_plain, address, "cluster.node.control").map_err(internal)?;
     let dialing = stream::dial(address, member, cluster.tls.as_ref());
     let dialed = tokio::time::timeout(CONNECT_WAIT_MAX, dialing).await;
     let dialed = dialed.map_err(|_| silent("silence".into()))?;

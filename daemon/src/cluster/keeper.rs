@@ -72,7 +72,7 @@ impl Cluster {
         if self.is_drained(node) {
             return Some(Why::Drained);
         }
-        let after = self.config.replace_after.0?;
+        let after = self.config().replace_after.0?;
         let silent = self.silent_for(node).filter(|time| *time >= after);
         silent.map(Why::Silent)
     }
@@ -80,7 +80,7 @@ impl Cluster {
     /// Deletes copies of this node's that are none, once nobody is attached through them: their groups have let them go, or
     /// have never taken them in, because whoever made them was cut off before.
     async fn clear_away(&self, volumes: &[VolumeReport], memory: &mut Memory) {
-        let waits_max = self.config.replace_after.0.unwrap_or(UNCLAIMED_TIME_MAX);
+        let waits_max = self.config().replace_after.0.unwrap_or(UNCLAIMED_TIME_MAX);
         let Memory {
             kept, unclaimed, ..
         } = memory;

@@ -33,7 +33,7 @@ use placement::{Candidate, Labels};
 use places::{Places, Replicas};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex as SyncMutex};
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError, RwLock};
 use tokio::sync::{Mutex, Notify};
 
 /// Copies of a volume.
@@ -42,13 +42,16 @@ pub const REPLICAS_MAX: usize = 7;
 /// This node as a member.
 pub struct Cluster {
     identity: Identity,
-    config: ClusterConfig,
+    /// As it is now: a reload changes it.
+    config: RwLock<Arc<ClusterConfig>>,
     stores: Arc<Stores>,
     places: Mutex<Places>,
     tls: Option<NodeTls>,
     keys: Arc<KeyService>,
     /// This node takes no new copies, and those it has go elsewhere.
     drained: Drained,
+    /// When this daemon began, as links tell it.
+    started_us: u64,
     /// What the other members said last.
     seen: SyncMutex<BTreeMap<NodeId, Seen>>,
     /// Copies that should be elsewhere, by their volumes, and why they are not.
@@ -82,21 +85,29 @@ impl Cluster {
         places: Places,
         keys: Arc<KeyService>,
         drained: Drained,
+        started_us: u64,
     ) -> Self {
         let others = config.others(identity.node);
         let seen = others.map(|member| (member.id, Seen::default())).collect();
         Self {
             drained,
+            started_us,
             seen: SyncMutex::new(seen),
             stuck: SyncMutex::default(),
             stirred: Notify::new(),
             identity,
-            config,
+            config: RwLock::new(Arc::new(config)),
             stores,
             places: Mutex::new(places),
             tls: None,
             keys,
         }
+    }
+
+    /// The node's stores.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     /// With TLS between members.
@@ -120,7 +131,7 @@ impl Cluster {
         encrypted: bool,
     ) -> Result<VolumeReport> {
         let refuse = |why: String| Err(RequestError::Refused(AdminError::Refused(why)));
-        let members = self.config.members.len();
+        let members = self.config().members.len();
         if copies > REPLICAS_MAX {
             return refuse(format!("{copies} copies; at most {REPLICAS_MAX}"));
         }
@@ -156,7 +167,7 @@ impl Cluster {
         for (replica, place) in &volume.replicas {
             let created = match self.member(place.node) {
                 None => self.create_here(volume, *replica).await,
-                Some(member) => control::create(self, member, volume, *replica).await,
+                Some(member) => control::create(self, &member, volume, *replica).await,
             };
             if let Err(error) = created {
                 for node in made {
@@ -173,7 +184,9 @@ impl Cluster {
         let uuid = volume.volume.to_string();
         let gone = match self.member(node) {
             None => self.remove_here(&volume.name, &uuid, true, false).await,
-            Some(member) => control::remove(self, member, &volume.name, (&uuid, true, false)).await,
+            Some(member) => {
+                control::remove(self, &member, &volume.name, (&uuid, true, false)).await
+            }
         };
         if let Err(error) = gone {
             let name = &volume.name;
@@ -201,7 +214,7 @@ impl Cluster {
         for place in replicas.values() {
             if let Some(member) = self.member(place.node) {
                 let how = (uuid.as_str(), with_snapshots, false);
-                let gone = control::remove(self, member, name, how).await;
+                let gone = control::remove(self, &member, name, how).await;
                 gone.map_err(|error| on_node(place.node, error))?;
             }
         }
@@ -225,7 +238,7 @@ impl Cluster {
 
     /// A volume with several copies, and where they are.
     async fn replicas(&self, name: &str) -> Result<Option<(VolumeReport, Replicas)>> {
-        if !self.config.is_member() {
+        if !self.config().is_member() {
             return Ok(None);
         }
         let report = self.stores.show(name).await?;
@@ -244,7 +257,7 @@ impl Cluster {
         let mut candidates = Vec::new();
         let mut others = Vec::new();
         let mut silent = 0;
-        for member in &self.config.members {
+        for member in &self.config().members {
             match self.offer_of(member, name, size_bytes).await {
                 Ok(candidate) => candidates.push(candidate),
                 Err(error @ RequestError::Refused(AdminError::Exists(_))) => return Err(error),
@@ -254,7 +267,7 @@ impl Cluster {
                 }
             }
         }
-        let members = self.config.members.len();
+        let members = self.config().members.len();
         let (others, able) = (others.join("; "), candidates.len());
         let refuse = |why: String| Err(AdminError::Refused(why).into());
         if silent * 2 >= members {
@@ -262,7 +275,7 @@ impl Cluster {
                 "{silent} of {members} nodes do not answer, and one of them may have a volume {name}: {others}"
             ));
         }
-        let places = placement::choose(candidates, &[], &self.config.spread, copies);
+        let places = placement::choose(candidates, &[], &self.config().spread, copies);
         match places.len() == copies {
             true => Ok(places),
             false => refuse(format!(
@@ -275,7 +288,7 @@ impl Cluster {
     async fn offer_of(&self, member: &Member, name: &str, size_bytes: u64) -> Result<Candidate> {
         let offer = match self.member(member.id) {
             None => self.offer_here(name).await,
-            Some(member) => control::offer(self, member, name, size_bytes).await,
+            Some(member) => control::offer(self, &member, name, size_bytes).await,
         };
         let (store, free_bytes) = offer.map_err(|error| on_node(member.id, error))?;
         let store = u16::try_from(store).unwrap_or(u16::MAX);
@@ -311,16 +324,65 @@ impl Cluster {
     }
 
     /// Where a node stands.
-    fn labels_of(&self, node: NodeId) -> Option<&Labels> {
-        let member = self.config.members.iter().find(|m| m.id == node);
-        member.map(|member| &member.labels)
+    fn labels_of(&self, node: NodeId) -> Option<Labels> {
+        let config = self.config();
+        let member = config.members.iter().find(|m| m.id == node);
+        member.map(|member| member.labels.clone())
     }
 
     /// Another member; none for this node.
-    fn member(&self, node: NodeId) -> Option<&Member> {
-        self.config
-            .others(self.identity.node)
-            .find(|m| m.id == node)
+    fn member(&self, node: NodeId) -> Option<Member> {
+        let config = self.config();
+        let mut others = config.others(self.identity.node);
+        others.find(|member| member.id == node).cloned()
+    }
+
+    /// Its settings, as they are now.
+    fn config(&self) -> Arc<ClusterConfig> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&config)
+    }
+
+    /// Takes up other members, and other settings for their copies.
+    ///
+    /// # Errors
+    /// One line: when what this node itself is called or where it listens is to change, it joins a cluster or leaves it, or
+    /// a node is to go that has a copy of a volume of this one's. Nothing has changed then.
+    pub async fn reload(&self, wanted: &ClusterConfig) -> std::result::Result<(), String> {
+        let old = self.config();
+        if *wanted == *old || old.needs_restart(wanted) {
+            return Ok(());
+        }
+        wanted.check_member(self.identity.node)?;
+        let is_named = |config: &ClusterConfig, node: NodeId| {
+            let mut members = config.members.iter();
+            members.any(|member| member.id == node)
+        };
+        let goes = |node: &NodeId| is_named(&old, *node) && !is_named(wanted, *node);
+        let volumes = self.stores.list().await.map_err(|e| e.to_string())?;
+        for volume in volumes.iter().filter(|volume| !volume.removed) {
+            let nodes = volume.members.iter().filter_map(|member| member.node);
+            if let Some(node) = nodes.map(NodeId).find(goes) {
+                return Err(format!(
+                    "node {node} is no [[cluster.node]] any more and has a copy of volume {}: `esker node drain {node}` first",
+                    volume.name
+                ));
+            }
+        }
+        let directory = directory(wanted, &self.identity, self.tls.as_ref(), self.started_us);
+        let directory = directory.map_err(|error| error.to_string())?;
+        if let Some(directory) = directory {
+            self.stores.links.set(directory);
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|node, _| wanted.members.iter().any(|member| member.id == *node));
+        for member in wanted.others(self.identity.node) {
+            seen.entry(member.id).or_default();
+        }
+        drop(seen);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(wanted.clone());
+        self.stirred.notify_one();
+        Ok(())
     }
 
     async fn create_here(&self, volume: &NewVolume, replica: ReplicaId) -> Result<()> {
@@ -457,7 +519,7 @@ fn on_node(node: NodeId, error: RequestError) -> RequestError {
 }
 
 /// What the stores' loops have to know of the other members; none outside a cluster. Without TLS links stay on this machine,
-/// unless the configuration is `insecure`.
+/// unless the configuration is `insecure`. `started_us` is when this daemon began, the same for all its life.
 ///
 /// # Errors
 /// When the settings do not fit this node.
@@ -465,6 +527,7 @@ pub fn directory(
     config: &ClusterConfig,
     identity: &Identity,
     tls: Option<&NodeTls>,
+    started_us: u64,
 ) -> std::result::Result<Option<Directory>, DaemonError> {
     if !config.is_member() {
         return Ok(None);
@@ -483,7 +546,7 @@ pub fn directory(
     Ok(Some(Directory {
         node: identity.node,
         cluster: identity.cluster,
-        started_us: esker_runtime::timer::wall_now().0,
+        started_us,
         neighbours,
         tls: tls.map(|tls| PeerTls {
             server: tls.server(),

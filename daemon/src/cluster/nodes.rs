@@ -111,7 +111,7 @@ impl Cluster {
     /// Asks all other members how they are, at a time.
     pub(super) async fn look(self: &Arc<Self>) {
         let mut asked = JoinSet::new();
-        for member in self.config.others(self.identity.node) {
+        for member in self.config().others(self.identity.node) {
             let (cluster, member) = (Arc::clone(self), member.clone());
             asked.spawn(async move {
                 let told = control::describe(&cluster, &member).await;
@@ -161,7 +161,8 @@ impl Cluster {
     /// The other members that have been asked, as they were the last time.
     #[must_use]
     pub fn others(&self) -> Vec<NodeView> {
-        let others = self.config.others(self.identity.node);
+        let config = self.config();
+        let others = config.others(self.identity.node);
         let view = |member: &Member| {
             let seen = self.seen(member.id)?;
             Some(NodeView {
@@ -180,7 +181,7 @@ impl Cluster {
     pub async fn nodes(self: &Arc<Self>) -> Vec<NodeView> {
         self.look().await;
         let mut nodes = Vec::new();
-        for member in &self.config.members {
+        for member in &self.config().members {
             let is_here = member.id == self.identity.node;
             let seen = match is_here {
                 true => Seen {
@@ -202,7 +203,7 @@ impl Cluster {
     /// Whether there are other nodes.
     #[must_use]
     pub fn is_member(&self) -> bool {
-        self.config.is_member()
+        self.config().is_member()
     }
 
     /// The cluster's id.
@@ -216,7 +217,7 @@ impl Cluster {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for member in self.config.others(self.identity.node) {
+        for member in self.config().others(self.identity.node) {
             let Some(Seen {
                 answered_at,
                 told: Err(why),
@@ -229,7 +230,7 @@ impl Cluster {
                 continue; // not asked yet
             }
             let seconds = answered_at.elapsed().unwrap_or_default().as_secs();
-            let after = self.config.replace_after;
+            let after = self.config().replace_after;
             let next = match after.0 {
                 Some(_) => format!("after {after} its copies are made anew on other nodes"),
                 None => "its copies are not made anew elsewhere (cluster.replace_after)".into(),
@@ -256,7 +257,7 @@ impl Cluster {
             .into());
         }
         match self.member(node) {
-            Some(member) => control::set_drained(self, member, drained)
+            Some(member) => control::set_drained(self, &member, drained)
                 .await
                 .map_err(|error| super::on_node(node, error))?,
             None if node == self.identity.node => self.drained.set(drained).map_err(internal)?,
@@ -278,7 +279,7 @@ impl Cluster {
     /// When it does not answer.
     pub async fn held_by(&self, node: NodeId) -> Result<Vec<v1::HeldReplica>> {
         match self.member(node) {
-            Some(member) => control::list_replicas(self, member, "").await,
+            Some(member) => control::list_replicas(self, &member, "").await,
             None => self.replicas_here("").await,
         }
     }

@@ -92,7 +92,7 @@ impl Cluster {
         self.know(&report.uuid, &places).await?;
         let made = match self.member(place.node) {
             None => self.create_here(&volume, replica).await,
-            Some(member) => control::create(self, member, &volume, replica).await,
+            Some(member) => control::create(self, &member, &volume, replica).await,
         };
         made.map_err(|error| on_node(place.node, error))?;
         let change = Change {
@@ -135,7 +135,7 @@ impl Cluster {
             let gone = match self.member(node) {
                 None if node != self.identity.node => return Err(no_copy(name, node).into()),
                 None => self.remove_here(name, how.0, how.1, how.2).await,
-                Some(member) => control::remove(self, member, name, how).await,
+                Some(member) => control::remove(self, &member, name, how).await,
             };
             return gone.map_err(|error| on_node(node, error));
         };
@@ -151,7 +151,7 @@ impl Cluster {
         let how = (report.uuid.as_str(), true, false);
         let gone = match self.member(node) {
             None => self.remove_here(name, how.0, how.1, how.2).await,
-            Some(member) => control::remove(self, member, name, how).await,
+            Some(member) => control::remove(self, &member, name, how).await,
         };
         gone.map_err(|error| {
             let why = on_node(node, error).to_string();
@@ -206,7 +206,7 @@ impl Cluster {
             for node in nodes {
                 let asked = match self.member(node) {
                     None => self.change_here(change).await,
-                    Some(member) => control::change(self, member, change).await,
+                    Some(member) => control::change(self, &member, change).await,
                 };
                 match asked.map_err(|error| on_node(node, error)) {
                     Ok(()) => return Ok(()),
@@ -263,7 +263,7 @@ impl Cluster {
             let how = (out.uuid.as_str(), true, false);
             undone = match self.member(node) {
                 None => self.remove_here(&out.name, how.0, how.1, how.2).await,
-                Some(member) => control::remove(self, member, &out.name, how).await,
+                Some(member) => control::remove(self, &member, &out.name, how).await,
             };
         }
         if let Err(error) = undone {
@@ -274,7 +274,7 @@ impl Cluster {
 
     /// A volume, and where its copies are, also when it has one.
     async fn copies(&self, name: &str) -> Result<(VolumeReport, Replicas)> {
-        if !self.config.is_member() {
+        if !self.config().is_member() {
             return refuse("this node is alone: see [cluster] of its configuration".into());
         }
         let report = self.stores.show(name).await?;
@@ -301,7 +301,7 @@ impl Cluster {
             if has_one(id) {
                 return refuse(format!("node {id} has a copy of volume {name} already"));
             }
-            if self.config.members.iter().all(|member| member.id != id) {
+            if self.config().members.iter().all(|member| member.id != id) {
                 return refuse(format!(
                     "there is no node {id} in this cluster: see [[cluster.node]]"
                 ));
@@ -309,7 +309,7 @@ impl Cluster {
         }
         let mut candidates = Vec::new();
         let mut refused = Vec::new();
-        for member in &self.config.members {
+        for member in &self.config().members {
             if has_one(member.id) || node.is_some_and(|id| id != member.id) {
                 continue;
             }
@@ -321,12 +321,13 @@ impl Cluster {
         let stays = |place: &&Place| leaving.is_none_or(|id| id != place.node);
         let others = places.values().filter(stays);
         let others: Vec<_> = others.filter_map(|p| self.labels_of(p.node)).collect();
-        let best = placement::choose(candidates, &others, &self.config.spread, 1);
+        let others: Vec<_> = others.iter().collect();
+        let best = placement::choose(candidates, &others, &self.config().spread, 1);
         match best.first() {
             Some(place) => Ok(*place),
             None if refused.is_empty() => refuse(format!(
                 "each of the {} nodes of this cluster has a copy of volume {name} already",
-                self.config.members.len()
+                self.config().members.len()
             )),
             None => refuse(format!("no node can take a copy: {}", refused.join("; "))),
         }

@@ -1,7 +1,8 @@
 //! Nodes that are drained or stay away: their copies go elsewhere while clients use the volumes.
 
 use crate::cluster::{copies, holds, serving, until, write, Members};
-use crate::harness::Daemon;
+use crate::harness::{signal, Daemon};
+use std::fs;
 
 /// Nodes with a copy of a volume, as one of them says, in order.
 fn nodes_of(daemon: &Daemon, volume: &str) -> Vec<String> {
@@ -105,6 +106,7 @@ fn copies_leave_nodes_that_are_drained_or_stay_away() {
             .is_empty()
     });
 
+    a_reload_changes_members(&members, &nodes);
     // The first holds a volume of its own, too.
     node(&nodes, 2, &["node", "drain", "1"]).ok();
     let now = serving(&nodes[1..], "v") + 1;
@@ -150,4 +152,29 @@ fn abandoned(members: &Members, nodes: &mut [Option<Daemon>]) {
     let now = serving(&nodes[1..], "v") + 1;
     let left = nodes_of(nodes[now].as_ref().unwrap(), "v");
     assert_eq!(left, ["2", "3", "4"]);
+}
+
+/// A reload takes up where nodes stand, but lets none go that has copies.
+fn a_reload_changes_members(members: &Members, nodes: &[Option<Daemon>]) {
+    let second = nodes[1].as_ref().unwrap();
+    let path = members.data(2).with_extension("toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("zone = 'c'", "zone = 'd'")).unwrap();
+    signal(second.pid(), "HUP");
+    until("the other zone is known", || {
+        field(second, 4, "labels")["zone"] == "d"
+    });
+    let fewer = text.rfind("[[cluster.node]]\nid = 4").unwrap();
+    let fewer = text[..fewer].replace("id = 3\n", "id = 33\n");
+    fs::write(&path, fewer).unwrap();
+    signal(second.pid(), "HUP");
+    until("it is refused", || {
+        second.log().contains("`esker node drain 3` first")
+    });
+    assert_eq!(field(second, 4, "labels")["zone"], "d");
+    fs::write(&path, text).unwrap();
+    signal(second.pid(), "HUP");
+    until("the first zone is back", || {
+        field(second, 4, "labels")["zone"] == "c"
+    });
 }
