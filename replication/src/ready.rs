@@ -13,6 +13,21 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{ProgressState, ReadState};
 
+/// Payload of a message that finds out where a peer's log ends, in bytes.
+const PROBE_BYTES_MAX: u64 = 64 << 10;
+
+/// Leaves the first entry, and of the others as many as such a message may carry. raft-rs counts no payload, so it would take all
+/// that the peer lacks for one message, and send it again with each heartbeat until the first answer.
+fn cut_probe(message: &mut Message, bytes_max: u64) {
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        bytes += u64::from(payload_length(entry).unwrap_or(0));
+        bytes <= bytes_max.min(PROBE_BYTES_MAX)
+    };
+    let fitting = message.entries.iter().take_while(fits).count();
+    message.entries.truncate(fitting.max(1));
+}
+
 impl Group {
     /// Moves everything there is to do to `out`. Call it after every batch of inputs.
     pub fn take_ready(&mut self, out: &mut Vec<Output>) {
@@ -199,11 +214,9 @@ impl Group {
     fn dispatch(&mut self, mut message: Message, out: &mut Vec<Output>) {
         if message.msg_type == MessageType::MsgAppend as i32 {
             let to = message.to;
-            // Where a log ends is found out with one entry. raft-rs counts no payload, so it would take all that the peer
-            // lacks for one message, and send it again with each heartbeat until the first answer.
             let progress = self.raw.raft.prs().get(to);
             if progress.is_some_and(|p| p.state == ProgressState::Probe) {
-                message.entries.truncate(1);
+                cut_probe(&mut message, self.config.size_per_message_max);
             }
             if self.leads() && message.term == self.raw.raft.term && !self.peers.enqueue(message) {
                 self.raw.report_unreachable(to);
@@ -346,5 +359,36 @@ fn checked(entry: Entry) -> LogEntry {
     match entry_from_raft(entry) {
         Some(entry) => entry,
         None => panic!("entry {index} of the log is malformed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_carries_one_entry_or_what_is_small() {
+        let message = |lengths: &[u32]| Message {
+            entries: lengths
+                .iter()
+                .map(|length| Entry {
+                    context: crate::types::payload_context(*length),
+                    ..Entry::default()
+                })
+                .collect::<Vec<_>>()
+                .into(),
+            ..Message::default()
+        };
+        let left = |lengths: &[u32], bytes_max: u64| {
+            let mut message = message(lengths);
+            cut_probe(&mut message, bytes_max);
+            message.entries.len()
+        };
+        assert_eq!(left(&[1 << 20, 4096], 1 << 20), 1);
+        assert_eq!(left(&[32 << 10, 32 << 10, 1], 1 << 20), 2);
+        assert_eq!(left(&[4096; 100], 1 << 20), 16);
+        assert_eq!(left(&[4096; 100], 8192), 2);
+        assert_eq!(left(&[0; 100], 1 << 20), 100);
+        assert_eq!(left(&[], 1 << 20), 0);
     }
 }

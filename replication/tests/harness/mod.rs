@@ -187,8 +187,6 @@ pub struct Cluster {
     pub needed: u64,
     pub caught_up: u64,
     pub reads_served: u64,
-    /// Payload that was sent to each.
-    pub bytes_to: BTreeMap<u64, u64>,
     pub now: u64,
     next_id: u64,
     next_read: u64,
@@ -220,7 +218,6 @@ impl Cluster {
             needed: 0,
             caught_up: 0,
             reads_served: 0,
-            bytes_to: BTreeMap::new(),
             now: 0,
             next_id: 0,
             next_read: 0,
@@ -404,11 +401,7 @@ impl Cluster {
                 to,
                 header,
                 payloads,
-            } => {
-                let bytes: usize = payloads.iter().map(Bytes::len).sum();
-                *self.bytes_to.entry(to.0).or_default() += bytes as u64;
-                self.send(id, to.0, header, payloads);
-            }
+            } => self.send(id, to.0, header, payloads),
             Output::Committed { entries } => self.commit(id, &entries),
             Output::MembershipChanged {
                 index, membership, ..
