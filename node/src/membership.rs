@@ -209,9 +209,12 @@ impl Node {
                 "is led by this very replica, which hands over to another one; try again",
             );
         }
-        // A voter that the log does not reach cannot acknowledge anything either.
-        let first = group.first_index().0;
-        let is_able = |(matched, answers): (RaftIndex, bool)| answers && matched.0 + 1 >= first;
+        // A voter that the log does not reach cannot acknowledge anything either, and one that lacks much of it may be passed by
+        // the log's beginning before it is needed.
+        let (first, last) = (group.first_index().0, group.last_index().0);
+        let is_able = |(matched, answers): (RaftIndex, bool)| {
+            answers && matched.0 + 1 >= first && matched.0 + PROMOTED_LAG_MAX >= last
+        };
         let answers = |r: &&ReplicaId| **r == me || group.progress(**r).is_some_and(is_able);
         let answering = rest.iter().filter(answers).count();
         if is_voter && answering * 2 <= rest.len() {

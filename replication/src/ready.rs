@@ -375,8 +375,7 @@ mod tests {
                     context: crate::types::payload_context(*length),
                     ..Entry::default()
                 })
-                .collect::<Vec<_>>()
-                .into(),
+                .collect(),
             ..Message::default()
         };
         let left = |lengths: &[u32], bytes_max: u64| {
