@@ -133,6 +133,16 @@ fn abandoned(members: &Members, nodes: &mut [Option<Daemon>]) {
     for away in [2, 3] {
         nodes[away].take().unwrap().kill();
     }
+    // A leader would log that it takes the copy in, and may be elected again after it was killed: then that is committed.
+    until("nobody leads", || {
+        let volumes = second.json(&["status"])["volumes"].clone();
+        let volume = volumes
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|v| v["name"] == "v");
+        volume.unwrap()["leader"].is_null()
+    });
     let data = members.data(2).display().to_string();
     std::thread::scope(|scope| {
         scope.spawn(move || {
