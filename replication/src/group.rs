@@ -128,6 +128,7 @@ impl Group {
         let peers = Peers::new(
             config.inflight_payload_bytes_max,
             config.size_per_message_max,
+            to_u64(config.heartbeat_ticks),
         );
         let grace_ticks_left = if never_ran {
             0

@@ -15,8 +15,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// Append messages waiting for one peer; past it they are dropped, and Raft resends.
 pub const PEER_HELD_MESSAGES_MAX: usize = 512;
 
-/// Heartbeat answers without an acknowledgement after which what is in flight is taken for lost.
-const SILENT_HEARTBEATS_MAX: u32 = 3;
+/// How long a peer may neither acknowledge nor receive anything of what is in flight before that is taken for lost, in
+/// heartbeats.
+const SILENT_HEARTBEATS_MAX: u64 = 3;
+
+/// The same for a peer that has received all of it and has yet to acknowledge it: it syncs. What is sent again to such a one
+/// is sent in vain, and slows its disk further; the bound is for one whose log only looks as if it had received it.
+const SYNCING_HEARTBEATS_MAX: u64 = 50;
 
 /// A message that may leave now, with its payload pieces.
 pub(crate) struct Sendable {
@@ -37,8 +42,10 @@ struct Peer {
     /// (last index, payload bytes) of messages sent and not acknowledged.
     inflight: VecDeque<(u64, usize)>,
     inflight_bytes: usize,
-    /// Heartbeat answers in a row without an acknowledgement while something is in flight.
-    silent_heartbeats: u32,
+    /// The tick at which it last acknowledged or received something of that, or at which there came to be something.
+    progressed_at: u64,
+    /// Where its log ended when it last answered a heartbeat, durable or not.
+    received: u64,
 }
 
 impl Peer {
@@ -53,16 +60,22 @@ pub(crate) struct Peers {
     peers: BTreeMap<u64, Peer>,
     inflight_bytes_max: usize,
     message_bytes_max: u64,
+    heartbeat_ticks: u64,
     /// Payloads asked for and not answered yet.
     requested: BTreeSet<(u64, u64)>,
 }
 
 impl Peers {
-    pub(crate) fn new(inflight_bytes_max: usize, message_bytes_max: u64) -> Self {
+    pub(crate) fn new(
+        inflight_bytes_max: usize,
+        message_bytes_max: u64,
+        heartbeat_ticks: u64,
+    ) -> Self {
         Self {
             peers: BTreeMap::new(),
             inflight_bytes_max,
             message_bytes_max,
+            heartbeat_ticks,
             requested: BTreeSet::new(),
         }
     }
@@ -71,6 +84,23 @@ impl Peers {
     pub(crate) fn clear(&mut self) {
         self.peers.clear();
         self.requested.clear();
+    }
+
+    /// Of a message whose entries are all under way already, leaves the question whether the last of them has arrived. A peer
+    /// that is probed is sent the same with each heartbeat that it answers while it syncs.
+    pub(crate) fn ask_after(&self, message: &mut Message) {
+        let Some(peer) = self.peers.get(&message.to) else {
+            return;
+        };
+        let waiting = peer.waiting.iter().filter_map(|w| w.message.entries.last());
+        let sent = peer.inflight.back().map(|(last, _)| *last);
+        let under_way = waiting.map(|entry| entry.index).chain(sent).max();
+        if let Some(last) = message.entries.last() {
+            if under_way.is_some_and(|index| last.index <= index) {
+                (message.index, message.log_term) = (last.index, last.term);
+                message.entries.clear();
+            }
+        }
     }
 
     /// Queues an append message. Returns false when the peer's queue was full: it is now empty,
@@ -94,17 +124,18 @@ impl Peers {
     }
 
     /// The peer holds everything up to `index`.
-    pub(crate) fn on_acknowledged(&mut self, from: u64, index: u64) {
+    pub(crate) fn on_acknowledged(&mut self, from: u64, index: u64, now: u64) {
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
+        peer.received = peer.received.max(index);
         while let Some(&(last, bytes)) = peer.inflight.front() {
             if last > index {
                 break;
             }
             peer.inflight.pop_front();
             peer.inflight_bytes -= bytes;
-            peer.silent_heartbeats = 0;
+            peer.progressed_at = now;
         }
     }
 
@@ -116,22 +147,27 @@ impl Peers {
         }
     }
 
-    /// The peer answered a heartbeat. Returns false when it answered several and acknowledged
-    /// nothing of what is in flight: that is taken for lost, or the budget would never be freed,
-    /// and raft-rs must be told that the peer is unreachable.
-    pub(crate) fn on_heartbeat_answered(&mut self, from: u64) -> bool {
+    /// The peer answered a heartbeat at tick `now`, and its log ended at `received`. Returns false when nothing of what is in
+    /// flight has arrived for long: that is taken for lost, or the budget would never be freed, and raft-rs must be told that
+    /// the peer is unreachable. Time counts, not answers: reads have heartbeats of their own.
+    pub(crate) fn on_heartbeat_answered(&mut self, from: u64, received: u64, now: u64) -> bool {
         let Some(peer) = self.peers.get_mut(&from) else {
             return true;
         };
-        if peer.inflight.is_empty() {
-            peer.silent_heartbeats = 0;
+        if received > peer.received {
+            peer.progressed_at = now;
+        }
+        peer.received = received;
+        let Some((last, _)) = peer.inflight.back() else {
+            return true;
+        };
+        let heartbeats = match received >= *last {
+            true => SYNCING_HEARTBEATS_MAX,
+            false => SILENT_HEARTBEATS_MAX,
+        };
+        if now.saturating_sub(peer.progressed_at) < heartbeats * self.heartbeat_ticks {
             return true;
         }
-        peer.silent_heartbeats += 1;
-        if peer.silent_heartbeats < SILENT_HEARTBEATS_MAX {
-            return true;
-        }
-        peer.silent_heartbeats = 0;
         peer.waiting.clear();
         peer.forget_inflight();
         false
@@ -183,6 +219,7 @@ impl Peers {
         sendable: &mut Vec<Sendable>,
         needed: &mut Vec<(u64, u64)>,
         first: u64,
+        now: u64,
     ) -> Vec<u64> {
         let mut cut_off = Vec::new();
         for (id, peer) in &mut self.peers {
@@ -234,6 +271,9 @@ impl Peers {
                     .last()
                     .filter(|_| head.payload_bytes > 0)
                 {
+                    if peer.inflight.is_empty() {
+                        peer.progressed_at = now;
+                    }
                     peer.inflight.push_back((last.index, head.payload_bytes));
                     peer.inflight_bytes += head.payload_bytes;
                 }
@@ -315,14 +355,14 @@ mod tests {
 
     fn pump(peers: &mut Peers, cache: &PayloadCache, first: u64) -> (Vec<u64>, Vec<u64>, Vec<u64>) {
         let (mut sendable, mut needed) = (Vec::new(), Vec::new());
-        let cut_off = peers.pump(cache, &mut sendable, &mut needed, first);
+        let cut_off = peers.pump(cache, &mut sendable, &mut needed, first, 0);
         let sent = sendable.iter().map(|s| s.message.index).collect();
         (sent, needed.iter().map(|n| n.0).collect(), cut_off)
     }
 
     #[test]
     fn messages_are_split_by_payload_and_stay_within_the_budget() {
-        let (mut peers, cache) = (Peers::new(250, 200), cache(1..8));
+        let (mut peers, cache) = (Peers::new(250, 200, 2), cache(1..8));
         assert!(peers.enqueue(append(0, &[100, 100, 100, 100, 100])));
         assert_eq!(
             pump(&mut peers, &cache, 1).0,
@@ -331,21 +371,46 @@ mod tests {
         );
         assert_eq!(peers.inflight_bytes(2), 200);
         assert!(pump(&mut peers, &cache, 1).0.is_empty());
-        peers.on_acknowledged(2, 1);
+        peers.on_acknowledged(2, 1, 1);
         assert!(
             pump(&mut peers, &cache, 1).0.is_empty(),
             "half a message is not acknowledged"
         );
-        peers.on_acknowledged(2, 2);
+        peers.on_acknowledged(2, 2, 1);
         assert_eq!(pump(&mut peers, &cache, 1).0, [2]);
-        assert!((1..SILENT_HEARTBEATS_MAX).all(|_| peers.on_heartbeat_answered(2)));
-        assert!(!peers.on_heartbeat_answered(2), "taken for lost");
-        assert_eq!(peers.inflight_bytes(2), 0);
+    }
+
+    #[test]
+    fn what_has_not_arrived_for_long_is_lost_and_what_has_arrived_is_being_synced() {
+        let cache = cache(1..8);
+        let sent = |at: u64| {
+            let mut peers = Peers::new(1000, 1000, 2);
+            peers.enqueue(append(0, &[100, 100, 100]));
+            peers.pump(&cache, &mut Vec::new(), &mut Vec::new(), 1, at);
+            peers
+        };
+        let mut lost = sent(10);
+        assert!((0..100).all(|_| lost.on_heartbeat_answered(2, 0, 15)));
+        assert_eq!(lost.inflight_bytes(2), 300);
+        assert!(!lost.on_heartbeat_answered(2, 0, 16), "taken for lost");
+        assert_eq!(lost.inflight_bytes(2), 0);
+        let mut arriving = sent(10);
+        for (received, now) in [(1, 15), (2, 20), (2, 25), (3, 26)] {
+            assert!(arriving.on_heartbeat_answered(2, received, now));
+        }
+        assert!(arriving.on_heartbeat_answered(2, 3, 125), "it syncs");
+        assert!(!arriving.on_heartbeat_answered(2, 3, 126));
+        let mut acknowledging = sent(10);
+        acknowledging.enqueue(append(3, &[100]));
+        acknowledging.pump(&cache, &mut Vec::new(), &mut Vec::new(), 1, 12);
+        acknowledging.on_acknowledged(2, 3, 15);
+        assert!(acknowledging.on_heartbeat_answered(2, 3, 20));
+        assert!(!acknowledging.on_heartbeat_answered(2, 3, 21));
     }
 
     #[test]
     fn a_full_queue_is_dropped() {
-        let mut peers = Peers::new(250, 200);
+        let mut peers = Peers::new(250, 200, 2);
         for index in 0..to_u64(PEER_HELD_MESSAGES_MAX) {
             assert!(peers.enqueue(append(index, &[100])));
         }
@@ -355,7 +420,7 @@ mod tests {
 
     #[test]
     fn missing_payloads_are_asked_for_once_and_not_below_the_log() {
-        let (mut peers, cache) = (Peers::new(1000, 1000), cache(1..3));
+        let (mut peers, cache) = (Peers::new(1000, 1000, 2), cache(1..3));
         peers.enqueue(append(0, &[100, 100, 100]));
         assert_eq!(pump(&mut peers, &cache, 1), (vec![], vec![3], vec![]));
         assert_eq!(pump(&mut peers, &cache, 1), (vec![], vec![], vec![]));

@@ -217,11 +217,16 @@ impl Group {
             let progress = self.raw.raft.prs().get(to);
             if progress.is_some_and(|p| p.state == ProgressState::Probe) {
                 cut_probe(&mut message, self.config.size_per_message_max);
+                self.peers.ask_after(&mut message);
             }
             if self.leads() && message.term == self.raw.raft.term && !self.peers.enqueue(message) {
                 self.raw.report_unreachable(to);
             }
             return;
+        }
+        if message.msg_type == MessageType::MsgHeartbeatResponse as i32 {
+            // raft-rs leaves it at 0 and reads it nowhere: it tells what has arrived, durable or not.
+            message.index = self.raw.raft.raft_log.last_index();
         }
         self.send(
             Sendable {
@@ -277,10 +282,13 @@ impl Group {
     fn pump(&mut self, out: &mut Vec<Output>) {
         let (mut sendable, mut needed) = (Vec::new(), Vec::new());
         let first = self.raw.store().first();
-        for peer in self
-            .peers
-            .pump(&self.payloads, &mut sendable, &mut needed, first)
-        {
+        for peer in self.peers.pump(
+            &self.payloads,
+            &mut sendable,
+            &mut needed,
+            first,
+            self.ticks,
+        ) {
             self.raw.report_unreachable(peer);
         }
         for message in sendable {

@@ -165,13 +165,18 @@ impl Group {
         if as_leader && self.leads() {
             match kind {
                 MessageType::MsgAppendResponse if reject => self.peers.on_rejected(from),
-                MessageType::MsgAppendResponse => self.peers.on_acknowledged(from, index),
-                MessageType::MsgHeartbeatResponse => lost = !self.peers.on_heartbeat_answered(from),
+                MessageType::MsgAppendResponse => {
+                    self.peers.on_acknowledged(from, index, self.ticks);
+                }
+                MessageType::MsgHeartbeatResponse => {
+                    lost = !self.peers.on_heartbeat_answered(from, index, self.ticks);
+                }
                 _ => {}
             }
         }
         if lost {
             self.raw.report_unreachable(from);
+            self.begin_behind(from, index);
         }
         self.settle();
         match stepped {
@@ -183,6 +188,17 @@ impl Group {
 }
 
 impl Group {
+    /// The next entry for a peer that is probed is the one behind what it has received: only that is lost. When its log differs
+    /// there it refuses, and says where to begin.
+    fn begin_behind(&mut self, peer: u64, received: u64) {
+        let last = self.raw.raft.raft_log.last_index();
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(peer) {
+            if received > progress.matched && received <= last {
+                progress.next_idx = received + 1;
+            }
+        }
+    }
+
     /// A peer whose next entry was truncated is never probed again by raft-rs, which waits for a
     /// snapshot to be taken. It may hold more than it has acknowledged or knows to be committed,
     /// though: what it answered was lost, or it caught up by versions. So it is asked, with every

@@ -5,7 +5,7 @@
 mod harness;
 
 use esker_base::{RaftIndex, ReplicaId, Term};
-use esker_replication::{GroupError, PeerChange, ProposeError, Role};
+use esker_replication::{GroupConfig, GroupError, PeerChange, ProposeError, Role};
 use harness::{small, Cluster, Options};
 
 #[test]
@@ -293,6 +293,95 @@ fn a_follower_behind_the_truncated_log_is_reported_and_nothing_spins() {
     }
     cluster.start(away);
     cluster.run_until(2000, |c| c.caught_up == 1);
+    cluster.write_everywhere();
+    cluster.assert_converged();
+}
+
+/// A disk that takes its time for what a returning follower gets, and clients that read meanwhile, each read with a round of
+/// heartbeats: what has arrived is not sent again.
+#[test]
+fn what_a_follower_missed_is_sent_once_however_slow_its_disk_is() {
+    let tweak = |config: &mut GroupConfig| {
+        config.size_per_message_max = 600;
+        config.inflight_payload_bytes_max = 3000;
+    };
+    let options = Options {
+        tweak,
+        ..Options::default()
+    };
+    let mut cluster = Cluster::new(11, &[1, 2, 3], options);
+    cluster.write_everywhere();
+    let leader = cluster.leader().unwrap();
+    let away = if leader == 1 { 2 } else { 1 };
+    cluster.crash(away);
+    let before = cluster.node(leader).disk.last();
+    for _ in 0..80 {
+        while cluster.propose(leader).is_none() {
+            cluster.step();
+        }
+    }
+    cluster.run(600);
+    let disk = &cluster.node(leader).disk;
+    let missed = disk.entries.range(before + 1..).map(|(_, (_, p))| p.len());
+    let missed = missed.sum::<usize>();
+    cluster.bytes_to.clear();
+    cluster.start(away);
+    cluster.node(away).syncs_from = u64::MAX;
+    let mut reads = 0;
+    cluster.run_until(4000, |c| {
+        if c.now % 100 == 0 {
+            // After some 16 heartbeats.
+            c.sync(away, usize::MAX);
+        }
+        c.read(leader);
+        reads += 1;
+        c.nodes[&away].disk.last() == c.nodes[&leader].disk.last()
+    });
+    let sent = cluster.bytes_to[&away];
+    assert!(reads > 400 && cluster.reads_served > 400, "it took {reads}");
+    assert!(
+        sent >= missed && sent * 10 <= missed * 12,
+        "{sent} bytes for {missed}"
+    );
+}
+
+/// What was lost on the way is sent again, and not what arrived before and is being synced.
+#[test]
+fn what_was_lost_is_sent_again_and_not_what_arrived() {
+    let tweak = |config: &mut GroupConfig| config.inflight_payload_bytes_max = 6000;
+    let options = Options {
+        tweak,
+        ..Options::default()
+    };
+    let mut cluster = Cluster::new(11, &[1, 2, 3], options);
+    cluster.write_everywhere();
+    let leader = cluster.leader().unwrap();
+    let slow = if leader == 1 { 2 } else { 1 };
+    cluster.node(slow).syncs_from = u64::MAX;
+    cluster.bytes_to.clear();
+    let write = |cluster: &mut Cluster, bytes: usize| {
+        let before = cluster.bytes_to.get(&slow).copied().unwrap_or(0);
+        while cluster.bytes_to[&slow] - before < bytes {
+            cluster.propose(leader).unwrap();
+            cluster.run(2);
+        }
+        cluster.bytes_to[&slow] - before
+    };
+    cluster.bytes_to.insert(slow, 0);
+    let arrived = write(&mut cluster, 4500);
+    cluster.cut.insert((leader.min(slow), leader.max(slow)));
+    let lost = write(&mut cluster, 1000);
+    for _ in 0..8 {
+        cluster.propose(leader).unwrap();
+        cluster.run(2);
+    }
+    assert!(arrived > 3 * lost, "{arrived} arrived, {lost} lost");
+    cluster.cut.clear();
+    let before = cluster.bytes_to[&slow];
+    cluster.run(120);
+    let again = cluster.bytes_to[&slow] - before;
+    assert!(again >= lost && again < lost + 2500, "{again} for {lost}");
+    cluster.node(slow).syncs_from = 0;
     cluster.write_everywhere();
     cluster.assert_converged();
 }

@@ -131,6 +131,8 @@ pub struct Node {
     pub lives: u64,
     /// Payloads on its disk are damaged, all of them.
     pub unreadable: bool,
+    /// Its disk syncs nothing before this moment.
+    pub syncs_from: u64,
     wanted: VecDeque<(u64, u64)>,
     reads: BTreeMap<u64, u64>,
 }
@@ -187,6 +189,8 @@ pub struct Cluster {
     pub needed: u64,
     pub caught_up: u64,
     pub reads_served: u64,
+    /// Payload bytes that were sent to each.
+    pub bytes_to: BTreeMap<u64, usize>,
     pub now: u64,
     next_id: u64,
     next_read: u64,
@@ -218,6 +222,7 @@ impl Cluster {
             needed: 0,
             caught_up: 0,
             reads_served: 0,
+            bytes_to: BTreeMap::new(),
             now: 0,
             next_id: 0,
             next_read: 0,
@@ -246,6 +251,7 @@ impl Cluster {
             applied: Vec::new(),
             lives: 0,
             unreadable: false,
+            syncs_from: 0,
             wanted: VecDeque::new(),
             reads: BTreeMap::new(),
         };
@@ -401,7 +407,11 @@ impl Cluster {
                 to,
                 header,
                 payloads,
-            } => self.send(id, to.0, header, payloads),
+            } => {
+                *self.bytes_to.entry(to.0).or_default() +=
+                    payloads.iter().map(Bytes::len).sum::<usize>();
+                self.send(id, to.0, header, payloads);
+            }
             Output::Committed { entries } => self.commit(id, &entries),
             Output::MembershipChanged {
                 index, membership, ..
@@ -659,7 +669,8 @@ impl Cluster {
             if self.nodes[&id].group.is_none() {
                 continue;
             }
-            if self.rng.one_in(self.options.lazy_sync) {
+            let slow = self.nodes[&id].syncs_from > self.now;
+            if self.rng.one_in(self.options.lazy_sync) && !slow {
                 let count = 1 + self.rng.below(3);
                 self.sync(id, usize::try_from(count).unwrap());
             }
