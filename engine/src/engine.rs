@@ -260,7 +260,8 @@ impl Engine {
                 token,
                 group,
                 state,
-            } => self.publish(token, group, &state, effects),
+                whole,
+            } => self.publish(token, group, &state, whole, effects),
             Event::ReadPayload {
                 token,
                 group,

@@ -19,7 +19,7 @@
 
 pub use crate::catchup::{Harvest, HarvestRequest};
 use crate::error::{CatalogError, OpenError, ReadError, StoreError};
-use crate::format::checkpoint::{GroupEntry, GroupMeta, Membership};
+use crate::format::checkpoint::{FeedEntry, GroupEntry, GroupMeta, Membership};
 use crate::format::operation::{RequestId, TAG_BYTES};
 use crate::format::record::{EntryKind, HardState};
 use crate::format::versions::VersionId;
@@ -243,6 +243,8 @@ pub enum Event {
         group: GroupId,
         /// What the manifest says of it.
         state: Box<GroupEntry>,
+        /// What its feed has come to: all that the manifest names.
+        whole: FeedEntry,
     },
     /// Read the payload of a retained entry.
     ReadPayload {

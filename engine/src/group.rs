@@ -506,6 +506,12 @@ impl Group {
         }
     }
 
+    /// Blocks that are applied are not in its tree yet.
+    pub fn has_deltas(&self) -> bool {
+        let frozen = self.frozen.as_ref();
+        !self.active.index.is_empty() || frozen.is_some_and(|f| !f.index.is_empty())
+    }
+
     /// The checkpoint that begins merges what is applied.
     pub fn freeze(&mut self) {
         self.frozen = Some(Arc::new(std::mem::take(&mut self.active)));

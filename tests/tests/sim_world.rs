@@ -299,6 +299,27 @@ fn a_replica_that_holds_the_cut_point_goes_on_from_there() {
     assert_eq!(outcome.violation, None);
 }
 
+/// Of three replicas one had lost its log to damage and another one lagged behind what the third, which led, still had. A catch-up began
+/// with an entry of the log, and that needed a majority, of which one of the two would have had to be: the volume stood still for ever.
+#[test]
+fn who_lags_is_brought_up_by_a_leader_without_a_majority() {
+    let outcome = run_caught(Options {
+        nodes: Some(3),
+        ..Options::new(949_842)
+    });
+    assert_eq!(outcome.violation, None);
+}
+
+/// A small store had room for what its replica lacked, but not for as much at a time as a leader sends: it waited for more, for ever.
+#[test]
+fn with_little_room_less_is_fetched_at_a_time() {
+    let outcome = run_caught(Options {
+        nodes: Some(3),
+        ..Options::new(2_100_388)
+    });
+    assert_eq!(outcome.violation, None);
+}
+
 /// Clients that stay attached to a snapshot while its volume is written, goes back and is merged, and its node
 /// crashes: what they read is what it may hold, and the same every time.
 #[test]

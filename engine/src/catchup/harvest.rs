@@ -9,6 +9,7 @@ use crate::event::Effect;
 use crate::format::ingest::{Run, RunContent, RUNS_MAX};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
 use crate::format::vaddr::VAddr;
+use crate::group::Group;
 use crate::map::tree::{child_index, span, Held, Missing};
 use crate::map::view::View;
 use crate::readpath::NodeWaiter;
@@ -30,7 +31,7 @@ pub struct HarvestRequest {
     pub token: u64,
     /// The group.
     pub group: GroupId,
-    /// Stamp of the snapshot.
+    /// Stamp of the snapshot, or the highest one of the head.
     pub cut: Stamp,
     /// What is not above this is left out.
     pub floor: Stamp,
@@ -193,11 +194,10 @@ impl Engine {
         let Some(group) = group.filter(|g| !g.deleting) else {
             return effects.push(state.finish(Some(ReadError::UnknownGroup)));
         };
-        let (at, sabotage) = (Some(state.request.cut), self.config.sabotage);
-        let Some(view) = View::of(&self.groups, &self.forest, group, at, sabotage) else {
+        let Some(view) = self.harvested(group, state.request.cut) else {
             return effects.push(state.finish(Some(ReadError::UnknownSnapshot)));
         };
-        if view.waits_for_merge() {
+        if view.waits_for_merge() || (view.is_head && group.has_deltas()) {
             if self.fenced.is_some() {
                 return effects.push(state.finish(Some(ReadError::NotMerged)));
             }
@@ -251,6 +251,14 @@ impl Engine {
         }
     }
 
+    /// The snapshot that is asked about, or the head while that is as new as was asked.
+    fn harvested<'a>(&'a self, group: &'a Group, cut: Stamp) -> Option<View<'a>> {
+        let is_head = !self.is_cut(group.meta.group, cut) && group.max_stamp == cut;
+        let at = (!is_head).then_some(cut);
+        let sabotage = self.config.sabotage;
+        View::of(&self.groups, &self.forest, group, at, sabotage)
+    }
+
     /// Looks at the first place from `next` on.
     fn harvest_step(&mut self, root: ChildPointer, top: u8, state: &HarvestState) -> Step {
         let (next, floor) = (state.next, state.request.floor);
@@ -294,11 +302,7 @@ impl Engine {
         };
         let Some(parent) = parent else {
             let group = self.groups.get(&state.request.group);
-            let view = group.and_then(|group| {
-                let at = Some(state.request.cut);
-                let sabotage = self.config.sabotage;
-                View::of(&self.groups, &self.forest, group, at, sabotage)
-            });
+            let view = group.and_then(|group| self.harvested(group, state.request.cut));
             return view.map(|v| missing(v.tree.0, 0)).into_iter().collect();
         };
         let from = child_index(level + 1, first);

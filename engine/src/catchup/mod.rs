@@ -96,19 +96,43 @@ impl Engine {
             return;
         };
         group.wants_manifest = false;
-        let mut state = group.to_entry();
-        state.log.clear();
-        state.hard_state = crate::format::record::HardState::default();
-        (state.truncated_index, state.truncated_term, state.applied) = (index, term, index);
-        (state.root, state.root_level) = Default::default();
-        (state.last_seq, state.suspended, state.ended) = Default::default();
-        let versions = self.forest.snapshots(id).map(|v| ManifestVersion {
-            cut: v.cut,
-            parent: nearest_snapshot(&self.forest, v),
-            meta: v.meta.clone(),
-        });
-        let versions = versions.collect();
-        group.manifest = Some(Box::new(Manifest { state, versions }));
+        let manifest = manifest_of(group, &self.forest, index, term);
+        group.manifest = Some(Box::new(manifest));
+    }
+
+    /// A group as it is applied, for a replica that lags where no entry can be committed any more that would note it: nobody
+    /// changes it then. It holds as long as [`Engine::is_unchanged`] does.
+    #[must_use]
+    pub fn head_manifest(&self, id: GroupId) -> Option<Manifest> {
+        let group = self.groups.get(&id);
+        let group = group.filter(|g| !g.deleting && !g.suspended && !self.is_fed(id))?;
+        let term = match group.entry(group.applied) {
+            Some(entry) => entry.term,
+            None if group.truncated.0 == group.applied => group.truncated.1,
+            None => return None,
+        };
+        let mut manifest = manifest_of(group, &self.forest, group.applied, term);
+        let newest = manifest.versions.last().map(|v| v.cut);
+        if newest != Some(group.max_stamp) || manifest.is_rolled_back() {
+            // Without any version there is no head in the forest.
+            let head = self.forest.head(id);
+            let parent = head.map(|head| nearest_snapshot(&self.forest, head));
+            manifest.head = Some(parent.unwrap_or_default());
+        }
+        Some(manifest)
+    }
+
+    /// Whether a group has a snapshot, or a rewind point, with this stamp.
+    #[must_use]
+    pub fn is_cut(&self, id: GroupId, stamp: Stamp) -> bool {
+        self.forest.at(id, stamp).is_some()
+    }
+
+    /// A group has this stamp as the highest: nothing was applied since that changed a block.
+    #[must_use]
+    pub fn is_unchanged(&self, id: GroupId, stamp: Stamp) -> bool {
+        let group = self.groups.get(&id).filter(|g| !g.deleting);
+        group.is_some_and(|g| g.max_stamp == stamp)
     }
 
     /// The stamps of all snapshots of a group, rewind points included, rising.
@@ -168,6 +192,7 @@ impl Engine {
         token: u64,
         id: GroupId,
         state: &GroupEntry,
+        whole: FeedEntry,
         effects: &mut Vec<Effect>,
     ) {
         let feed_id = feed_of(id);
@@ -175,8 +200,7 @@ impl Engine {
         let feed = self.groups.get(&feed_id).filter(|g| !g.deleting);
         let ready = feed.is_some_and(|feed| {
             let at = feed.feed.unwrap_or_default();
-            feed.applied == feed.last_index()
-                && (at.base, at.reach) == (state.max_stamp, state.max_stamp)
+            feed.applied == feed.last_index() && at == whole && at.reach <= state.max_stamp
         });
         let target = self.groups.get(&id).filter(|g| !g.deleting);
         let higher = target.is_some_and(|g| g.applied < state.applied);
@@ -263,6 +287,27 @@ impl Engine {
             group.suspended = false;
         }
         Ok(())
+    }
+}
+
+/// A group as it is applied at an index.
+fn manifest_of(group: &Group, forest: &Forest, index: RaftIndex, term: Term) -> Manifest {
+    let mut state = group.to_entry();
+    state.log.clear();
+    state.hard_state = crate::format::record::HardState::default();
+    (state.truncated_index, state.truncated_term, state.applied) = (index, term, index);
+    (state.root, state.root_level) = Default::default();
+    (state.last_seq, state.suspended, state.ended) = Default::default();
+    let versions = forest.snapshots(group.meta.group);
+    let versions = versions.map(|v| ManifestVersion {
+        cut: v.cut,
+        parent: nearest_snapshot(forest, v),
+        meta: v.meta.clone(),
+    });
+    Manifest {
+        state,
+        versions: versions.collect(),
+        head: None,
     }
 }
 

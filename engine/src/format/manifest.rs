@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 /// First eight bytes.
 pub const MAGIC: [u8; 8] = *b"ESKERMAN";
-/// Version of the structure.
+/// Version of the structure: of one that ends with a snapshot.
 pub const VERSION: u32 = 1;
+/// Version of one whose head goes on behind its newest snapshot.
+pub const VERSION_OF_HEADS: u32 = 2;
 
 /// A snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +29,17 @@ pub struct ManifestVersion {
 /// A volume at an index of its log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
-    /// The group, without its map, its log and its hard state. `truncated_index` and `applied` are the index,
-    /// `max_stamp` is the stamp of the newest version: the head is the same as that.
+    /// The group, without its map, its log and its hard state. `truncated_index` and `applied` are the index.
+    /// `max_stamp` is the stamp of the newest version, and the head is the same as that; or the highest stamp of the head.
     pub state: GroupEntry,
     /// Snapshots, rising by stamp.
     pub versions: Vec<ManifestVersion>,
+    /// Where the head is not the same as the newest snapshot: the stamp of the snapshot that it goes back to; zero for none.
+    pub head: Option<Stamp>,
 }
 
 impl Manifest {
-    /// The stamp that names it: of the newest version.
+    /// The stamp that names it: of the newest version, or of its head.
     #[must_use]
     pub fn pin(&self) -> Stamp {
         self.state.max_stamp
@@ -46,6 +50,23 @@ impl Manifest {
     pub fn at(&self, cut: Stamp) -> Option<&ManifestVersion> {
         let found = self.versions.binary_search_by_key(&cut, |v| v.cut).ok()?;
         self.versions.get(found)
+    }
+
+    /// Size of the volume at a version or at the head, in bytes.
+    #[must_use]
+    pub fn size_at(&self, cut: Stamp) -> u64 {
+        match self.at(cut) {
+            Some(version) => version.meta.size_bytes,
+            None => self.state.meta.size_bytes,
+        }
+    }
+
+    /// The last thing that happened was a rollback: the head is what that went back to, and its highest stamp may be that of
+    /// the snapshot that was kept of what it left.
+    #[must_use]
+    pub fn is_rolled_back(&self) -> bool {
+        let newest = self.state.jumps.last();
+        newest.is_some_and(|jump| jump.at == self.state.max_stamp)
     }
 
     /// Whether a head that holds nothing above `reach`, and everything before it, leads to a version: no
@@ -74,7 +95,7 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.raw(&MAGIC);
-        w.u32(VERSION);
+        w.u32(self.head.map_or(VERSION, |_| VERSION_OF_HEADS));
         w.zeros(4);
         w.bytes32(&self.state.encode());
         w.u32(u32::try_from(self.versions.len()).unwrap_or(u32::MAX));
@@ -90,6 +111,9 @@ impl Manifest {
                 w.bytes32(value.as_bytes());
             }
         }
+        if let Some(parent) = self.head {
+            w.u64(parent.0);
+        }
         w.bytes
     }
 
@@ -103,7 +127,9 @@ impl Manifest {
             return Err(r.error("has no magic"));
         }
         let version = r.u32()?;
-        r.version(VERSION, version)?;
+        if version != VERSION_OF_HEADS {
+            r.version(VERSION, version)?;
+        }
         r.zeros(4)?;
         let state = GroupEntry::decode(r.bytes32()?)?;
         let count = r.count32(40)?;
@@ -138,15 +164,33 @@ impl Manifest {
                 }),
             });
         }
+        let head = match version {
+            VERSION_OF_HEADS => Some(Stamp(r.u64()?)),
+            _ => None,
+        };
         r.finish()?;
         let pin = versions.last().map(|v| v.cut);
+        let ends = match head {
+            None => pin == Some(state.max_stamp),
+            Some(parent) => {
+                let known = |p| versions.binary_search_by_key(&p, |v| v.cut).is_ok();
+                let rolled_back = state.jumps.last().map(|jump| jump.at);
+                let is_newer = pin.is_none_or(|pin| pin < state.max_stamp)
+                    || (pin == rolled_back && pin == Some(state.max_stamp));
+                is_newer && (parent.0 == 0 || known(parent))
+            }
+        };
         let jumps = &state.jumps;
         let rise = jumps.windows(2).all(|two| two[0].at < two[1].at);
         let back = jumps.iter().all(|jump: &Jump| jump.to < jump.at);
-        if pin != Some(state.max_stamp) || !rise || !back || !state.log.is_empty() {
+        if !ends || !rise || !back || !state.log.is_empty() {
             return Err(Reader::new("manifest", &[]).error("contradicts itself"));
         }
-        Ok(Self { state, versions })
+        Ok(Self {
+            state,
+            versions,
+            head,
+        })
     }
 }
 
@@ -185,16 +229,45 @@ mod tests {
                 version(40, 10),
                 version(60, 20),
             ],
+            head: None,
         }
     }
 
     #[test]
     fn comes_back_and_what_is_cut_is_refused() {
-        let bytes = sample().encode();
-        assert_eq!(Manifest::decode(&bytes), Ok(sample()));
-        for at in 0..bytes.len() {
-            assert!(Manifest::decode(&bytes[..at]).is_err(), "cut at {at}");
+        let mut of_a_head = sample();
+        of_a_head.state.max_stamp = Stamp(70);
+        of_a_head.head = Some(Stamp(60));
+        let mut of_the_first = of_a_head.clone();
+        (of_the_first.head, of_the_first.versions) = (Some(Stamp(0)), Vec::new());
+        for manifest in [sample(), of_a_head, of_the_first] {
+            let bytes = manifest.encode();
+            assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+            for at in 0..bytes.len() {
+                assert!(Manifest::decode(&bytes[..at]).is_err(), "cut at {at}");
+            }
         }
+    }
+
+    #[test]
+    fn a_head_goes_back_to_a_snapshot_and_is_newer_than_all() {
+        let refused = |max_stamp, head| {
+            let mut manifest = sample();
+            manifest.state.max_stamp = Stamp(max_stamp);
+            manifest.head = head;
+            Manifest::decode(&manifest.encode()).is_err()
+        };
+        assert!(!refused(70, Some(Stamp(40))));
+        let mut kept = sample();
+        kept.state.jumps.push(Jump {
+            at: Stamp(60),
+            to: Stamp(40),
+        });
+        kept.head = Some(Stamp(40));
+        assert_eq!(Manifest::decode(&kept.encode()), Ok(kept));
+        assert!(refused(70, None), "no snapshot is the head");
+        assert!(refused(60, Some(Stamp(40))), "a snapshot is the head");
+        assert!(refused(70, Some(Stamp(41))), "no such snapshot");
     }
 
     #[test]

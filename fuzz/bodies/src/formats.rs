@@ -194,5 +194,9 @@ pub(crate) fn manifest(data: &[u8]) {
             "what is above a version does not lead to it"
         );
     }
+    if let Some(parent) = manifest.head {
+        assert!(manifest.at(manifest.pin()).is_none() || manifest.is_rolled_back());
+        assert!(parent.0 == 0 || manifest.at(parent).is_some());
+    }
     assert_eq!(Manifest::decode(&again), Ok(manifest));
 }

@@ -39,7 +39,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     }
 }
 
-/// A volume with a snapshot, and one that was rolled back.
+/// A volume with a snapshot, and one that was rolled back; and heads that no snapshot is.
 fn manifests() -> Vec<Vec<u8>> {
     let version = |cut, parent| ManifestVersion {
         cut: Stamp(cut),
@@ -51,7 +51,7 @@ fn manifests() -> Vec<Vec<u8>> {
             labels: BTreeMap::from([("by".into(), "hand".into())]),
         }),
     };
-    let manifest = |versions: Vec<ManifestVersion>, jumps: Vec<Jump>| {
+    let manifest = |versions: Vec<ManifestVersion>, jumps: Vec<Jump>, head: Option<Stamp>| {
         let state = GroupEntry {
             meta: GroupMeta {
                 block_bytes: 4096,
@@ -59,21 +59,36 @@ fn manifests() -> Vec<Vec<u8>> {
                 name: "v".into(),
                 ..GroupMeta::default()
             },
-            max_stamp: versions.last().map_or(Stamp(0), |v| v.cut),
+            max_stamp: match (head, versions.last()) {
+                (None, Some(last)) => last.cut,
+                _ => Stamp(90),
+            },
             jumps,
             ..GroupEntry::default()
         };
-        Manifest { state, versions }.encode()
+        Manifest {
+            state,
+            versions,
+            head,
+        }
+        .encode()
     };
     let jump = |at, to| Jump {
         at: Stamp(at),
         to: Stamp(to),
     };
     vec![
-        manifest(vec![version(9, 0)], Vec::new()),
+        manifest(vec![version(9, 0)], Vec::new(), None),
         manifest(
             vec![version(10, 0), version(20, 10), version(40, 10)],
             vec![jump(30, 10)],
+            None,
+        ),
+        manifest(Vec::new(), Vec::new(), Some(Stamp(0))),
+        manifest(
+            vec![version(10, 0), version(20, 10)],
+            vec![jump(30, 10)],
+            Some(Stamp(10)),
         ),
     ]
 }

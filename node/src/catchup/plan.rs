@@ -22,27 +22,38 @@ pub(crate) enum Step {
     Publish,
 }
 
-/// Tells the next step.
-pub(crate) fn next(manifest: &Manifest, cuts: &BTreeSet<Stamp>, at: FeedEntry) -> Step {
+/// Tells the next step. `has_head`: what a manifest's head has above its snapshots was fetched.
+pub(crate) fn next(
+    manifest: &Manifest,
+    cuts: &BTreeSet<Stamp>,
+    at: FeedEntry,
+    has_head: bool,
+) -> Step {
     let stays = |cut: &&Stamp| manifest.at(**cut).is_none();
     let gone: Vec<Stamp> = cuts.iter().filter(stays).copied().collect();
     if !gone.is_empty() {
         return Step::Delete(gone);
     }
     let missing = manifest.versions.iter().find(|v| !cuts.contains(&v.cut));
-    let Some(version) = missing else {
-        let pin = manifest.pin();
-        return match (at.base, at.reach) == (pin, pin) {
-            true => Step::Publish,
-            false => Step::Branch(pin),
-        };
+    let pin = manifest.pin();
+    // Versions come in the order of their cuts, so that what one goes back to is here; and the head comes last.
+    let (cut, parent) = match (missing, manifest.head) {
+        (Some(version), _) => (version.cut, version.parent),
+        (None, Some(parent)) if manifest.is_rolled_back() => {
+            return match (at.base, at.reach) == (parent, parent) {
+                true => Step::Publish,
+                false => Step::Branch(parent),
+            };
+        }
+        (None, Some(_)) if has_head => return Step::Publish,
+        (None, Some(parent)) => (pin, parent),
+        (None, None) if (at.base, at.reach) == (pin, pin) => return Step::Publish,
+        (None, None) => return Step::Branch(pin),
     };
-    // Versions come in the order of their cuts, so that what one goes back to is here.
-    let parent = version.parent;
     let is_parent = (at.base, at.reach) == (parent, parent);
-    let leads = manifest.leads_to(at.reach, version.cut) && at.base >= parent;
+    let leads = manifest.leads_to(at.reach, cut) && at.base >= parent;
     match is_parent || leads {
-        true => Step::Fill(version.cut),
+        true => Step::Fill(cut),
         false => Step::Branch(parent),
     }
 }
@@ -103,6 +114,7 @@ mod tests {
                 ..GroupEntry::default()
             },
             versions: versions.iter().map(version).collect(),
+            head: None,
         }
     }
 
@@ -111,10 +123,11 @@ mod tests {
         let mut cuts: BTreeSet<Stamp> = cuts.iter().map(|cut| Stamp(*cut)).collect();
         let (base, reach) = (Stamp(base), Stamp(reach));
         let mut at = FeedEntry { base, reach };
+        let mut has_head = false;
         let mut steps = Vec::new();
         while steps.last() != Some(&Step::Publish) {
             assert!(steps.len() < 50, "{steps:?}");
-            let step = next(manifest, &cuts, at);
+            let step = next(manifest, &cuts, at, has_head);
             match &step {
                 Step::Delete(gone) => cuts.retain(|cut| !gone.contains(cut)),
                 Step::Branch(to) => {
@@ -123,6 +136,9 @@ mod tests {
                         base: *to,
                         reach: *to,
                     };
+                }
+                Step::Fill(cut) if manifest.at(*cut).is_none() => {
+                    (at.reach, has_head) = (at.reach.max(*cut), true);
                 }
                 Step::Fill(cut) => {
                     cuts.insert(*cut);
@@ -195,6 +211,46 @@ mod tests {
         m.state.jumps_since = Stamp(35);
         let steps = [Branch(Stamp(0)), Fill(Stamp(40)), Publish];
         assert_eq!(run(&m, &[], 25, 25), steps);
+    }
+
+    #[test]
+    fn a_head_that_no_snapshot_is_comes_last_and_is_kept_as_none() {
+        let of_head = |versions, jumps, max_stamp, parent| Manifest {
+            head: Some(Stamp(parent)),
+            state: GroupEntry {
+                max_stamp: Stamp(max_stamp),
+                ..manifest(versions, jumps).state
+            },
+            ..manifest(versions, jumps)
+        };
+        let m = of_head(&[(10, 0), (40, 10)], &[], 55, 40);
+        assert_eq!(
+            run(&m, &[10], 25, 25),
+            [Fill(Stamp(40)), Fill(Stamp(55)), Publish]
+        );
+        assert_eq!(run(&m, &[10, 40], 50, 50), [Fill(Stamp(55)), Publish]);
+        assert_eq!(
+            run(&m, &[10, 40], 40, 48),
+            [Fill(Stamp(55)), Publish],
+            "goes on after a crash"
+        );
+        let m = of_head(&[], &[], 55, 0);
+        assert_eq!(run(&m, &[], 0, 0), [Fill(Stamp(55)), Publish]);
+        // The rollback is the last thing that happened.
+        let m = of_head(&[(10, 0), (40, 10)], &[(55, 10)], 55, 10);
+        let steps = [Branch(Stamp(10)), Publish];
+        assert_eq!(run(&m, &[10, 40], 50, 50), steps);
+        assert_eq!(run(&m, &[10, 40], 10, 10), steps[1..]);
+        // What that left was kept.
+        let m = of_head(&[(10, 0), (55, 10)], &[(55, 10)], 55, 10);
+        let steps = [Fill(Stamp(55)), Branch(Stamp(10)), Publish];
+        assert_eq!(run(&m, &[10], 50, 50), steps);
+        assert_eq!(run(&m, &[10, 55], 10, 10), steps[2..]);
+        // And something was written since.
+        let m = of_head(&[(10, 0), (40, 10)], &[(55, 10)], 60, 10);
+        let steps = [Branch(Stamp(10)), Fill(Stamp(60)), Publish];
+        assert_eq!(run(&m, &[10, 40], 50, 50), steps);
+        assert_eq!(run(&m, &[10, 40], 57, 57), steps[1..]);
     }
 
     #[test]

@@ -26,8 +26,10 @@ const ASK_AGAIN_TICKS: u64 = 20;
 const LATER_TICKS: u64 = 2;
 /// Entries of the feed that are not in the map yet, at most.
 const UNAPPLIED_MAX: u64 = 8;
-/// Entries for which the store must have room before the next is fetched: for it, and the map over it.
-const ROOM_ENTRIES_MIN: u64 = 2;
+/// For how many times an entry's blocks the store must have room before that is fetched: for them, and the map over them.
+const ROOM_SHARE: u64 = 2;
+/// With room for fewer blocks nothing is fetched.
+const ROOM_BLOCKS_MIN: u64 = 4;
 /// Longest manifest, in bytes.
 const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 /// The term of a feed's entries: nobody else ever writes to it.
@@ -74,6 +76,8 @@ pub(crate) struct Sink {
     told_full: bool,
     /// Manifests of this index, or an older one, are of no use.
     older: RaftIndex,
+    /// All of the manifest's head is fetched.
+    has_head: bool,
 }
 
 impl Sink {
@@ -87,16 +91,20 @@ impl Sink {
             blocks: 0,
             told_full: false,
             older: RaftIndex(0),
+            has_head: false,
         }
     }
 
-    /// From the manifest on again, with one that is newer than this: not all that it names is there any more.
+    /// From the manifest on again, with one that is newer than this: not all that it names is there any more. Another leader
+    /// may have the same head.
     fn begin_anew(&mut self) {
         if let Stage::Works(manifest, _) = &self.stage {
-            self.older = self.older.max(manifest.state.applied);
+            if manifest.head.is_none() {
+                self.older = self.older.max(manifest.state.applied);
+            }
         }
         self.stage = Stage::Manifest(Stamp(0), Vec::new());
-        self.number = 0;
+        (self.number, self.has_head) = (0, false);
     }
 }
 
@@ -423,9 +431,10 @@ impl Node {
         if fill.next >= fill.blocks {
             return self.feed_keep(id, fill.cut);
         }
-        let blocks_max = self.engine.ingest_blocks_max();
-        let room = ROOM_ENTRIES_MIN * blocks_max * BLOCK_SIZE_U64;
-        let is_full = self.engine.room_bytes() < room;
+        // Where room is short, less comes at a time.
+        let room = self.engine.room_bytes() / (ROOM_SHARE * BLOCK_SIZE_U64);
+        let blocks_max = self.engine.ingest_blocks_max().min(room);
+        let is_full = blocks_max < ROOM_BLOCKS_MIN;
         let volume = self.volumes.get_mut(&id);
         let Some((name, sink)) = volume.and_then(|v| Some((&v.name, v.sink.as_mut()?))) else {
             return false;
@@ -461,7 +470,7 @@ impl Node {
         false
     }
 
-    /// All of a version is in the head: it is kept as that.
+    /// All of a version is in the head: it is kept as that, unless it is to be the head.
     fn feed_keep(&mut self, id: GroupId, cut: Stamp) -> bool {
         let volume = self.volumes.get_mut(&id);
         let Some(sink) = volume.and_then(|v| v.sink.as_mut()) else {
@@ -472,7 +481,8 @@ impl Node {
         };
         *fill = None;
         let Some(ManifestVersion { cut, meta, .. }) = manifest.at(cut).cloned() else {
-            return false;
+            sink.has_head = true;
+            return true;
         };
         let operations = [
             Operation::Resize {
@@ -504,7 +514,7 @@ impl Node {
         let Stage::Works(manifest, fill) = &mut sink.stage else {
             return false;
         };
-        match plan::next(manifest, &cuts, feed.at) {
+        match plan::next(manifest, &cuts, feed.at, sink.has_head) {
             Step::Delete(gone) => {
                 let delete = |cut: &Stamp| Operation::DeleteSnapshot { cut: *cut };
                 let operations: Vec<Operation> = gone.iter().map(delete).collect();
@@ -515,7 +525,7 @@ impl Node {
                 self.feed_operations(id, &[Operation::Branch { to }]);
             }
             Step::Fill(cut) => {
-                let size = manifest.at(cut).map_or(0, |v| v.meta.size_bytes);
+                let size = manifest.size_at(cut);
                 *fill = Some(Fill {
                     cut,
                     next: 0,
@@ -536,6 +546,7 @@ impl Node {
                     token,
                     group: id,
                     state,
+                    whole: feed.at,
                 });
                 return false;
             }

@@ -5,13 +5,16 @@ use crate::envelope::crc_of;
 use crate::node::{Node, ReadFor};
 use crate::rewind::NOBODY;
 use crate::snapshots::SnapshotAsk;
+use crate::volume::Volume;
 use bytes::Bytes;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{BlockRange, GroupId, Place, RaftIndex, ReplicaId, Stamp, BLOCK_SIZE_U64};
 use esker_engine::event::{self as engine_event, Harvest, HarvestRequest, ReadPiece, ReadRequest};
 use esker_engine::format::ingest::{Run, RunContent};
+use esker_engine::format::manifest::Manifest;
 use esker_engine::format::operation::{Operation, RequestId};
 use esker_engine::ReadError;
+use esker_replication::{Group, Role};
 
 /// Bytes of a manifest in one answer.
 const MANIFEST_PART_BYTES: usize = 1 << 20;
@@ -19,14 +22,43 @@ const MANIFEST_PART_BYTES: usize = 1 << 20;
 const SERVING_MAX: usize = 8;
 /// Ticks after which a manifest that nobody asks for is dropped.
 const UNHEARD_TICKS: u64 = 300;
+/// Ticks after which a manifest does without an entry of the log that did not come into force: whoever would make its majority may
+/// be who waits for the manifest.
+const UNCOMMITTED_TICKS: u64 = 30;
+
+/// A volume as it was at an index of its log.
+#[derive(Clone, Debug)]
+struct Kept {
+    /// The stamp that names it.
+    pin: Stamp,
+    /// The manifest.
+    bytes: Bytes,
+    /// The index.
+    applied: RaftIndex,
+    /// Its head is this replica's own, as long as nothing changes that; otherwise its newest snapshot.
+    is_head: bool,
+}
+
+impl Kept {
+    fn new(manifest: &Manifest) -> Self {
+        Self {
+            pin: manifest.pin(),
+            bytes: Bytes::from(manifest.encode()),
+            applied: manifest.state.applied,
+            is_head: manifest.head.is_some(),
+        }
+    }
+}
 
 /// What a leader keeps for replicas that lag.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
-    /// The newest manifest, by the stamp that names it.
-    manifest: Option<(Stamp, Bytes)>,
+    /// The newest manifest.
+    manifest: Option<Kept>,
     /// One is on its way.
     is_asked: bool,
+    /// The tick since which one is wanted that is not there.
+    wanted_since: Option<u64>,
     /// The tick at which somebody asked last.
     heard: u64,
 }
@@ -34,7 +66,7 @@ pub(crate) struct Source {
 impl Source {
     /// Somebody needs the rewind points that manifests were made of.
     pub fn is_active(&self) -> bool {
-        self.is_asked || self.manifest.is_some()
+        self.is_asked || self.manifest.is_some() || self.wanted_since.is_some()
     }
 }
 
@@ -48,6 +80,8 @@ pub(crate) struct Serving {
     /// What each run with data has, once it is read.
     data: Vec<Option<Vec<Bytes>>>,
     missing: usize,
+    /// It is of the head: no good once that has changed.
+    is_head: bool,
 }
 
 impl Serving {
@@ -55,6 +89,12 @@ impl Serving {
     pub fn group(&self) -> GroupId {
         GroupId(self.fetch.group)
     }
+}
+
+/// Whether this replica leads a volume, serving it or not.
+fn leads(volume: &Volume) -> bool {
+    let role = volume.group.as_ref().map(Group::role);
+    !volume.deleting && role == Some(Role::Leader)
 }
 
 impl Node {
@@ -70,7 +110,8 @@ impl Node {
     pub(super) fn fetch_asked(&mut self, from: Place, fetch: &Fetch) {
         let id = GroupId(fetch.group);
         let ticks = self.ticks;
-        let Some(volume) = self.volumes.get_mut(&id).filter(|v| v.is_serving()) else {
+        // Whoever leads has all that was committed, if not in force; it may wait for this very replica to serve.
+        let Some(volume) = self.volumes.get_mut(&id).filter(|v| leads(v)) else {
             return self.answer_fetch(from, fetch, PartKind::Later);
         };
         volume.source.heard = ticks;
@@ -89,6 +130,7 @@ impl Node {
                     through: fetch.from,
                     data: Vec::new(),
                     missing: 0,
+                    is_head: false,
                 };
                 self.harvests.insert(token, serving);
                 self.tell_engine(engine_event::Event::Harvest(HarvestRequest {
@@ -118,22 +160,27 @@ impl Node {
 
     fn give_manifest(&mut self, from: Place, fetch: &Fetch) {
         let id = GroupId(fetch.group);
-        let fresh = self.fresh_manifest(id, RaftIndex(fetch.applied));
+        let applied = RaftIndex(fetch.applied);
+        if fetch.pin == 0 && !self.has_fresh_manifest(id, applied) {
+            self.note_head(id, applied);
+        }
+        let fresh = self.has_fresh_manifest(id, applied);
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
         };
         let known = volume.source.manifest.as_ref();
-        let asked = known.filter(|(pin, _)| match fetch.pin {
+        let asked = known.filter(|kept| match fetch.pin {
             0 => fresh,
-            named => pin.0 == named,
+            named => kept.pin.0 == named,
         });
-        let Some((pin, bytes)) = asked.cloned() else {
+        let Some(Kept { pin, bytes, .. }) = asked.cloned() else {
             if fetch.pin != 0 {
                 return self.answer_fetch(from, fetch, PartKind::Gone);
             }
             self.take_manifest(id);
             return self.answer_fetch(from, fetch, PartKind::Later);
         };
+        volume.source.wanted_since = None;
         let start = to_usize(fetch.from).min(bytes.len());
         let end = (start + MANIFEST_PART_BYTES).min(bytes.len());
         let payload = vec![bytes.slice(start..end)];
@@ -149,16 +196,44 @@ impl Node {
         self.send_catch_up(from, Note::Part(part), payload);
     }
 
-    /// Whether the log still follows on the newest manifest, that one's snapshot is there, and it is newer than
+    /// Whether the log still follows on the newest manifest, what that names is there, and it is newer than
     /// what the replica has applied.
-    fn fresh_manifest(&self, id: GroupId, applied: RaftIndex) -> bool {
-        let raft = self.volumes.get(&id).and_then(|v| v.group.as_ref());
-        let manifest = self.engine.manifest(id);
-        manifest.zip(raft).is_some_and(|(manifest, raft)| {
-            let follows = manifest.state.applied.0 + 1 >= raft.first_index().0;
-            let is_newer = manifest.state.applied > applied;
-            follows && is_newer && self.engine.is_rewind_point(id, manifest.pin())
+    fn has_fresh_manifest(&self, id: GroupId, applied: RaftIndex) -> bool {
+        let Some(volume) = self.volumes.get(&id) else {
+            return false;
+        };
+        let (kept, raft) = (volume.source.manifest.as_ref(), volume.group.as_ref());
+        kept.zip(raft).is_some_and(|(kept, raft)| {
+            let follows = kept.applied.0 + 1 >= raft.first_index().0;
+            let is_there = match kept.is_head {
+                true => self.engine.is_unchanged(id, kept.pin),
+                false => self.engine.is_cut(id, kept.pin),
+            };
+            follows && kept.applied > applied && is_there
         })
+    }
+
+    /// No entry that would note the volume comes into force: it is noted as it is, since nothing can change it.
+    fn note_head(&mut self, id: GroupId, applied: RaftIndex) {
+        let ticks = self.ticks;
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        let since = *volume.source.wanted_since.get_or_insert(ticks);
+        self.note_ticking(id);
+        if ticks < since + UNCOMMITTED_TICKS {
+            return;
+        }
+        let manifest = self.engine.head_manifest(id);
+        let manifest = manifest.filter(|m| m.state.applied > applied);
+        if let Some((manifest, volume)) = manifest.zip(self.volumes.get_mut(&id)) {
+            tracing::info!(
+                volume = volume.name,
+                index = manifest.state.applied.0,
+                "a replica that lags gets what is in force here: no majority is there for more"
+            );
+            volume.source.manifest = Some(Kept::new(&manifest));
+        }
     }
 
     /// The volume is to be noted as it is now, as a rewind point.
@@ -195,7 +270,7 @@ impl Node {
             return;
         };
         volume.source.is_asked = false;
-        volume.source.manifest = Some((manifest.pin(), Bytes::from(manifest.encode())));
+        volume.source.manifest = Some(Kept::new(manifest));
         self.note_ticking(id);
     }
 
@@ -205,7 +280,7 @@ impl Node {
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
         };
-        let leads = volume.is_serving();
+        let leads = leads(volume);
         let source = &mut volume.source;
         if !source.is_active() || (leads && ticks < source.heard + UNHEARD_TICKS) {
             return;
@@ -241,7 +316,9 @@ impl Node {
         if ranges.is_empty() {
             return self.give_blocks(serving);
         }
-        let at = Some(Stamp(serving.fetch.cut));
+        let cut = Stamp(serving.fetch.cut);
+        serving.is_head = !self.engine.is_cut(group, cut);
+        let at = (!serving.is_head).then_some(cut);
         self.harvests.insert(token, serving);
         for (n, range) in ranges.into_iter().enumerate() {
             let token = self.read_token(ReadFor::Harvest(token, n));
@@ -282,6 +359,10 @@ impl Node {
     }
 
     fn give_blocks(&mut self, serving: Serving) {
+        let (group, cut) = (serving.group(), Stamp(serving.fetch.cut));
+        if serving.is_head && !self.engine.is_unchanged(group, cut) {
+            return self.answer_fetch(serving.to, &serving.fetch, PartKind::Gone);
+        }
         let payload: Option<Vec<Vec<Bytes>>> = serving.data.into_iter().collect();
         let payload: Option<Vec<Bytes>> = payload.map(|all| all.into_iter().flatten().collect());
         let blocks: u64 = serving.runs.iter().map(Run::payload_blocks).sum();

@@ -1,7 +1,7 @@
 //! Three daemons on this machine and a volume with a copy on each: it takes writes with one of them gone, and one that
 //! returns catches up.
 
-use crate::client::Client;
+use crate::client::{Client, WRITE};
 use crate::harness::{free_address, signal, Daemon, Folder, Start};
 use crate::pattern::{content, fill, Content, BLOCK};
 use std::fs;
@@ -174,6 +174,28 @@ pub fn write(client: &mut Client, blocks: std::ops::Range<u64>, version: u64) {
     assert_eq!(client.flush().unwrap(), Ok(vec![]));
 }
 
+/// The same with many on their way at a time.
+fn write_many(client: &mut Client, blocks: std::ops::Range<u64>, version: u64) {
+    const AT_A_TIME: u64 = 64;
+    for (n, lba) in (0..).zip(blocks.clone()) {
+        client
+            .send(
+                0,
+                WRITE,
+                lba * BLOCK as u64,
+                BLOCK as u32,
+                &fill(1, lba, version),
+            )
+            .unwrap();
+        if n >= AT_A_TIME {
+            assert_eq!(client.reply().unwrap().1, 0);
+        }
+    }
+    for _ in 0..AT_A_TIME.min(blocks.end - blocks.start) {
+        assert_eq!(client.reply().unwrap().1, 0);
+    }
+}
+
 #[track_caller]
 pub fn holds(client: &mut Client, blocks: std::ops::Range<u64>, version: u64) {
     for lba in blocks {
@@ -240,6 +262,61 @@ fn three_copies_take_writes_without_one_node_and_it_catches_up_when_it_returns()
     for node in nodes.iter().flatten() {
         assert_eq!(node.json(&["volume", "list"]).as_array().unwrap().len(), 0);
     }
+    for node in nodes.into_iter().flatten() {
+        node.stop();
+    }
+}
+
+/// One copy is away for longer than the log reaches back, and when it returns another one is gone: what it lacks comes from the
+/// only one that is left, though nothing can be committed before it has that.
+#[test]
+fn a_copy_that_was_away_for_long_makes_the_majority() {
+    let members = Members::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|id| Some(members.start(id).ready())).collect();
+    let words = ["--size", "256MiB", "--replicas", "3"];
+    let first = nodes[0].as_ref().unwrap();
+    first
+        .esker(&[&["volume", "create", "v"][..], &words].concat())
+        .ok();
+    let leader = serving(&nodes, "v");
+    let mut client = nodes[leader].as_ref().unwrap().client("v");
+    write(&mut client, 0..64, 1);
+    let (away, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    nodes[away].take().unwrap().kill();
+    write_many(&mut client, 1000..18_000, 2);
+    let leading = nodes[leader].as_ref().unwrap();
+    for name in ["v@a", "v@b"] {
+        leading.esker(&["snapshot", "create", name]).ok();
+        write(&mut client, 32..96, 3);
+    }
+    // A comparison waits for a checkpoint, and that cuts the log.
+    leading.esker(&["snapshot", "diff", "v@a", "v@b"]).ok();
+    nodes[third].take().unwrap().kill();
+    nodes[away] = Some(members.start(away + 1).ready());
+    write(&mut client, 80..128, 4);
+    drop(client);
+    assert!(nodes[leader]
+        .as_ref()
+        .unwrap()
+        .log()
+        .contains("no majority is there for more"));
+    let returned = nodes[away].as_ref().unwrap();
+    assert!(returned.log().contains("this replica has caught up"));
+    // It leads then, or nobody does: the third one lacks the last writes.
+    nodes[leader].take().unwrap().kill();
+    nodes[third] = Some(members.start(third + 1).ready());
+    let now = serving(&nodes, "v");
+    assert_eq!(now, away);
+    let returned = nodes[away].as_ref().unwrap();
+    let mut client = returned.client("v");
+    holds(&mut client, 0..32, 1);
+    holds(&mut client, 32..80, 3);
+    holds(&mut client, 80..128, 4);
+    holds(&mut client, 17_900..18_000, 2);
+    let snapshots = returned.json(&["snapshot", "list", "v"]);
+    assert_eq!(snapshots.as_array().unwrap().len(), 2);
+    holds(&mut returned.client("v@a"), 0..64, 1);
+    drop(client);
     for node in nodes.into_iter().flatten() {
         node.stop();
     }
