@@ -365,7 +365,10 @@ impl Engine {
                 What::Blocks { auths, .. } => auths.len(),
             };
             let runs = self.segs.locate_run(item.vaddr, to_u64(count));
-            let Some((segment, slot, in_a_row)) = runs.and_then(|r| r.first().copied()) else {
+            let first = runs.and_then(|r| r.first().copied());
+            // A segment that is free may be written anew while it is read.
+            let first = first.filter(|(segment, ..)| !self.segs.is_free(*segment));
+            let Some((segment, slot, in_a_row)) = first else {
                 self.scrub_lost(state, &item);
                 continue;
             };

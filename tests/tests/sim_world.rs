@@ -320,6 +320,28 @@ fn with_little_room_less_is_fetched_at_a_time() {
     assert_eq!(outcome.violation, None);
 }
 
+/// Two followers had been told once that they lag, which was not so any more when they were elected. Each handed the lead over, as one
+/// that has nothing to serve with, to the other one or to the replica that was to be replaced and handed it back: 1,750 terms in two minutes.
+#[test]
+fn who_was_told_that_it_lags_and_does_not_leads() {
+    let outcome = run_caught(Options {
+        nodes: Some(5),
+        ..Options::new(3_550_489)
+    });
+    assert_eq!(outcome.violation, None);
+}
+
+/// A scrub had noted where blocks lie; they died, and their segment was free when it came to read them. It read them there all the
+/// same, and the segment was opened anew meanwhile: its readers were counted below zero, and it was never free again.
+#[test]
+fn a_scrub_reads_nothing_in_free_segments() {
+    let outcome = run_caught(Options {
+        nodes: Some(1),
+        ..Options::new(3_150_334)
+    });
+    assert_eq!(outcome.violation, None);
+}
+
 /// Clients that stay attached to a snapshot while its volume is written, goes back and is merged, and its node
 /// crashes: what they read is what it may hold, and the same every time.
 #[test]

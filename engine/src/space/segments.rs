@@ -615,8 +615,14 @@ impl Segments {
         }
     }
 
-    /// A read of the segment begins.
+    /// Nothing in the segment is of use to anybody, and it may be opened anew.
+    pub fn is_free(&self, number: u32) -> bool {
+        self.get(number).kind == SegmentKind::Free
+    }
+
+    /// A read of the segment begins. It must not be free: who opens it anew counts its readers from zero.
     pub fn reader_begins(&mut self, number: u32) {
+        debug_assert!(!self.is_free(number), "segment {number} is read and free");
         self.now.segments[number as usize].readers += 1;
     }
 

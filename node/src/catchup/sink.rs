@@ -163,14 +163,20 @@ impl Node {
         if volume.sink.is_none() || self.phase != Phase::Serving || self.fenced.is_some() {
             return false;
         }
-        if let Some(raft) = volume.group.as_mut() {
-            if matches!(raft.role(), Role::Leader) {
-                raft.hand_over(); // it has nothing to serve with
-            }
-        }
+        let leader = volume.group.as_mut();
+        let leader = leader.filter(|raft| matches!(raft.role(), Role::Leader));
         let Some(sink) = &volume.sink else {
             return false;
         };
+        match (leader, &sink.stage) {
+            (Some(_), Stage::Begins(..)) => {
+                // Whoever was told once that it lags, and was elected since, has all that was committed.
+                volume.sink = None;
+                return false;
+            }
+            (Some(raft), _) => raft.hand_over(), // it has nothing to serve with
+            (None, _) => {}
+        }
         match &sink.stage {
             Stage::Begins(_, false) => false,
             Stage::Begins(_, true) => self.feed_begin(id),
