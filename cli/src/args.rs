@@ -392,7 +392,7 @@ pub enum VolumeVerb {
         /// Volume
         name: String,
     },
-    /// Accept that a suspended volume lost a record of its log, and serve what is left
+    /// Accept that a suspended volume lost a record of its log, and serve what is left; or take the map of an encrypted one as it is
     AcceptLoss {
         /// Volume
         #[arg(required_unless_present = "all")]
@@ -416,7 +416,8 @@ impl VolumeVerb {
             Self::AcceptLoss {
                 name, yes: false, ..
             } => Err(CliError::NotConfirmed(format!(
-                "accept-loss gives up what the damaged record of {} held; look at \
+                "accept-loss gives up what the damaged record of {} held, or takes the map of an encrypted \
+                 volume as it is; look at \
                  `esker status --why` first, then repeat it with --yes",
                 name.as_deref().unwrap_or("every suspended volume")
             ))),

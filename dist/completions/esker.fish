@@ -72,7 +72,7 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "rename" -d 'Rename a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "delete" -d 'Delete a volume and all its data'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left; or take the map of an encrypted one as it is'
 complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l size -d 'Size, like 10GiB' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Number of copies' -r
@@ -205,7 +205,7 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "rename" -d 'Rename a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "delete" -d 'Delete a volume and all its data'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
-complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left; or take the map of an encrypted one as it is'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand snapshot; and not __fish_seen_subcommand_from create list delete prune rollback diff help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
@@ -788,7 +788,7 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "rename" -d 'Rename a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "delete" -d 'Delete a volume and all its data'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
-complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left; or take the map of an encrypted one as it is'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "create" -d 'Keep a volume as it is now'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "list" -d 'List snapshots, oldest first'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from snapshot" -f -a "delete" -d 'Delete a snapshot; what only it held becomes free'

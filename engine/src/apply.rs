@@ -206,6 +206,10 @@ impl Engine {
                 break;
             };
             let operation = entry.operation.clone();
+            if Self::waits_for_keys(group, operation.as_deref()) {
+                waits = true;
+                break;
+            }
             let subject = self.groups.get(&self.subject_of(id)).unwrap_or(group);
             if operations::waits_for_checkpoint(subject, &self.forest, operation.as_deref())
                 || self.clone_waits(id, operation.as_deref())

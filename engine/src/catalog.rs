@@ -115,6 +115,9 @@ impl Engine {
                 continue;
             }
             group.applied = entry.index;
+            if group.proof.is_open() {
+                self.probes.insert(crate::recovery::Probe::ClaimPassed);
+            }
             self.apply_one(id, &entry)?;
         }
         let Some(group) = self.groups.get_mut(&id) else {

@@ -14,7 +14,7 @@ use crate::format::operation::Operation;
 use crate::format::vaddr::VAddr;
 use crate::map::cache::NodeCache;
 use crate::map::interval::{IntervalMap, Piece};
-use crate::map::tree::{child_index, span, Held, Missing};
+use crate::map::tree::{child_index, held_node, span, Held, Missing};
 use crate::map::view::View;
 use crate::readpath::NodeWaiter;
 use esker_base::num::{to_u64, to_usize};
@@ -286,8 +286,8 @@ impl Lookup<'_> {
                 let to = first + count * span(level);
                 return Found::Run(kind, to.min(end) - lba);
             }
-            let held = self.held.get(&pointer.vaddr).cloned();
-            let Some(node) = held.or_else(|| self.cache.get(pointer.vaddr)) else {
+            let held = held_node(self.held, &pointer);
+            let Some(node) = held.or_else(|| self.cache.get(&pointer)) else {
                 let needed = Missing {
                     pointer,
                     level,
@@ -350,10 +350,7 @@ impl Lookup<'_> {
             }
             let pointer = parent.child(i);
             let known = self.held.contains_key(&pointer.vaddr);
-            if self.uniform(&pointer, 0).is_none()
-                && !known
-                && self.cache.get(pointer.vaddr).is_none()
-            {
+            if self.uniform(&pointer, 0).is_none() && !known && self.cache.get(&pointer).is_none() {
                 nodes.push(Missing {
                     pointer,
                     level: 0,

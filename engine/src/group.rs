@@ -19,6 +19,7 @@ use crate::map::tree::level_for;
 use crate::requests::Requests;
 use crate::snapshot::Base;
 use crate::space::Segments;
+use crate::vouch::Proof;
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
 use esker_base::{BlockRange, Epoch, RaftIndex, Seq, Stamp, Term};
@@ -169,6 +170,10 @@ pub(crate) struct Group {
     pub jumps_since: Stamp,
     /// How far it has brought the group that it feeds.
     pub feed: Option<FeedEntry>,
+    /// How sure it is that its roots are its own.
+    pub proof: Proof,
+    /// Since this checkpoint each has a MAC over them.
+    pub signed_in: Option<u64>,
     /// The next snapshot gets a manifest; and that of the last one which got one.
     pub wants_manifest: bool,
     pub manifest: Option<Box<Manifest>>,
@@ -206,6 +211,8 @@ impl Group {
             jumps: Vec::new(),
             jumps_since: Stamp(0),
             feed: None,
+            proof: Proof::Fresh,
+            signed_in: None,
             wants_manifest: false,
             manifest: None,
         }
@@ -254,6 +261,7 @@ impl Group {
         group.requests = Requests::from_entries(entry.requests);
         (group.jumps, group.jumps_since) = (entry.jumps, entry.jumps_since);
         group.feed = entry.feed;
+        group.signed_in = entry.mac.map(|_| 0);
         (group.ended, group.deleting) = (entry.ended, entry.ended);
         for e in entry.log {
             let (operation, request) = LogEntry::decode(e.kind, &e.data)?;
@@ -547,6 +555,7 @@ impl Group {
                 data: e.data.clone(),
             });
         GroupEntry {
+            mac: None,
             meta: self.meta.clone(),
             hard_state: self.hard_state,
             truncated_index: self.truncated.0,

@@ -191,6 +191,10 @@ fn dump_checkpoint(out: &mut String, c: &Checkpoint) {
             g.root,
             g.log.len()
         );
+        if let Some(mac) = &g.mac {
+            let hex: String = mac.iter().map(|b| format!("{b:02x}")).collect();
+            _ = writeln!(out, "  MAC over its roots: {hex}");
+        }
     }
     _ = writeln!(out, "discards: {:?}", c.discards);
 }
@@ -322,9 +326,7 @@ fn dump_node(out: &mut String, bytes: &[u8]) -> Result<(), OpenError> {
     let head = NodePage::check(bytes)
         .map_err(|error| OpenError::Nothing(format!("no map node is there: {error}")))?;
     _ = writeln!(out, "{head:#?}");
-    let page = NodePage {
-        bytes: bytes.to_vec().into_boxed_slice(),
-    };
+    let page = NodePage::of(bytes.to_vec().into_boxed_slice());
     for i in 0..FANOUT {
         if head.level == 0 {
             let e = page.leaf(i);

@@ -136,6 +136,8 @@ impl Engine {
             if group.meta.key_id != 0 {
                 keys.insert((group.meta.volume, group.meta.key_id));
             }
+            let next = Self::key_waited_for(group);
+            keys.extend(next.map(|key_id| (group.meta.volume, key_id)));
         }
         keys
     }

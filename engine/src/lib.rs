@@ -35,6 +35,7 @@ mod space;
 mod superblock_io;
 pub mod table;
 pub mod verify;
+pub mod vouch;
 
 pub use catchup::{feed_of, feed_target, FeedView};
 pub use config::{EngineConfig, Sabotage};

@@ -52,6 +52,8 @@ pub(crate) struct GroupMerge {
     /// Root and level before the version it is at, and since when there are levels.
     root: ChildPointer,
     root_level: u8,
+    /// Its nodes get a cryptographic hash.
+    is_strong: bool,
     grown: [Stamp; LEVELS],
     /// The volume's size at the head, in bytes.
     size_bytes: u64,
@@ -118,7 +120,12 @@ impl GroupMerge {
         let last = self.rehomed(&BTreeSet::new()).last().map(|r| r.lba + 1);
         let end = delta.end().max(last.unwrap_or(0));
         let blocks = size_bytes.div_ceil(PAGE_U64).max(end);
-        let merge = Merge::new(store, self.id, self.root, self.root_level, blocks);
+        let merge = Merge::new(
+            (store, self.id, self.is_strong),
+            self.root,
+            self.root_level,
+            blocks,
+        );
         if !self.root.vaddr.is_none() {
             let new = to_usize(u64::from(self.root_level)) + 1..=usize::from(merge.root_level);
             for since in self.grown.iter_mut().take(LEVELS).enumerate() {
@@ -231,6 +238,7 @@ impl Engine {
                 at: 0,
                 root: group.root,
                 root_level: group.root_level,
+                is_strong: group.meta.key_id != 0,
                 grown,
                 // The size as of the freeze, and whatever lies behind it all the same.
                 size_bytes: c.entries.get(&id).map_or(0, |e| e.meta.size_bytes),
@@ -530,7 +538,7 @@ impl Pages<'_> {
 impl PageStore for Pages<'_> {
     fn write_page(&mut self, bytes: Box<[u8]>) -> Option<(VAddr, u32)> {
         let crc = crc32(&bytes);
-        let page = Arc::new(NodePage { bytes });
+        let page = Arc::new(NodePage::of(bytes));
         let vaddr = self.write(&page)?;
         // It may be needed before it is on the device.
         self.cache.insert(vaddr, page, true);
@@ -555,8 +563,8 @@ struct Store<'a> {
 }
 
 impl MergeStore for Store<'_> {
-    fn node(&mut self, vaddr: VAddr) -> Option<Arc<NodePage>> {
-        self.pages.cache.get(vaddr)
+    fn node(&mut self, pointer: &ChildPointer) -> Option<Arc<NodePage>> {
+        self.pages.cache.get(pointer)
     }
 
     fn write(&mut self, mut page: NodePage) -> Option<(VAddr, u32)> {

@@ -12,7 +12,7 @@ use crate::format::vaddr::VAddr;
 use crate::format::{PAGE, PAGE_U64};
 use crate::group::Group;
 use crate::map::delta::Extent;
-use crate::map::tree::{lookup, Held, Lookup, Missing, TreeRun, ANYWHERE};
+use crate::map::tree::{is_vouched_by, lookup, Held, Lookup, Missing, TreeRun, ANYWHERE};
 use crate::map::view::View;
 use crate::snapshot::DEAD_PAGE;
 use bytes::Bytes;
@@ -337,12 +337,7 @@ impl Engine {
         let Some((expected, group)) = self.map.expected(vaddr) else {
             return;
         };
-        let page = result.ok().filter(|bytes| check_node(bytes, &expected));
-        let page = page.map(|bytes| {
-            Arc::new(NodePage {
-                bytes: bytes.to_vec().into_boxed_slice(),
-            })
-        });
+        let page = result.ok().and_then(|bytes| check_node(&bytes, &expected));
         if let Some(page) = &page {
             self.cache.insert(vaddr, page.clone(), false);
         }
@@ -476,16 +471,20 @@ impl Engine {
     }
 }
 
-/// Whether a page is the node that a pointer names.
-pub(crate) fn check_node(bytes: &[u8], expected: &Missing) -> bool {
+/// A page, if it is the node that a pointer names.
+pub(crate) fn check_node(bytes: &[u8], expected: &Missing) -> Option<Arc<NodePage>> {
     let is_it = |head: NodeHead| {
         head.level == expected.level && [head.first_lba, ANYWHERE].contains(&expected.first_lba)
     };
-    crc32(bytes) == expected.pointer.crc
-        && match expected.level {
-            DEAD_PAGE => dead::decode(bytes).is_ok(),
-            _ => NodePage::check(bytes).is_ok_and(is_it),
-        }
+    let is_dead_page = expected.level == DEAD_PAGE;
+    let is_whole = crc32(bytes) == expected.pointer.crc
+        && match is_dead_page {
+            true => dead::decode(bytes).is_ok(),
+            false => NodePage::check(bytes).is_ok_and(is_it),
+        };
+    let page = is_whole.then(|| NodePage::of(bytes.to_vec().into_boxed_slice()));
+    let page = page.filter(|page| is_dead_page || is_vouched_by(page, &expected.pointer));
+    page.map(|page| Arc::new(page.with_hash(expected.pointer.logical_hash)))
 }
 
 /// The payload of a retained entry being read, in as many parts as it lies in.

@@ -22,6 +22,7 @@ use crate::snapshot::forest::Forest;
 use crate::space::load::SpaceLoader;
 use crate::space::Segments;
 use crate::superblock_io::{choose, Choice};
+use crate::vouch::Proof;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::to_u64;
@@ -78,6 +79,9 @@ pub enum Probe {
     ClosingRecordRead,
     /// A clone's first item was replayed, and its origin was applied for it.
     CloneReplayed,
+    /// That, or a loss that was accepted, changed roots which nobody had compared yet: unless the keys come before this process ends, they have
+    /// no MAC.
+    ClaimPassed,
     /// What only deleted versions held was given back.
     OrphanReleased,
     /// An accepted loss was replayed.
@@ -480,7 +484,9 @@ impl Engine {
         }
         for entry in checkpoint.groups {
             let id = entry.meta.group;
+            let proof = Proof::claimed(&entry, &self.forest);
             let mut group = Group::from_entry(entry).map_err(OpenError::Checkpoint)?;
+            group.proof = proof;
             group.newest_cut = self.forest.newest_cut(id);
             self.groups.insert(id, group);
         }

@@ -70,6 +70,7 @@ impl Engine {
             doubted.append(&mut r.lost);
         }
         self.suspend(&doubted);
+        self.doubt_replayed();
         if !verdict.lost.is_empty() {
             self.doubt_clones();
         }

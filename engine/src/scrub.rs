@@ -7,12 +7,12 @@
 use crate::engine::{Engine, Purpose};
 use crate::error::ReadError;
 use crate::event::{Damage, Effect, ScrubPart, ScrubRequest, ScrubTarget};
-use crate::format::node::{ChildPointer, LeafKind, NodePage};
+use crate::format::node::{ChildPointer, LeafKind};
 use crate::format::operation::{stored_crc, Authenticator};
 use crate::format::vaddr::VAddr;
 use crate::format::versions::{Version, VersionId, VersionKind};
 use crate::format::PAGE;
-use crate::map::tree::{child_index, span, Held, Missing};
+use crate::map::tree::{child_index, held_node, span, Held, Missing};
 use crate::readpath::check_node;
 use crate::snapshot::forest::{Floor, Forest};
 use bytes::Bytes;
@@ -20,7 +20,6 @@ use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{DiskError, DiskOp, GroupId};
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 
 /// Blocks after which an answer is given (1 MiB); a leaf more at most.
 const BLOCKS_MAX: u64 = 256;
@@ -273,11 +272,11 @@ impl Engine {
             if pointer.vaddr.is_none() || !tree.floor.owns(level, pointer.max_stamp) {
                 return Step::Skip(first + span(level));
             }
-            let held = state.held.get(&pointer.vaddr).cloned();
+            let held = held_node(&state.held, &pointer);
             // What the walk comes to for the first time is read from the device, but for what is not
             // there yet.
             let known = match next > first {
-                true => held.or_else(|| self.cache.get(pointer.vaddr)),
+                true => held.or_else(|| self.cache.get(&pointer)),
                 false => held.or_else(|| self.cache.unwritten(pointer.vaddr)),
             };
             let Some(node) = known else {
@@ -453,10 +452,10 @@ impl Engine {
 
     fn scrub_check(&mut self, state: &mut ScrubState, item: Item, bytes: &Bytes) {
         match &item.what {
-            What::Node(node) if check_node(bytes, node) => {
-                let page = Arc::new(NodePage {
-                    bytes: bytes.to_vec().into_boxed_slice(),
-                });
+            What::Node(node) => {
+                let Some(page) = check_node(bytes, node) else {
+                    return self.scrub_again(state, item);
+                };
                 state.part.nodes += 1;
                 if node.level > 0 {
                     // The next questions go by it; leaves would only push out others.
@@ -464,7 +463,6 @@ impl Engine {
                 }
                 state.held.insert(item.vaddr, page);
             }
-            What::Node(_) => self.scrub_again(state, item),
             What::Blocks { lba, auths } => {
                 let page = |i: usize| bytes.get(i * PAGE..(i + 1) * PAGE);
                 let good = |i: usize| page(i).is_some_and(|b| crc32(b) == stored_crc(&auths[i]));

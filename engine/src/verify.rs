@@ -15,7 +15,7 @@ use crate::format::table::{PagePointer, Place};
 use crate::format::vaddr::VAddr;
 use crate::format::versions::{Chunk, DeadlistId, VersionKind};
 use crate::format::{PAGE, PAGE_U64};
-use crate::map::tree::{span, summarise};
+use crate::map::tree::{agrees, span, summarise};
 use crate::recovery::OpenReport;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
@@ -488,14 +488,9 @@ impl Walk<'_> {
         let Some(page) = page else {
             return self.problem(format!("{what}: node is damaged"));
         };
-        let page = NodePage {
-            bytes: page.to_vec().into_boxed_slice(),
-        };
+        let page = NodePage::of(page.to_vec().into_boxed_slice());
         let sum = summarise(&page);
-        let agrees = sum.max_stamp == pointer.max_stamp
-            && sum.logical_hash == pointer.logical_hash
-            && sum.live == pointer.live;
-        if !agrees {
+        if !agrees(&sum, pointer) || page.is_strong() != pointer.is_strong {
             self.problem(format!("{what}: the pointer's sums differ from the node's"));
         }
         for i in 0..FANOUT {

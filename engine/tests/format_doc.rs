@@ -116,7 +116,7 @@ fn superblock() {
         .collect();
     let fields = [
         ("magic", b"ESKERSTO".to_vec()),
-        ("version", le(7u32.to_le_bytes())),
+        ("version", le(8u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
         ("copy", le(3u32.to_le_bytes())),
         ("chunk_count", le(1u32.to_le_bytes())),
@@ -417,12 +417,14 @@ fn nodes_and_their_entries() {
         store: StoreId(0x71),
         group: GroupId(0x72),
         first_lba: 0x73,
+        is_strong: false,
     };
     let mut inner = NodePage::empty(&head);
     let pointer = ChildPointer {
         vaddr: VAddr::new(0x74, 0x75),
         max_stamp: Stamp(0x76),
         logical_hash: 0x77,
+        is_strong: false,
         crc: 0x78,
         live: 0x79,
     };
@@ -451,6 +453,20 @@ fn nodes_and_their_entries() {
         ("live", le(0x79u32.to_le_bytes())),
     ];
     check("child pointer", &entry, &fields);
+    let mut strong = NodePage::empty(&NodeHead {
+        is_strong: true,
+        ..head
+    });
+    let of_strong = ChildPointer {
+        is_strong: true,
+        ..pointer
+    };
+    strong.set_child(0, &of_strong);
+    assert_eq!(strong.bytes[4..6], 3u16.to_le_bytes());
+    assert_eq!(
+        strong.bytes[HEAD_BYTES..HEAD_BYTES + 7],
+        address(2, pointer.vaddr)[..]
+    );
     all_named(
         "child pointer",
         &fields.iter().map(|f| f.0).collect::<Vec<_>>(),
@@ -586,7 +602,7 @@ fn checkpoint_head() {
     let bytes = Checkpoint::default().encode();
     let fields = [
         ("magic", b"ESKERCKP".to_vec()),
-        ("version", le(7u32.to_le_bytes())),
+        ("version", le(8u32.to_le_bytes())),
         ("crc", bytes[12..16].to_vec()),
     ];
     check("checkpoint", &bytes, &fields);

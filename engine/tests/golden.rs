@@ -12,20 +12,23 @@ use esker_base::{
     VolumeId, WallClock,
 };
 use esker_engine::event::{Append, AppendEntry, Effect, Event};
+use esker_engine::format::checkpoint::RootMac;
 use esker_engine::format::checkpoint::{GroupMeta, Membership};
 use esker_engine::format::operation::{BlockInfo, Operation, RequestId};
 use esker_engine::format::record::{EntryKind, HardState};
 use esker_engine::format::{PAGE, SEGMENTS_OFFSET};
 use esker_engine::inspect::{inspect, What};
 use esker_engine::verify::{verify, MemoryDevice, Offline};
+use esker_engine::vouch::{RootSigner, RootSigners, Statement};
 use esker_engine::{Engine, EngineConfig, OpenError};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const SEGMENT_BYTES: u64 = 32 * 4096;
 const SEGMENTS: u64 = 16;
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 /// The oldest version that is still read.
 const OLDEST: u32 = 4;
 
@@ -284,6 +287,22 @@ fn make() -> Vec<u8> {
     b.device
 }
 
+/// What says of every statement that it is right, in its own words.
+#[derive(Debug)]
+struct Signer;
+
+impl RootSigner for Signer {
+    fn mac(&self, group: GroupId, statement: &Statement) -> RootMac {
+        let mut mac = *statement;
+        mac[0] ^= group.0.to_le_bytes()[0];
+        mac
+    }
+
+    fn is_right(&self, group: GroupId, statement: &Statement, mac: &RootMac) -> bool {
+        self.mac(group, statement) == *mac
+    }
+}
+
 /// An encrypted volume; its blocks are as good as any that no key is at hand for.
 fn sealed(b: &mut Bench) {
     let group = GroupId(4);
@@ -292,6 +311,8 @@ fn sealed(b: &mut Bench) {
         ..*meta(4, "secret", 64)
     });
     b.tell(Event::Create { token: 7, meta });
+    let signers = RootSigners::from([(1, Arc::new(Signer) as Arc<dyn RootSigner>)]);
+    b.engine.vouch(group, signers).expect("nothing is there");
     let (salt, key_id, nonce) = (8, 1, 9);
     let epoch = Operation::OpenEpoch {
         resealed: false,

@@ -31,6 +31,8 @@ pub(crate) enum AdminPending {
     Feed(GroupId),
     /// It has caught up; no operator waits.
     Publish(GroupId),
+    /// Checkpoints are to sign for maps; no operator waits.
+    Sign,
 }
 
 impl AdminPending {
@@ -42,7 +44,7 @@ impl AdminPending {
             | Self::AcceptLoss(token, _)
             | Self::Checkpoint(token)
             | Self::Settle(token, _) => *token,
-            Self::Feed(_) | Self::Publish(_) => crate::rewind::NOBODY,
+            Self::Feed(_) | Self::Publish(_) | Self::Sign => crate::rewind::NOBODY,
         }
     }
 }
@@ -188,6 +190,9 @@ impl Node {
     fn volume_accept_loss(&mut self, token: AdminToken, name: &str) -> Outcome {
         let id = self.find(name)?;
         self.writable()?;
+        if self.volumes.get(&id).is_some_and(|v| v.map_refused) {
+            return self.accept_map(token, id);
+        }
         // Entries behind the gap may be in no other replica's log: applying them would make this
         // one differ from the others for good.
         let alone = self.engine.group(id).is_none_or(|view| {
@@ -305,7 +310,7 @@ impl Node {
         labels: BTreeMap<String, String>,
         key_id: u32,
     ) {
-        let id = spec.group;
+        let (id, volume) = (spec.group, spec.volume);
         let meta = GroupMeta {
             group: id,
             volume: spec.volume,
@@ -330,6 +335,9 @@ impl Node {
             token: pending,
             meta,
         });
+        if key_id != 0 {
+            _ = self.vouch(id, volume); // nothing is there that could be wrong
+        }
     }
 
     fn volume_resize(&mut self, token: AdminToken, name: &str, size_bytes: u64) -> Outcome {
@@ -564,7 +572,8 @@ impl Node {
             AdminPending::Checkpoint(_)
             | AdminPending::Settle(..)
             | AdminPending::Feed(_)
-            | AdminPending::Publish(_) => return,
+            | AdminPending::Publish(_)
+            | AdminPending::Sign => return,
         };
         self.exports_changed(effects);
         let report = self
@@ -596,6 +605,13 @@ impl Node {
             // What was deleted or discarded is taken apart in parts, one for each checkpoint.
             Some(AdminPending::Settle(token, rounds)) if rounds > 1 && self.engine.reclaims() => {
                 self.settle_round(token, rounds - 1);
+            }
+            Some(AdminPending::Sign) => self.signed(),
+            Some(AdminPending::AcceptLoss(token, id)) => {
+                self.keys_changed();
+                let report = self.report_of(id, &self.engine.snapshot_blocks());
+                let reply = report.map_or(AdminReply::Done, AdminReply::Volume);
+                Self::answer(token, Ok(reply), effects);
             }
             Some(pending) => Self::answer(pending.token(), Ok(AdminReply::Done), effects),
             None => {}

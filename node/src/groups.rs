@@ -152,6 +152,7 @@ impl Node {
         let mut volume = Volume {
             id: meta.volume,
             key_id: meta.key_id,
+            map_refused: false,
             lock: Lock::Waits,
             name: meta.name.clone(),
             size_bytes: meta.size_bytes,

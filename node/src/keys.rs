@@ -122,6 +122,12 @@ pub(crate) struct Keys {
     spent_seen: u64,
     /// Blocks that did not open.
     pub refused: u64,
+    /// Maps that nothing vouched for.
+    pub maps_refused: u64,
+    /// A checkpoint that is to sign for maps was asked for.
+    pub awaits_signing: bool,
+    /// Replicas that begin once their key is here.
+    begin_later: Vec<(KeyName, KeyFor)>,
     /// What was sealed under which key, when somebody wants to know.
     pub(crate) seals: Option<Vec<(EpochId, Stamp)>>,
 }
@@ -146,6 +152,9 @@ impl Keys {
             sweep_next: Moment(0),
             spent_seen: 0,
             refused: 0,
+            maps_refused: 0,
+            awaits_signing: false,
+            begin_later: Vec::new(),
             seals: notes_seals.then(Vec::new),
         }
     }
@@ -254,6 +263,7 @@ pub(crate) fn first_key(volume: VolumeId) -> KeyName {
 pub(crate) fn lock_text(volume: &Volume, why: &str) -> String {
     let name = &volume.name;
     match volume.key_id {
+        _ if volume.map_refused => format!("volume {name} is locked: {why}"),
         0 => format!("volume {name} is locked: {why}"),
         _ => format!("volume {name} is locked: {why}. It opens by itself once its key can be had"),
     }
@@ -348,7 +358,12 @@ impl Node {
             self.keys.change(opened.mend.0, Then::Nothing);
         }
         let needed = self.engine.keys_in_use();
-        for name in needed.into_iter().filter_map(name_of) {
+        let mut needed: BTreeSet<KeyName> = needed.into_iter().filter_map(name_of).collect();
+        // The log may hold an epoch under a newer key, which is applied once the map is vouched for.
+        let volumes: BTreeSet<VolumeId> = self.volumes.values().map(|v| v.id).collect();
+        let own = opened.area.keys().map(|(_, key)| key.name());
+        needed.extend(own.filter(|name| volumes.contains(&name.volume)));
+        for name in needed {
             let slot = opened.area.find(name.volume, name.key);
             let wrapped = opened.area.keys().find(|(index, _)| Some(*index) == slot);
             let dek = match wrapped {
@@ -403,6 +418,16 @@ impl Node {
         match then {
             Then::Nothing => {}
             Then::Answer(token) => Self::answer(token, Ok(AdminReply::Done), effects),
+            Then::Begin(KeyFor::Volume(token, spec, labels))
+                if matches!(
+                    self.keys.deks.get(&first_key(spec.volume)),
+                    Some(Dek::Asked)
+                ) =>
+            {
+                let name = first_key(spec.volume);
+                let what = KeyFor::Volume(token, spec, labels);
+                self.keys.begin_later.push((name, what));
+            }
             Then::Begin(KeyFor::Volume(token, spec, labels)) => {
                 self.create(token, *spec, labels, 1);
             }
@@ -559,9 +584,21 @@ impl Node {
                         Err(why) => Dek::Away(why),
                     };
                 }
+                self.begin_now(name, effects);
                 self.keys_changed();
             }
             KeyAnswer::Rewrapped(name, result) => self.key_rewrapped(name, result, effects),
+        }
+    }
+
+    /// Begins the replicas that waited for a key, with or without it.
+    fn begin_now(&mut self, name: KeyName, effects: &mut Vec<Effect>) {
+        let (now, later) = std::mem::take(&mut self.keys.begin_later)
+            .into_iter()
+            .partition(|(of, _)| *of == name);
+        self.keys.begin_later = later;
+        for (_, what) in now {
+            self.slot_changed(Then::Begin(what), effects);
         }
     }
 
@@ -637,6 +674,13 @@ impl Node {
                  again each second. Check the device"
             ));
         }
+        if self.keys.maps_refused > 0 {
+            problems.push(format!(
+                "{} times since the start nothing vouched for the map of an encrypted volume: somebody may \
+                 have changed the store; the log names them",
+                self.keys.maps_refused
+            ));
+        }
         if self.keys.refused > 0 {
             problems.push(format!(
                 "{} times a sealed block did not open since the start: it was changed, moved, or \
@@ -655,9 +699,18 @@ impl Node {
     }
 
     /// Keys came, or will not: who waits for them is told.
-    fn keys_changed(&mut self) {
-        for id in self.volumes.keys().copied().collect::<Vec<_>>() {
-            self.key_changed(id);
+    pub(crate) fn keys_changed(&mut self) {
+        let refused = |node: &Self| node.volumes.values().filter(|v| v.map_refused).count();
+        let mut before = 0;
+        loop {
+            for id in self.volumes.keys().copied().collect::<Vec<_>>() {
+                self.key_changed(id);
+            }
+            // A clone waits for its origin, which may come behind it.
+            let left = refused(self);
+            if left == std::mem::replace(&mut before, left) {
+                return;
+            }
         }
     }
 
@@ -680,7 +733,10 @@ impl Node {
     /// As [`Self::keys_changed`], of one volume.
     pub(crate) fn key_changed(&mut self, id: GroupId) {
         self.ask_for_late_keys(id);
-        let lock = self.lock_now(id);
+        let mut lock = self.lock_now(id);
+        if lock == Lock::Open {
+            lock = self.lock_of_map(id);
+        }
         if let Some(volume) = self.volumes.get_mut(&id) {
             if volume.lock == lock && volume.key_id == 0 {
                 return;

@@ -33,6 +33,7 @@ mod status;
 mod sums;
 mod turns;
 mod volume;
+mod vouch;
 
 pub use catchup::CatchUps;
 pub use esker_nbd::{Access, TlsPolicy};

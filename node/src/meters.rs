@@ -128,6 +128,8 @@ pub struct StoreSample {
     pub rewind_points_given_up: u64,
     /// Times a sealed block did not open.
     pub blocks_refused: u64,
+    /// Maps of encrypted volumes that nothing vouched for.
+    pub maps_refused: u64,
     /// Replicas that catch up by versions.
     pub catch_ups: crate::CatchUps,
     /// Space.
@@ -429,6 +431,7 @@ impl Node {
             rewind_points: self.rewind_points(),
             rewind_points_given_up: self.rewinds.shortened,
             blocks_refused: self.keys.refused,
+            maps_refused: self.keys.maps_refused,
             catch_ups: self.catch_ups(),
             space: self.store_space(),
             ready: self.report.clone(),

@@ -98,6 +98,8 @@ impl Node {
         if let Some((volume, rekey)) = rekey.filter(|(_, r)| r.token == token) {
             rekey.is_durable = true;
             let key_id = rekey.key_id;
+            // Checkpoints sign with it from the epoch on.
+            _ = self.vouch(id, volume);
             // From now on it stays for as long as the volume may have it in its log.
             self.keys.unreserve((volume, key_id));
             self.dirty.insert(id);

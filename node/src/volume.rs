@@ -242,6 +242,8 @@ pub(crate) struct Volume {
     pub id: VolumeId,
     /// The key that its epochs are opened under; 0 when its blocks are not encrypted.
     pub key_id: u32,
+    /// Nothing vouches for its map, so it is not served.
+    pub map_refused: bool,
     /// Whether its keys are here.
     pub lock: Lock,
     pub name: String,

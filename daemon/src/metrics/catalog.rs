@@ -200,6 +200,11 @@ fn stores() -> Vec<Family> {
             Source::Number(|s| s.blocks_refused),
             "Reads that ended at a sealed block that does not open: changed, moved, or replaced by an older one.",
         ),
+        counter(
+            "esker_maps_refused",
+            Source::Number(|s| s.maps_refused),
+            "Maps of encrypted volumes that nothing vouches for, or not as they are: the volume is locked, and the log says why.",
+        ),
         gauge(
             "esker_catch_up_replicas",
             Source::Number(|s| s.catch_ups.running),

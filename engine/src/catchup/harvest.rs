@@ -10,7 +10,7 @@ use crate::format::ingest::{Run, RunContent, RUNS_MAX};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
 use crate::format::vaddr::VAddr;
 use crate::group::Group;
-use crate::map::tree::{child_index, span, Held, Missing};
+use crate::map::tree::{child_index, held_node, span, Held, Missing};
 use crate::map::view::View;
 use crate::readpath::NodeWaiter;
 use esker_base::num::{to_u64, to_usize};
@@ -272,8 +272,8 @@ impl Engine {
             if pointer.vaddr.is_none() {
                 return Step::Empty(until, pointer.max_stamp);
             }
-            let held = state.held.get(&pointer.vaddr).cloned();
-            let Some(node) = held.or_else(|| self.cache.get(pointer.vaddr)) else {
+            let held = held_node(&state.held, &pointer);
+            let Some(node) = held.or_else(|| self.cache.get(&pointer)) else {
                 return Step::Nodes(self.nodes_ahead(parent.as_deref(), level, first, state));
             };
             if level == 0 {
@@ -315,7 +315,7 @@ impl Engine {
             let pointer = parent.child(i);
             let wanted = !pointer.vaddr.is_none() && pointer.max_stamp > state.request.floor;
             let known = |vaddr: &VAddr| state.held.contains_key(vaddr);
-            if wanted && !known(&pointer.vaddr) && self.cache.get(pointer.vaddr).is_none() {
+            if wanted && !known(&pointer.vaddr) && self.cache.get(&pointer).is_none() {
                 nodes.push(missing(pointer, at));
             }
         }

@@ -5,7 +5,7 @@ pub(crate) use super::group::text;
 use super::group::{decode_group, encode_group};
 pub use super::group::{
     EpochEntry, FeedEntry, GroupEntry, GroupMeta, Jump, LogEntryMeta, MemberPlace, Membership,
-    SessionEntry,
+    RootMac, SessionEntry,
 };
 use super::node::ChildPointer;
 pub use super::space::{Kept, PieceEntry, SegmentEntry, SegmentKind};
@@ -18,7 +18,7 @@ use esker_base::{GroupId, Stamp};
 /// First eight bytes.
 pub const MAGIC: [u8; 8] = *b"ESKERCKP";
 /// Version of the structure.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// The oldest version that is read.
 pub const OLDEST: u32 = 4;
 /// Bytes before the sections.
@@ -223,8 +223,11 @@ fn open_section<'a>(r: &mut Reader<'a>, tag: u32) -> Result<Reader<'a>, FormatEr
     Ok(Reader::new("checkpoint section", r.bytes32()?))
 }
 
+/// In the address of a pointer that stands by itself: its hash is a cryptographic one.
+const STRONG_BIT: u32 = 63;
+
 pub(crate) fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
-    w.u64(p.vaddr.0);
+    w.u64(p.vaddr.0 | u64::from(p.is_strong) << STRONG_BIT);
     w.u64(p.max_stamp.0);
     w.u64(p.logical_hash);
     w.u64(p.live);
@@ -232,8 +235,10 @@ pub(crate) fn encode_pointer(w: &mut Writer, p: &ChildPointer) {
 }
 
 pub(crate) fn decode_pointer(r: &mut Reader<'_>) -> Result<ChildPointer, FormatError> {
+    let place = r.u64()?;
     Ok(ChildPointer {
-        vaddr: VAddr(r.u64()?),
+        vaddr: VAddr(place & !(1 << STRONG_BIT)),
+        is_strong: place >> STRONG_BIT & 1 != 0,
         max_stamp: Stamp(r.u64()?),
         logical_hash: r.u64()?,
         live: r.u64()?,

@@ -63,9 +63,7 @@ pub fn encode(store: StoreId, entries: &[DeadEntry]) -> Box<[u8]> {
         w.u64(e.lba);
     }
     w.zeros(PAGE - w.bytes.len());
-    let mut page = super::node::NodePage {
-        bytes: w.bytes.into_boxed_slice(),
-    };
+    let mut page = super::node::NodePage::of(w.bytes.into_boxed_slice());
     page.seal();
     page.bytes
 }

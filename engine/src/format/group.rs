@@ -25,6 +25,8 @@ pub const GROUP_VERSION_JUMPS: u16 = 4;
 pub const GROUP_VERSION_FEED: u16 = 8;
 /// Added to the version of a group that is under its newest key since some epoch.
 pub const GROUP_VERSION_RESEALED: u16 = 16;
+/// Added to the version of a group whose roots carry a MAC.
+pub const GROUP_VERSION_VOUCHED: u16 = 32;
 /// Version of the meta of a feed.
 pub const META_VERSION_FEED: u16 = 3;
 /// Added to the version of a meta that says where members live.
@@ -189,7 +191,12 @@ pub struct GroupEntry {
     pub jumps_since: Stamp,
     /// How far it has come, if it is a feed.
     pub feed: Option<FeedEntry>,
+    /// MAC over what is said of its roots: see `vouch.rs`.
+    pub mac: Option<RootMac>,
 }
+
+/// A MAC over what a checkpoint says of a volume's roots.
+pub type RootMac = [u8; 32];
 
 impl GroupEntry {
     /// The entry as bytes.
@@ -443,7 +450,8 @@ fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
             + part(!g.requests.is_empty(), GROUP_VERSION_REQUESTS)
             + part(has_jumps(g), GROUP_VERSION_JUMPS)
             + part(g.feed.is_some(), GROUP_VERSION_FEED)
-            + part(g.resealed != Epoch(0), GROUP_VERSION_RESEALED),
+            + part(g.resealed != Epoch(0), GROUP_VERSION_RESEALED)
+            + part(g.mac.is_some(), GROUP_VERSION_VOUCHED),
     );
     encode_meta(w, &g.meta);
     encode_hard_state(w, &g.hard_state);
@@ -490,6 +498,9 @@ fn encode_group_body(w: &mut Writer, g: &GroupEntry) {
         w.u64(feed.base.0);
         w.u64(feed.reach.0);
     }
+    if let Some(mac) = &g.mac {
+        w.raw(mac);
+    }
 }
 
 fn has_jumps(g: &GroupEntry) -> bool {
@@ -512,7 +523,7 @@ fn encode_requests(w: &mut Writer, requests: &[SessionEntry]) {
 
 fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
     let version = r.u16()?;
-    let Some(parts) = version.checked_sub(GROUP_VERSION).filter(|p| *p < 32) else {
+    let Some(parts) = version.checked_sub(GROUP_VERSION).filter(|p| *p < 64) else {
         return Err(r.error("was written by a newer version of Esker"));
     };
     let has = |part: u16| parts & part != 0;
@@ -582,6 +593,10 @@ fn decode_group_body(r: &mut Reader<'_>) -> Result<GroupEntry, FormatError> {
             base: Stamp(r.u64()?),
             reach: Stamp(r.u64()?),
         });
+    }
+    if has(GROUP_VERSION_VOUCHED) {
+        let bytes = r.raw(size_of::<RootMac>())?;
+        g.mac = RootMac::try_from(bytes).ok();
     }
     Ok(g)
 }

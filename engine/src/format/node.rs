@@ -9,8 +9,10 @@ use esker_base::{GroupId, Stamp, StoreId};
 
 /// First four bytes of a node.
 pub const MAGIC: u32 = 0x444e_5345; // "ESND"
-/// Version of the structure.
+/// Version of a plain volume's nodes, and of those of stores that were made by format version 7 or older.
 pub const VERSION: u16 = 2;
+/// Version of an encrypted volume's nodes: pointers to them hold a cryptographic hash.
+pub const VERSION_STRONG: u16 = 3;
 /// Children or blocks per node.
 pub const FANOUT: usize = 128;
 /// Bits of an LBA that one level resolves.
@@ -19,10 +21,16 @@ pub const FANOUT_BITS: u32 = 7;
 pub const HEAD_BYTES: usize = 128;
 /// Bytes of one entry, in leaves and inner nodes alike.
 pub const ENTRY_BYTES: usize = 31;
+/// Where a child's number of data blocks is in its entry.
+const LIVE_AT: usize = 27;
 /// Where the page's own CRC is.
 pub(crate) const CRC_AT: usize = 40;
 /// Most levels above the leaves (64 TiB: 34 bits of LBA).
 pub const LEVEL_MAX: u8 = 4;
+
+/// Kinds of a child pointer that names a node: of version 2, and of version 3.
+const CHILD: u8 = 1;
+const CHILD_STRONG: u8 = 2;
 
 const _: () = assert!(HEAD_BYTES + FANOUT * ENTRY_BYTES == PAGE);
 const _: () = assert!(VSEG_BITS + SLOT_BITS + 4 <= 56);
@@ -69,6 +77,8 @@ pub struct ChildPointer {
     pub max_stamp: Stamp,
     /// Hash over (LBA, stamp, authenticator) of the data below: equal on all replicas.
     pub logical_hash: u64,
+    /// The hash is a cryptographic one: nobody finds another node for it.
+    pub is_strong: bool,
     /// CRC of the node's page.
     pub crc: u32,
     /// Number of data blocks below. In a node it has 32 bits: a child of the largest root spans
@@ -87,6 +97,8 @@ pub struct NodeHead {
     pub group: GroupId,
     /// First LBA of the node's range.
     pub first_lba: u64,
+    /// Pointers to it hold a cryptographic hash.
+    pub is_strong: bool,
 }
 
 /// A node's page, decoded only as far as it is looked at.
@@ -94,6 +106,8 @@ pub struct NodeHead {
 pub struct NodePage {
     /// The bytes.
     pub bytes: Box<[u8]>,
+    /// Its hash, once it was computed: see [`NodePage::is_named_by`].
+    hash: u64,
 }
 
 fn encode_address(w: &mut [u8], kind: u8, vaddr: VAddr) {
@@ -109,6 +123,11 @@ fn decode_address(bytes: &[u8]) -> (u8, VAddr) {
     (kind, VAddr(word & ((1 << (VSEG_BITS + SLOT_BITS)) - 1)))
 }
 
+/// The level that a page names.
+fn level_of(bytes: &[u8]) -> u8 {
+    bytes[6]
+}
+
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
@@ -122,21 +141,42 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl NodePage {
+    /// A page with these bytes, which somebody has checked.
+    #[must_use]
+    pub fn of(bytes: Box<[u8]>) -> Self {
+        Self { bytes, hash: 0 }
+    }
+
+    /// The page is complete, and pointers to it hold this hash.
+    #[must_use]
+    pub fn with_hash(self, hash: u64) -> Self {
+        Self { hash, ..self }
+    }
+
+    /// Whether a page in memory that was found by its address is the one that a pointer names. Addresses are
+    /// not in what a cryptographic hash covers: who changes the device can make two pointers name one address.
+    #[must_use]
+    pub fn is_named_by(&self, pointer: &ChildPointer) -> bool {
+        self.is_strong() == pointer.is_strong
+            && (!pointer.is_strong || self.hash == pointer.logical_hash)
+    }
+
     /// An empty node.
     #[must_use]
     pub fn empty(head: &NodeHead) -> Self {
         let mut w = Writer::new();
         w.u32(MAGIC);
-        w.u16(VERSION);
+        w.u16(match head.is_strong {
+            true => VERSION_STRONG,
+            false => VERSION,
+        });
         w.u8(head.level);
         w.u8(0);
         w.u128(head.store.0);
         w.u64(head.group.0);
         w.u64(head.first_lba);
         w.zeros(PAGE - w.bytes.len());
-        Self {
-            bytes: w.bytes.into_boxed_slice(),
-        }
+        Self::of(w.bytes.into_boxed_slice())
     }
 
     /// Checks the head and every entry of a page read from the device.
@@ -149,7 +189,15 @@ impl NodePage {
             return Err(r.error("has no magic"));
         }
         let version = r.u16()?;
-        r.version(u32::from(VERSION), u32::from(version))?;
+        let is_strong = version == VERSION_STRONG;
+        if !is_strong {
+            r.version(u32::from(VERSION), u32::from(version))?;
+        }
+        let kind_max = match (level_of(bytes), is_strong) {
+            (0, _) => LeafKind::Compressed as u8,
+            (_, true) => CHILD_STRONG,
+            (_, false) => CHILD,
+        };
         let level = r.u8()?;
         r.zeros(1)?;
         let store = StoreId(r.u128()?);
@@ -163,9 +211,18 @@ impl NodePage {
         for i in 0..FANOUT {
             let at = HEAD_BYTES + i * ENTRY_BYTES;
             let (kind, vaddr) = decode_address(&bytes[at..]);
-            let stored = kind == 1 || (level == 0 && kind == LeafKind::Compressed as u8);
-            if kind > if level == 0 { 5 } else { 1 } || stored == vaddr.is_none() {
+            let stored = match level {
+                0 => kind == 1 || kind == LeafKind::Compressed as u8,
+                _ => kind != 0,
+            };
+            if kind > kind_max || stored == vaddr.is_none() {
                 return Err(r.error("entry is malformed"));
+            }
+            // A cryptographic hash covers what a child says of its blocks, and not where it lies: whether
+            // it lies anywhere has to follow from that, or a range could be emptied or filled behind it.
+            let live = u32_at(bytes, at + LIVE_AT);
+            if level > 0 && is_strong && (live == 0) != vaddr.is_none() {
+                return Err(r.error("child has blocks and no address, or the reverse"));
             }
         }
         Ok(NodeHead {
@@ -173,6 +230,7 @@ impl NodePage {
             store,
             group,
             first_lba,
+            is_strong,
         })
     }
 
@@ -201,7 +259,18 @@ impl NodePage {
     /// The level, zero for a leaf.
     #[must_use]
     pub fn level(&self) -> u8 {
-        self.bytes[6]
+        level_of(&self.bytes)
+    }
+
+    /// Whether pointers to it hold a cryptographic hash.
+    #[must_use]
+    pub fn is_strong(&self) -> bool {
+        self.bytes[4..6] == VERSION_STRONG.to_le_bytes()
+    }
+
+    /// Pointers to it will hold a cryptographic hash.
+    pub fn make_strong(&mut self) {
+        self.bytes[4..6].copy_from_slice(&VERSION_STRONG.to_le_bytes());
     }
 
     /// First LBA of the range.
@@ -257,13 +326,14 @@ impl NodePage {
     pub fn child(&self, i: usize) -> ChildPointer {
         assert!(i < FANOUT, "child out of range");
         let entry = &self.bytes[HEAD_BYTES + i * ENTRY_BYTES..][..ENTRY_BYTES];
-        let (_, vaddr) = decode_address(entry);
+        let (kind, vaddr) = decode_address(entry);
         ChildPointer {
             vaddr,
+            is_strong: kind == CHILD_STRONG,
             max_stamp: Stamp(u64_at(entry, 7)),
             logical_hash: u64_at(entry, 15),
             crc: u32_at(entry, 23),
-            live: u64::from(u32_at(entry, 27)),
+            live: u64::from(u32_at(entry, LIVE_AT)),
         }
     }
 
@@ -274,7 +344,12 @@ impl NodePage {
     pub fn set_child(&mut self, i: usize, value: &ChildPointer) {
         assert!(i < FANOUT, "child out of range");
         let entry = &mut self.bytes[HEAD_BYTES + i * ENTRY_BYTES..][..ENTRY_BYTES];
-        encode_address(entry, u8::from(!value.vaddr.is_none()), value.vaddr);
+        let kind = match (value.vaddr.is_none(), value.is_strong) {
+            (true, _) => 0,
+            (false, false) => CHILD,
+            (false, true) => CHILD_STRONG,
+        };
+        encode_address(entry, kind, value.vaddr);
         entry[7..15].copy_from_slice(&value.max_stamp.0.to_le_bytes());
         entry[15..23].copy_from_slice(&value.logical_hash.to_le_bytes());
         entry[23..27].copy_from_slice(&value.crc.to_le_bytes());
@@ -296,6 +371,7 @@ mod tests {
             store: StoreId(1),
             group: GroupId(2),
             first_lba: 256,
+            is_strong: true,
         };
         let mut leaf = NodePage::empty(&head);
         let mut inner = NodePage::empty(&NodeHead { level: 3, ..head });
@@ -310,6 +386,7 @@ mod tests {
             vaddr: VAddr(largest.0 - i),
             max_stamp: Stamp(i),
             logical_hash: u64::MAX - i,
+            is_strong: i.is_multiple_of(2),
             crc: 5,
             live: u64::from(u32::MAX),
         };
@@ -336,5 +413,45 @@ mod tests {
             },
         );
         assert!(NodePage::check(&leaf.bytes).is_err());
+    }
+
+    /// Who could give an empty child an address, or take one with blocks away, would need no other hash for it.
+    #[test]
+    fn a_child_of_a_strong_node_has_an_address_if_it_has_blocks() {
+        let head = |is_strong| NodeHead {
+            level: 1,
+            is_strong,
+            ..NodeHead::default()
+        };
+        let check = |is_strong, child: &ChildPointer| {
+            let mut inner = NodePage::empty(&head(is_strong));
+            inner.set_child(7, child);
+            NodePage::check(&inner.bytes).is_ok()
+        };
+        let whole = ChildPointer {
+            vaddr: VAddr(9),
+            is_strong: true,
+            live: 1,
+            ..ChildPointer::default()
+        };
+        let empty = ChildPointer {
+            max_stamp: Stamp(4),
+            ..ChildPointer::default()
+        };
+        assert!(check(true, &whole) && check(true, &empty));
+        for is_strong in [true, false] {
+            let filled = ChildPointer {
+                live: 0,
+                is_strong,
+                ..whole
+            };
+            assert!(!check(true, &filled), "{filled:?}");
+        }
+        let emptied = ChildPointer {
+            vaddr: VAddr::NONE,
+            ..whole
+        };
+        assert!(!check(true, &emptied));
+        assert!(check(false, &emptied));
     }
 }

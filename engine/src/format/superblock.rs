@@ -8,7 +8,7 @@ use esker_base::{ClusterId, NodeId, Seq, StoreId, WallClock};
 /// First eight bytes of every copy.
 pub const MAGIC: [u8; 8] = *b"ESKERSTO";
 /// Version of the structure.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// The oldest version that is read; opening the store writes the current one.
 pub const OLDEST: u32 = 4;
 /// Number of copies; two that agree are a quorum.

@@ -1,6 +1,6 @@
 //! The cache of map nodes: a fixed number of pages, second-chance eviction.
 
-use crate::format::node::NodePage;
+use crate::format::node::{ChildPointer, NodePage};
 use crate::format::vaddr::VAddr;
 use crate::format::PAGE;
 use rustc_hash::FxHashMap;
@@ -53,15 +53,15 @@ impl NodeCache {
         self.nodes_max
     }
 
-    /// The node at `vaddr`, if it is here.
-    pub fn get(&mut self, vaddr: VAddr) -> Option<Arc<NodePage>> {
-        match self.slots.get_mut(&vaddr) {
-            Some(slot) => {
+    /// The node that a pointer names, if it is here.
+    pub fn get(&mut self, pointer: &ChildPointer) -> Option<Arc<NodePage>> {
+        match self.slots.get_mut(&pointer.vaddr) {
+            Some(slot) if slot.page.is_named_by(pointer) => {
                 slot.used = true;
                 self.hits += 1;
                 Some(slot.page.clone())
             }
-            None => {
+            Some(_) | None => {
                 self.misses += 1;
                 None
             }

@@ -4,7 +4,7 @@
 use super::delta::{Delta, Extent};
 use super::interval::Piece;
 use super::layer::Rehomed;
-use super::tree::{child_index, level_for, span, summarise, Held, Missing};
+use super::tree::{child_index, held_node, level_for, span, summarise, Held, Missing};
 use crate::format::node::{ChildPointer, LeafEntry, LeafKind, NodeHead, NodePage, FANOUT};
 use crate::format::vaddr::VAddr;
 use crate::format::versions::Subtree;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// What a merge asks of the store.
 pub trait MergeStore {
     /// A node, if it is in memory.
-    fn node(&mut self, vaddr: VAddr) -> Option<Arc<NodePage>>;
+    fn node(&mut self, pointer: &ChildPointer) -> Option<Arc<NodePage>>;
     /// Writes a new node; gives its address and CRC, or none when there is no room.
     fn write(&mut self, page: NodePage) -> Option<(VAddr, u32)>;
     /// A block that the merged tree no longer needs, and what replaces it.
@@ -93,6 +93,8 @@ struct Open {
 pub struct Merge {
     store: StoreId,
     group: GroupId,
+    /// Nodes get a cryptographic hash.
+    is_strong: bool,
     /// Root so far; final when the merge is done.
     pub root: ChildPointer,
     /// Its level.
@@ -106,8 +108,7 @@ pub struct Merge {
 impl Merge {
     /// A merge into this tree, for a volume of `blocks` blocks.
     pub fn new(
-        store: StoreId,
-        group: GroupId,
+        (store, group, is_strong): (StoreId, GroupId, bool),
         root: ChildPointer,
         root_level: u8,
         blocks: u64,
@@ -115,6 +116,7 @@ impl Merge {
         let mut merge = Self {
             store,
             group,
+            is_strong,
             root,
             root_level,
             path: Vec::new(),
@@ -157,6 +159,7 @@ impl Merge {
             store: self.store,
             group: self.group,
             first_lba,
+            is_strong: self.is_strong,
         })
     }
 
@@ -204,14 +207,18 @@ impl Merge {
         keep: impl Fn(&Open) -> bool,
     ) -> Option<Stop> {
         while self.path.last().is_some_and(|open| !keep(open)) {
-            let open = self.path.pop()?;
+            let mut open = self.path.pop()?;
             if !open.changed {
                 self.held.remove(&open.old.vaddr);
                 continue;
             }
+            if self.is_strong {
+                open.page.make_strong();
+            }
             let mut pointer = summarise(&open.page);
             if pointer.live > 0 {
-                let Some((vaddr, crc)) = store.write(open.page) else {
+                let Some((vaddr, crc)) = store.write(open.page.with_hash(pointer.logical_hash))
+                else {
                     return Some(Stop::NoSegment);
                 };
                 (pointer.vaddr, pointer.crc) = (vaddr, crc);
@@ -281,8 +288,8 @@ impl Merge {
             let page = if pointer.vaddr.is_none() {
                 self.blank_under(&pointer, level, first_lba)
             } else {
-                let held = self.held.get(&pointer.vaddr).cloned();
-                match held.or_else(|| store.node(pointer.vaddr)) {
+                let held = held_node(&self.held, &pointer);
+                match held.or_else(|| store.node(&pointer)) {
                     Some(node) => node.as_ref().clone(),
                     None => {
                         return Err(Stop::Missing(Missing {

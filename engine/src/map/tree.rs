@@ -4,12 +4,16 @@ use super::cache::NodeCache;
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT, FANOUT_BITS};
 use crate::format::operation::Authenticator;
 use crate::format::vaddr::VAddr;
+use aws_lc_rs::digest;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::BlockRange;
 use esker_base::Stamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
+
+/// What a cryptographic hash of a node begins with.
+const STRONG_DOMAIN: &[u8] = b"esker node 1";
 
 /// Blocks under a node of this level.
 pub const fn span(level: u8) -> u64 {
@@ -68,6 +72,12 @@ pub struct Missing {
 /// Nodes that a request holds on to, so that eviction cannot starve it.
 pub type Held = BTreeMap<VAddr, Arc<NodePage>>;
 
+/// A node that a request holds.
+pub fn held_node(held: &Held, pointer: &ChildPointer) -> Option<Arc<NodePage>> {
+    let node = held.get(&pointer.vaddr);
+    node.filter(|node| node.is_named_by(pointer)).cloned()
+}
+
 /// Looks blocks up in a tree.
 pub struct Lookup<'a> {
     /// Nodes in memory.
@@ -92,8 +102,8 @@ impl Lookup<'_> {
             self.zeros(lo, hi - lo);
             return;
         }
-        let held = self.held.get(&pointer.vaddr).cloned();
-        let Some(node) = held.or_else(|| self.cache.get(pointer.vaddr)) else {
+        let held = held_node(self.held, pointer);
+        let Some(node) = held.or_else(|| self.cache.get(pointer)) else {
             self.missing.push(Missing {
                 pointer: *pointer,
                 level,
@@ -155,7 +165,14 @@ pub fn lookup(walk: &mut Lookup<'_>, root: &ChildPointer, root_level: u8, range:
 /// What a pointer to a node says of it: highest stamp, hash and number of data blocks.
 pub fn summarise(node: &NodePage) -> ChildPointer {
     let mut pointer = ChildPointer::default();
-    let mut hashed = Vec::with_capacity(FANOUT * 32);
+    let is_strong = node.is_strong();
+    let mut hashed = Vec::with_capacity(FANOUT * 32 + 32);
+    if is_strong {
+        // What a hash is of is in it: a node stands for no other place, and no leaf for an inner node.
+        hashed.extend_from_slice(STRONG_DOMAIN);
+        hashed.push(node.level());
+        hashed.extend_from_slice(&node.first_lba().to_le_bytes());
+    }
     for i in 0..FANOUT {
         if node.level() == 0 {
             let entry = node.leaf(i);
@@ -173,18 +190,88 @@ pub fn summarise(node: &NodePage) -> ChildPointer {
             if child.live > 0 {
                 hashed.extend_from_slice(&to_u64(i).to_le_bytes());
                 hashed.extend_from_slice(&child.logical_hash.to_le_bytes());
+                if is_strong {
+                    hashed.push(u8::from(child.is_strong));
+                    hashed.extend_from_slice(&child.live.to_le_bytes());
+                }
             }
         }
     }
     if pointer.live > 0 {
-        pointer.logical_hash = xxh3_64(&hashed);
+        pointer.is_strong = is_strong;
+        pointer.logical_hash = match is_strong {
+            true => strong_hash(&hashed),
+            false => xxh3_64(&hashed),
+        };
     }
     pointer
+}
+
+/// The first 64 bits of SHA-256.
+fn strong_hash(bytes: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest::digest(&digest::SHA256, bytes).as_ref()[..8]);
+    u64::from_le_bytes(first)
+}
+
+/// Whether a node is what a pointer with a cryptographic hash says. Of the others it is not asked: their
+/// hash is no obstacle to who wants to deceive, and the page's CRC is enough against accidents.
+pub fn is_vouched_by(node: &NodePage, pointer: &ChildPointer) -> bool {
+    if node.is_strong() != pointer.is_strong {
+        return false;
+    }
+    !pointer.is_strong || agrees(&summarise(node), pointer)
+}
+
+/// Whether a pointer says of a node what the node says.
+pub fn agrees(sum: &ChildPointer, pointer: &ChildPointer) -> bool {
+    sum.max_stamp == pointer.max_stamp
+        && sum.logical_hash == pointer.logical_hash
+        && sum.live == pointer.live
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::node::{LeafEntry, NodeHead};
+
+    /// Addresses are not in what the hashes cover, so what is found by its address is compared with the pointer.
+    #[test]
+    fn a_node_in_memory_is_given_only_to_pointers_that_name_it() {
+        let leaf = |first_lba, is_strong, stamp| {
+            let mut page = NodePage::empty(&NodeHead {
+                first_lba,
+                is_strong,
+                ..NodeHead::default()
+            });
+            let entry = LeafEntry {
+                kind: LeafKind::Data,
+                vaddr: VAddr(9),
+                stamp: Stamp(stamp),
+                auth: [7; 16],
+            };
+            page.set_leaf(3, &entry);
+            page
+        };
+        let vaddr = VAddr(5);
+        let pointer_to = |page: &NodePage| ChildPointer {
+            vaddr,
+            ..summarise(page)
+        };
+        let page = leaf(128, true, 4);
+        let pointer = pointer_to(&page);
+        assert!(pointer.is_strong && is_vouched_by(&page, &pointer));
+        let page = Arc::new(page.with_hash(pointer.logical_hash));
+        let mut cache = NodeCache::new(0);
+        cache.insert(vaddr, page.clone(), false);
+        let held = Held::from([(vaddr, page)]);
+        assert!(cache.get(&pointer).is_some() && held_node(&held, &pointer).is_some());
+        for other in [leaf(256, true, 4), leaf(128, true, 3), leaf(128, false, 4)] {
+            let named = pointer_to(&other);
+            assert!(cache.get(&named).is_none() && held_node(&held, &named).is_none());
+            assert!(!is_vouched_by(&other, &pointer), "{named:?}");
+        }
+    }
 
     #[test]
     fn levels_cover_the_sizes_they_are_for() {

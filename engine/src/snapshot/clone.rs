@@ -16,6 +16,7 @@ use crate::format::versions::VersionId;
 use crate::group::{Group, Load, LogEntry};
 use crate::recovery::Probe;
 use crate::snapshot::operations;
+use crate::vouch::Proof;
 use esker_base::{GroupId, RaftIndex, ReplicaId, Term};
 
 /// Index and term behind which a clone's log begins: a replica made from nothing but the log would lack
@@ -96,6 +97,10 @@ impl Engine {
             key_id: from.meta.key_id.min(1),
             ..from.meta.clone()
         });
+        group.proof = match &from.proof {
+            Proof::Vouched(_) => Proof::Fresh,
+            Proof::Fresh | Proof::Origin(_) | Proof::Claimed(_) => Proof::Origin(origin),
+        };
         (group.truncated, group.applied) = (FIRST, FIRST.0);
         group.hard_state = HardState {
             term: FIRST.1,
@@ -168,6 +173,9 @@ impl Engine {
         let before = load(self);
         while let Some(next) = self.replay_next(origin, entry) {
             if let Some(group) = self.groups.get_mut(&origin) {
+                if group.proof.is_open() {
+                    self.probes.insert(Probe::ClaimPassed);
+                }
                 group.applied = next.index;
             }
             self.apply_one(origin, &next)?;

@@ -174,8 +174,9 @@ impl<'a> Walk<'a> {
     /// A node, if it is in memory.
     fn node(&mut self, pointer: &ChildPointer) -> Option<Arc<NodePage>> {
         let held = self.state.held.get(&pointer.vaddr);
+        let held = held.filter(|(_, node)| node.is_named_by(pointer));
         let held = held.map(|(_, node)| node.clone());
-        held.or_else(|| self.cache.get(pointer.vaddr))
+        held.or_else(|| self.cache.get(pointer))
     }
 
     fn open(&mut self, part: &Part) -> Option<Open> {

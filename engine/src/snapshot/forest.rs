@@ -805,6 +805,21 @@ impl Forest {
         }
     }
 
+    /// Snapshots of a group as the checkpoint on its way has them, or as they are without one; by number.
+    pub fn frozen_snapshots(&self, group: GroupId, mut each: impl FnMut(&Version)) {
+        let (next_version, _) = self.frozen_numbers();
+        let range = (group, VersionId(0))..(group, VersionId(next_version));
+        for id in self.members.range(range).map(|(_, id)| id) {
+            let since = self.frozen.as_ref().map(|f| &f.hidden_since);
+            let was_there = |v: &&Version| {
+                v.kind == VersionKind::Snapshot || since.is_some_and(|since| since.contains(id))
+            };
+            if let Some(version) = self.versions.get(id).filter(was_there) {
+                each(version);
+            }
+        }
+    }
+
     /// A version as the checkpoint on its way has it, if that is not what it is now.
     fn frozen_version(&self, v: &Version) -> Option<Version> {
         let frozen = self.frozen.as_ref()?;

@@ -19,7 +19,7 @@ use crate::error::StoreError;
 use crate::format::dead::{DeadEntry, DeadKind};
 use crate::format::node::LeafKind;
 use crate::format::versions::{Chunk, DeadlistId, Version, VersionId, VersionKind};
-use crate::map::tree::{child_index, span, Missing};
+use crate::map::tree::{child_index, held_node, span, Missing};
 use crate::recovery::Probe;
 use crate::snapshot::reclaim::{Step, PAGES_AT_A_TIME, SLOTS_PER_STEP};
 use esker_base::num::to_u64;
@@ -318,8 +318,8 @@ impl Engine {
             if level == 0 && !is_data {
                 return Ok(false);
             }
-            let held = c.reclaim.held.get(&pointer.vaddr).cloned();
-            let Some(node) = held.or_else(|| self.cache.get(pointer.vaddr)) else {
+            let held = held_node(&c.reclaim.held, &pointer);
+            let Some(node) = held.or_else(|| self.cache.get(&pointer)) else {
                 return Err(Missing {
                     pointer,
                     level,

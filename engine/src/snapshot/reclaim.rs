@@ -15,7 +15,7 @@ use crate::format::dead::{decode, DeadEntry, DeadKind, ENTRIES_MAX};
 use crate::format::node::{ChildPointer, LeafKind, NodePage, FANOUT};
 use crate::format::versions::{Chunk, DeadlistId, Subtree, Version, VersionId};
 use crate::format::VAddr;
-use crate::map::tree::{span, Held, Missing, ANYWHERE};
+use crate::map::tree::{held_node, span, Held, Missing, ANYWHERE};
 use crate::snapshot::forest::{Floor, Forest};
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{GroupId, Stamp};
@@ -236,13 +236,13 @@ impl Engine {
         c: &Checkpointing,
         chunk: &Chunk,
     ) -> Result<Vec<DeadEntry>, Result<Missing, StoreError>> {
-        let held = c.reclaim.held.get(&chunk.page).cloned();
-        let Some(page) = held.or_else(|| self.cache.get(chunk.page)) else {
-            let pointer = ChildPointer {
-                vaddr: chunk.page,
-                crc: chunk.crc,
-                ..ChildPointer::default()
-            };
+        let pointer = ChildPointer {
+            vaddr: chunk.page,
+            crc: chunk.crc,
+            ..ChildPointer::default()
+        };
+        let held = held_node(&c.reclaim.held, &pointer);
+        let Some(page) = held.or_else(|| self.cache.get(&pointer)) else {
             return Err(Ok(Missing {
                 pointer,
                 level: DEAD_PAGE,
@@ -358,9 +358,8 @@ impl Engine {
         let subtrees = self.dead.get(id).map_or(&[][..], |list| &list.subtrees);
         let mut nodes: Vec<(Subtree, Option<Arc<NodePage>>)> = Vec::new();
         for subtree in subtrees.iter().rev().take(PAGES_AT_A_TIME) {
-            let at = subtree.node.vaddr;
-            let held = c.reclaim.held.get(&at).cloned();
-            nodes.push((*subtree, held.or_else(|| self.cache.get(at))));
+            let held = held_node(&c.reclaim.held, &subtree.node);
+            nodes.push((*subtree, held.or_else(|| self.cache.get(&subtree.node))));
         }
         let Some((subtree, Some(node))) = nodes.first().cloned() else {
             let missing = nodes.iter().filter(|(_, node)| node.is_none());

@@ -21,7 +21,7 @@ impl Engine {
                 return;
             };
             let vaddr = entry.node.vaddr;
-            let Some(node) = self.cache.get(vaddr) else {
+            let Some(node) = self.cache.get(&entry.node) else {
                 if !self.node_waiters.contains_key(&vaddr) {
                     let missing = Missing {
                         pointer: entry.node,

@@ -106,9 +106,7 @@ pub(crate) fn node(data: &[u8]) {
     };
     assert!(head.level <= LEVEL_MAX);
     let mut again = NodePage::empty(&head);
-    let node = NodePage {
-        bytes: bytes.into_boxed_slice(),
-    };
+    let node = NodePage::of(bytes.into_boxed_slice());
     assert_eq!(
         (node.level(), node.first_lba()),
         (head.level, head.first_lba)

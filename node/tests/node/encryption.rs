@@ -249,6 +249,14 @@ fn another_key_opens_nothing_and_is_told() {
     let conn = world.open(1, "s");
     world.write(conn, 0, 4 * BLOCK, 9);
     world.restart(1);
+    let shown = world.show("s");
+    assert_eq!(shown.state, VolumeState::Locked);
+    let told = world.go(9, "s", &[]);
+    let text = String::from_utf8_lossy(&told.last().unwrap().1).into_owned();
+    assert!(text.contains("MAC over its roots does not match"), "{text}");
+    // An operator who knows better gets no further than the blocks.
+    let name = String::from("s");
+    world.ask(AdminRequest::VolumeAcceptLoss { name }).unwrap();
     let conn = world.open(2, "s");
     assert_eq!(world.read(conn, 0, BLOCK), None);
     assert_eq!(world.refused(), 1);
@@ -259,7 +267,11 @@ fn another_key_opens_nothing_and_is_told() {
         "{failed:?}"
     );
     assert_eq!(world.refused(), 2);
+    // Now the other key has signed.
     world.restart(0);
+    assert_eq!(world.show("s").state, VolumeState::Locked);
+    let name = String::from("s");
+    world.ask(AdminRequest::VolumeAcceptLoss { name }).unwrap();
     let conn = world.open(3, "s");
     assert_eq!(world.read(conn, 0, 4 * BLOCK), Some(vec![9; 4 * BLOCK]));
 }

@@ -86,6 +86,8 @@ pub(crate) struct Host {
     /// Sync failures that had been counted before.
     pub syncs_failed_seen: u64,
     pub probes: BTreeSet<Probe>,
+    /// Volumes of which it has a replica: it has said so.
+    pub made: BTreeSet<usize>,
     /// Pages of survivors that got new addresses.
     pub rehomed: u64,
     /// The provider of keys cannot be reached from it until then.
@@ -121,6 +123,7 @@ impl Host {
             rehomed: 0,
             keys_away_until: 0,
             looked_at_soon: false,
+            made: BTreeSet::new(),
             told: BTreeMap::new(),
         }
     }
@@ -158,6 +161,13 @@ impl Host {
             }
         }
         places
+    }
+
+    /// Keeps what the process has shown of its branches until now.
+    pub fn note_probes_now(&mut self) {
+        if let Some(node) = &self.node {
+            self.probes.extend(node.engine().probes());
+        }
     }
 
     /// Keeps what the process, which ends, has shown of its branches.

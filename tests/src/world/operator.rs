@@ -5,6 +5,7 @@ use super::client::Mood;
 use super::host::{replica_of, State};
 use super::world::{Ev, Purpose, World};
 use esker_base::GroupId;
+use esker_engine::Probe;
 use esker_node::admin::{AdminError, AdminReply, AdminRequest, ReplicaSpec, VolumeState};
 use esker_node::{AdminToken, Event};
 use std::collections::BTreeSet;
@@ -325,7 +326,10 @@ impl World {
             Purpose::GoBack(slot, to) => self.gone_back(slot, &to, result),
             Purpose::Scrub(scrub) => self.scrub_answered(host, scrub, result),
             Purpose::Change(slot) => self.changed(host, slot, result),
-            Purpose::Replica => {
+            Purpose::Replica(slot) => {
+                if result.is_ok() {
+                    self.hosts[host].made.insert(slot);
+                }
                 if let Err(error) = result {
                     // Its key slots are not read yet; or it was asked again for another one's sake.
                     let is_keyed = self.plan.encrypted > 0;
@@ -347,6 +351,25 @@ impl World {
                     self.loss_accepted(slot);
                 }
             }
+        }
+    }
+
+    /// Keys came. Where a clone was replayed before, and the process ended before they came, nothing vouches for the
+    /// map of its origin any more: the operator, who knows why, accepts it.
+    pub(crate) fn accept_maps(&mut self, host: usize) {
+        self.hosts[host].note_probes_now();
+        let passed = self.hosts[host].probes.contains(&Probe::ClaimPassed);
+        let node = self.hosts[host].node.as_ref().filter(|_| passed);
+        let names = node.map(|n| {
+            n.engine()
+                .without_mac()
+                .map(String::from)
+                .collect::<Vec<_>>()
+        });
+        for name in names.into_iter().flatten() {
+            self.stats.did("maps accepted");
+            let request = AdminRequest::VolumeAcceptLoss { name };
+            self.ask_operator(host, request, Purpose::Info);
         }
     }
 
@@ -486,14 +509,19 @@ impl World {
             learns: false,
             key,
         };
-        if self.hosts[host].incarnation > 1 {
+        // It may have ended while it waited for the key.
+        if self.hosts[host].made.contains(&slot) {
             self.violate(format!(
                 "node {host} has lost its replica of {}",
                 volume.name
             ));
             return;
         }
-        self.ask_operator(host, AdminRequest::ReplicaCreate(spec), Purpose::Replica);
+        self.ask_operator(
+            host,
+            AdminRequest::ReplicaCreate(spec),
+            Purpose::Replica(slot),
+        );
     }
 
     /// How many clients are attached anywhere.

@@ -105,7 +105,7 @@ pub(crate) enum Crash {
 #[derive(Clone, Debug)]
 pub(crate) enum Purpose {
     Change(usize),
-    Replica,
+    Replica(usize),
     Reconcile,
     AcceptLoss(usize),
     Info,

@@ -53,5 +53,6 @@ mod stop;
 mod stores;
 mod stress;
 mod tampering;
+mod tampering_maps;
 mod tls;
 mod tools;

@@ -3,10 +3,12 @@
 use crate::client::{Client, EIO};
 use crate::harness::{run, Daemon, Folder, Start};
 use esker_base::checksum::crc32;
+use esker_base::Stamp;
 use esker_engine::format::checkpoint::Checkpoint;
 use esker_engine::format::operation::{BlockInfo, Operation};
 use esker_engine::format::record::{ItemBody, RecordHeader, MAGIC};
 use esker_engine::format::superblock::{Superblock, COPIES};
+use esker_engine::format::vaddr::VAddr;
 use esker_engine::format::SEGMENTS_OFFSET;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,30 +17,30 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
-const BLOCK: u64 = 4096;
-const BLOCKS: u64 = 64;
+pub(crate) const BLOCK: u64 = 4096;
+pub(crate) const BLOCKS: u64 = 64;
 /// Blocks that are changed in one way each.
 const FLIPPED: u64 = 10;
 const SWAPPED: [u64; 2] = [20, 21];
-const REPLAYED: u64 = 30;
+pub(crate) const REPLAYED: u64 = 30;
 /// In a record's header.
 const CRC_AT: usize = 8;
 const PREV_HASH_AT: usize = 48;
 
 /// What a block holds in its versions.
-fn block(lba: u64, version: u64) -> Vec<u8> {
+pub(crate) fn block(lba: u64, version: u64) -> Vec<u8> {
     let words = (0..BLOCK / 8).map(|i| (version << 48 | lba << 16 | i).wrapping_mul(0x9e37_79b9));
     words.flat_map(u64::to_le_bytes).collect()
 }
 
-fn start(folder: &Folder, store: &Path) -> Start {
+pub(crate) fn start(folder: &Folder, store: &Path) -> Start {
     let store = store.to_str().unwrap();
     Start::new(&folder.join("d")).with(&["--store", store, "--scrub-rate", "none"])
 }
 
 /// An encrypted volume and a plain one, each with two versions of its blocks, on a store that was stopped or
 /// killed.
-fn made(folder: &Folder, is_clean: bool) -> PathBuf {
+pub(crate) fn made(folder: &Folder, is_clean: bool) -> PathBuf {
     let store = folder.join("good.esker");
     let size = 1 << 30;
     let words = ["--store-size", "1GiB"];
@@ -88,18 +90,21 @@ struct Attacker {
 }
 
 /// Blocks that an entry of the log wrote.
-struct Written {
+pub(crate) struct Written {
     /// Of the record.
-    record: u64,
+    pub record: u64,
     /// Of the first block's bytes.
-    at: u64,
-    lba: u64,
-    is_sealed: bool,
-    blocks: Vec<BlockInfo>,
+    pub at: u64,
+    pub lba: u64,
+    pub is_sealed: bool,
+    /// Of the first block.
+    pub stamp: Stamp,
+    pub vaddr: VAddr,
+    pub blocks: Vec<BlockInfo>,
 }
 
 /// Offsets and lengths of the headers of all records of a store that was never collected, and what they wrote.
-fn log_of(file: &File) -> (Vec<(u64, usize)>, Vec<Written>) {
+pub(crate) fn log_of(file: &File) -> (Vec<(u64, usize)>, Vec<Written>) {
     let (mut records, mut all) = (Vec::new(), Vec::new());
     let size = file.metadata().unwrap().len();
     let (mut at, mut window) = (SEGMENTS_OFFSET, vec![0; 64 << 10]);
@@ -126,9 +131,9 @@ fn log_of(file: &File) -> (Vec<(u64, usize)>, Vec<Written>) {
             if let Ok((
                 Operation::Write {
                     lba,
+                    stamp,
                     key_id,
                     blocks,
-                    ..
                 },
                 _,
             )) = Operation::decode(&data)
@@ -138,6 +143,11 @@ fn log_of(file: &File) -> (Vec<(u64, usize)>, Vec<Written>) {
                     at: at + header_bytes as u64 + u64::from(payload_page) * BLOCK,
                     lba,
                     is_sealed: key_id != 0,
+                    stamp,
+                    vaddr: VAddr::new(
+                        header.generation,
+                        header.slot + u32::from(header.header_pages) + payload_page,
+                    ),
                     blocks,
                 });
             }
@@ -242,7 +252,7 @@ fn changed() -> [u64; 4] {
 }
 
 /// Blocks that cannot be read; all others are right, or `wrong` is told.
-fn unreadable(daemon: &Daemon, name: &str, wrong: &mut Vec<u64>) -> Vec<u64> {
+pub(crate) fn unreadable(daemon: &Daemon, name: &str, wrong: &mut Vec<u64>) -> Vec<u64> {
     let mut client = daemon.client(name);
     let mut refused = Vec::new();
     for lba in 0..BLOCKS {
@@ -259,7 +269,7 @@ fn unreadable(daemon: &Daemon, name: &str, wrong: &mut Vec<u64>) -> Vec<u64> {
 }
 
 /// What a scrub of a volume finds, by block.
-fn scrubbed(daemon: &Daemon, name: &str) -> Vec<u64> {
+pub(crate) fn scrubbed(daemon: &Daemon, name: &str) -> Vec<u64> {
     let done = daemon.esker(&["-o", "json", "volume", "scrub", name]);
     let found: serde_json::Value = serde_json::from_str(&done.out).unwrap();
     let damaged = found["damaged"].as_array().unwrap();
@@ -273,7 +283,7 @@ fn scrubbed(daemon: &Daemon, name: &str) -> Vec<u64> {
     blocks
 }
 
-fn verify(store: &Path) -> (Option<i32>, String) {
+pub(crate) fn verify(store: &Path) -> (Option<i32>, String) {
     let esker = crate::harness::program("esker");
     let done = run(
         esker.to_str().unwrap(),
@@ -282,7 +292,7 @@ fn verify(store: &Path) -> (Option<i32>, String) {
     (done.code, done.out + &done.err)
 }
 
-fn metric(address: &str, name: &str) -> u64 {
+pub(crate) fn metric(address: &str, name: &str) -> u64 {
     crate::metrics::Scrape::of(address).get(&format!("{name}{{store=\"0\"}}")) as u64
 }
 
@@ -386,7 +396,7 @@ fn a_store_that_was_cut_off_is_refused() {
 }
 
 /// Rewrites the checkpoint of a store that was stopped, as who knows the format can.
-fn forge_checkpoint(store: &Path, change: impl FnOnce(&mut Checkpoint)) {
+pub(crate) fn forge_checkpoint(store: &Path, change: impl FnOnce(&mut Checkpoint)) {
     let file = File::options().read(true).write(true).open(store).unwrap();
     let page = |at| {
         let mut page = vec![0; BLOCK as usize];
