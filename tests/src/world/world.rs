@@ -549,6 +549,9 @@ impl World {
             self.violate(text);
         }
         if let DiskOp::Write { offset, bufs } = &op {
+            // What was there is not, once its segment is used again: whoever damages its header would damage something else.
+            let end = offset + bufs.iter().map(|b| b.len() as u64).sum::<u64>();
+            self.records[host].retain(|r| r.offset >= end || r.offset + r.bytes <= *offset);
             if let Ok((header, ..)) = RecordHeader::decode(&bufs[0]) {
                 let records = &mut self.records[host];
                 records.push(Written {
