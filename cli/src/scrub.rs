@@ -18,6 +18,8 @@ struct Scrubbed {
     checked_bytes: u64,
     /// Damaged places, those that are not shown included.
     damaged_count: u64,
+    /// How many of them were repaired from other copies of the volume.
+    repaired_count: u64,
     damaged: Vec<Damage>,
 }
 
@@ -33,6 +35,8 @@ struct Damage {
     /// `data`, or `map`: none of these bytes can be read.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// It can be read again: another copy of the volume had it.
+    repaired: bool,
 }
 
 impl From<v1::ScrubDamage> for Damage {
@@ -43,6 +47,7 @@ impl From<v1::ScrubDamage> for Damage {
             offset: damage.offset,
             length: damage.length,
             kind: if damage.in_map { "map" } else { "data" },
+            repaired: damage.repaired,
         }
     }
 }
@@ -50,13 +55,14 @@ impl From<v1::ScrubDamage> for Damage {
 /// Scrubs a volume part by part, with a progress bar.
 ///
 /// # Errors
-/// When the daemon refuses, or something is damaged.
+/// When the daemon refuses, or something is damaged and no other copy has it.
 pub async fn run(name: String, client: &mut Client, output: &mut Output) -> Result<(), CliError> {
     let bar = ByteBar::new("scrubbing");
     let mut found = Scrubbed {
         volume: name.clone(),
         checked_bytes: 0,
         damaged_count: 0,
+        repaired_count: 0,
         damaged: Vec::new(),
     };
     let mut place = None;
@@ -70,6 +76,7 @@ pub async fn run(name: String, client: &mut Client, output: &mut Output) -> Resu
         bar.show(found.checked_bytes, part.total_bytes);
         for damage in part.damaged {
             found.damaged_count += 1;
+            found.repaired_count += u64::from(damage.repaired);
             if found.damaged.len() < SHOWN_MAX {
                 found.damaged.push(damage.into());
             }
@@ -84,7 +91,7 @@ pub async fn run(name: String, client: &mut Client, output: &mut Output) -> Resu
     }
     drop(bar);
     output.show(&found, text)?;
-    match found.damaged_count {
+    match found.damaged_count - found.repaired_count {
         0 => Ok(()),
         count => Err(CliError::Damaged(format!(
             "{count} places of {name} are damaged on the device: restore them from a copy; reads of them fail \
@@ -104,6 +111,7 @@ fn text(found: &Scrubbed) -> String {
         ("OFFSET", Align::Right),
         ("LENGTH", Align::Right),
         ("TYPE", Align::Left),
+        ("REPAIRED", Align::Left),
     ]);
     for damage in &found.damaged {
         table.row([
@@ -112,6 +120,7 @@ fn text(found: &Scrubbed) -> String {
             damage.offset.to_string(),
             damage.length.to_string(),
             damage.kind.into(),
+            if damage.repaired { "yes" } else { "no" }.into(),
         ]);
     }
     table.render()

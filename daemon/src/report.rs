@@ -133,6 +133,7 @@ pub fn scrub(page: ScrubPage) -> v1::ScrubVolumeResponse {
         offset: damage.offset,
         length: damage.length,
         in_map: damage.in_map,
+        repaired: damage.repaired,
     });
     v1::ScrubVolumeResponse {
         next: page.next.map(|place| {

@@ -159,6 +159,16 @@ impl Book {
 /// Logs what a part of a scrub found.
 pub fn tell_damage(page: &ScrubPage) {
     for damage in page.damaged.iter().take(TOLD_MAX) {
+        if damage.repaired {
+            tracing::warn!(
+                volume = damage.volume,
+                snapshot = damage.snapshot,
+                offset = damage.offset,
+                length = damage.length,
+                "scrub: this block was damaged on the device; it is repaired from another copy"
+            );
+            continue;
+        }
         let what = if damage.in_map {
             "the map over these bytes"
         } else {

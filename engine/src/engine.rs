@@ -14,8 +14,9 @@ use crate::gc::Collector;
 use crate::group::{liveness, Group, GroupView, Load};
 use crate::log::writer::{Batch, LogWriter, Notify, PendingItem};
 use crate::map::cache::NodeCache;
-use crate::readpath::{NodeWaiter, PayloadRead, ReadState};
+use crate::readpath::{How, NodeWaiter, PayloadRead, ReadState};
 use crate::recovery::{Probe, Recovery};
+use crate::repair::Damages;
 use crate::requests::Known;
 use crate::scrub::ScrubState;
 use crate::snapshot::deadlist::Deadlists;
@@ -52,6 +53,13 @@ pub(crate) enum Purpose {
     Scrub {
         scrub: u64,
         item: usize,
+        segment: u32,
+    },
+    /// A block of another replica in the place of a damaged one.
+    Repair {
+        token: u64,
+        group: GroupId,
+        lba: u64,
         segment: u32,
     },
     /// A window of the segment being collected.
@@ -163,7 +171,7 @@ pub struct Engine {
     /// Somebody was told that the store is full since the last checkpoint began: what it merges may
     /// make room.
     pub(crate) refused: Cell<bool>,
-    pub(crate) damaged_blocks: u64,
+    pub(crate) damages: Damages,
     pub(crate) probes: BTreeSet<Probe>,
     pub(crate) meters: crate::meters::Meters,
     /// More work waits for the next step.
@@ -227,7 +235,7 @@ impl Engine {
             stopped: false,
             stalled: false,
             refused: Cell::new(false),
-            damaged_blocks: 0,
+            damages: Damages::default(),
             probes: BTreeSet::new(),
             meters: crate::meters::Meters::default(),
             busy: false,
@@ -251,7 +259,9 @@ impl Engine {
             Event::Timer => {}
             Event::Append(append) => self.append(append, effects),
             Event::Apply { group, through } => self.apply(group, through, None, effects),
-            Event::Read(request) => self.read(request, effects),
+            Event::Read(request) => self.read(request, How::Opened, effects),
+            Event::ReadStored(request) => self.read(request, How::Stored, effects),
+            Event::Repair(request) => self.repair(request, effects),
             Event::Extents(request) => self.extents(request, effects),
             Event::Diff(request) => self.diff(request, effects),
             Event::Scrub(request) => self.scrub(request, effects),
@@ -421,6 +431,15 @@ impl Engine {
             } => {
                 self.segs.reader_ends(segment);
                 self.scrub_came(scrub, item, result, effects);
+            }
+            Purpose::Repair {
+                token,
+                group,
+                lba,
+                segment,
+            } => {
+                self.segs.reader_ends(segment);
+                self.repair_written((token, group, lba), result, effects);
             }
             Purpose::Collect { segment } => {
                 self.segs.reader_ends(segment);
@@ -837,10 +856,16 @@ impl Engine {
         &self.sb
     }
 
-    /// Blocks found damaged since the store was opened.
+    /// Blocks found damaged since the store was opened, and not repaired.
     #[must_use]
     pub fn damaged_blocks(&self) -> u64 {
-        self.damaged_blocks
+        self.damages.count()
+    }
+
+    /// Blocks that were written over with what other replicas have, since then.
+    #[must_use]
+    pub fn repaired_blocks(&self) -> u64 {
+        self.damages.repaired
     }
 
     /// Branches of recovery and of the log that were taken.

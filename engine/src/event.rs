@@ -72,6 +72,36 @@ pub struct ReadRequest {
     pub at: Option<Stamp>,
 }
 
+/// A block as another replica stores it, for one that is damaged here.
+#[derive(Clone, Debug)]
+pub struct RepairRequest {
+    /// Comes back in [`Effect::RepairDone`].
+    pub token: u64,
+    /// The group.
+    pub group: GroupId,
+    /// Which block.
+    pub lba: u64,
+    /// Of an entry that is appended and not yet applied, if there is one.
+    pub latest: bool,
+    /// Of the snapshot with this stamp rather than of the head.
+    pub at: Option<Stamp>,
+    /// Its stamp there.
+    pub stamp: Stamp,
+    /// Its tag; zeros for a plain block.
+    pub tag: [u8; TAG_BYTES],
+    /// The block as stored.
+    pub data: Bytes,
+}
+
+/// What became of a [`RepairRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// The block is written.
+    Done,
+    /// It is none of this store's, at least not any more; or nothing can be written.
+    Other,
+}
+
 /// Blocks to tell about.
 #[derive(Clone, Debug)]
 pub struct ExtentsRequest {
@@ -227,6 +257,10 @@ pub enum Event {
     },
     /// Read blocks.
     Read(ReadRequest),
+    /// Read blocks as they are stored: each comes as a [`ReadPiece::Sealed`], the plain ones, too.
+    ReadStored(ReadRequest),
+    /// Write what another replica has over a damaged block.
+    Repair(RepairRequest),
     /// Tell where data is.
     Extents(ExtentsRequest),
     /// Tell what changed between two versions.
@@ -377,7 +411,8 @@ pub enum ReadPiece {
     Data(Bytes),
     /// This many blocks of zeros.
     Zeros(u64),
-    /// Sealed blocks as stored: what their keys are derived from is in [`crate::Engine::epoch`].
+    /// Sealed blocks as stored: what their keys are derived from is in [`crate::Engine::epoch`]. Or plain ones, for
+    /// [`Event::ReadStored`].
     Sealed {
         /// The first one.
         lba: u64,
@@ -461,6 +496,13 @@ pub enum Effect {
         token: u64,
         /// The blocks or why not.
         result: Result<Vec<ReadPiece>, ReadError>,
+    },
+    /// A repair ended.
+    RepairDone {
+        /// Its token.
+        token: u64,
+        /// What became of it, or why the block is not found or not written.
+        result: Result<Repair, ReadError>,
     },
     /// A query of extents ended.
     ExtentsDone {

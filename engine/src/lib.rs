@@ -27,6 +27,7 @@ pub mod meters;
 mod readpath;
 mod recovery;
 mod recovery_tables;
+mod repair;
 mod replay;
 pub mod requests;
 mod scrub;

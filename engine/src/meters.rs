@@ -12,7 +12,7 @@ use esker_base::num::to_u64;
 use esker_base::{DiskError, DiskErrorKind, DiskOp, GroupId, Histogram, Moment};
 
 /// What a write to the device was for, in the order of [`Meters::writes`].
-pub const WRITE_KINDS: [&str; 4] = ["record", "map", "superblock", "survivors"];
+pub const WRITE_KINDS: [&str; 5] = ["record", "map", "superblock", "survivors", "repair"];
 /// What a read of the device was for, in the order of [`Meters::reads`].
 pub const READ_KINDS: [&str; 6] = ["data", "map", "payload", "recovery", "collection", "scrub"];
 /// How an operation of the device failed, in the order of [`Meters::disk_errors`].
@@ -52,7 +52,7 @@ pub struct Meters {
     /// Map nodes that checkpoints have written.
     pub checkpoint_nodes: u64,
     /// Writes to the device, by [`WRITE_KINDS`].
-    pub writes: [Moved; 4],
+    pub writes: [Moved; 5],
     /// Reads of the device, by [`READ_KINDS`].
     pub reads: [Moved; 6],
     /// Failed operations of the device, by [`DISK_ERROR_KINDS`].
@@ -78,6 +78,7 @@ impl Meters {
                     Purpose::Record(_) => 0,
                     Purpose::Super => 2,
                     Purpose::Survivors(_) => 3,
+                    Purpose::Repair { .. } => 4,
                     _ => 1,
                 };
                 self.writes[kind].add(bytes);
@@ -168,8 +169,10 @@ pub struct EngineSample {
     pub is_checkpointing: bool,
     /// Operations of the device that are on their way.
     pub disk_in_flight: u64,
-    /// Blocks found damaged since the store was opened.
+    /// Blocks found damaged since the store was opened, and not repaired.
     pub damaged_blocks: u64,
+    /// Blocks repaired from other replicas since then.
+    pub repaired_blocks: u64,
     /// The store takes no more writes.
     pub is_fenced: bool,
 }
@@ -203,7 +206,8 @@ impl Engine {
             is_stalled: self.stalled,
             is_checkpointing: self.checkpoint.is_some(),
             disk_in_flight: to_u64(self.purposes.len()),
-            damaged_blocks: self.damaged_blocks,
+            damaged_blocks: self.damaged_blocks(),
+            repaired_blocks: self.repaired_blocks(),
             is_fenced: self.fenced.is_some(),
         }
     }

@@ -14,6 +14,7 @@ use crate::group::Group;
 use crate::map::delta::Extent;
 use crate::map::tree::{is_vouched_by, lookup, Held, Lookup, Missing, TreeRun, ANYWHERE};
 use crate::map::view::View;
+use crate::repair::Copied;
 use crate::snapshot::DEAD_PAGE;
 use bytes::Bytes;
 use esker_base::checksum::crc32;
@@ -59,39 +60,52 @@ struct Piece {
     seals: Seals,
 }
 
+/// What becomes of what a read finds.
+#[derive(Debug)]
+pub(crate) enum How {
+    /// It is given back, with stamp and tag where it is sealed.
+    Opened,
+    /// It is given back with stamp and tag of every block.
+    Stored,
+    /// It is written over with what another replica has.
+    Repair(Copied),
+}
+
 /// A read on its way.
 #[derive(Debug)]
 pub(crate) struct ReadState {
     request: ReadRequest,
+    how: How,
     held: Held,
     nodes_awaited: usize,
     pieces: Vec<Piece>,
     outstanding: usize,
     error: Option<ReadError>,
+    /// Pieces of several blocks that the device could not read in one go.
+    unread: Vec<usize>,
 }
 
 impl Engine {
     /// Begins a read.
-    pub(crate) fn read(&mut self, request: ReadRequest, effects: &mut Vec<Effect>) {
+    pub(crate) fn read(&mut self, request: ReadRequest, how: How, effects: &mut Vec<Effect>) {
         let token = request.token;
         let refused = match self.groups.get(&request.group).filter(|g| !g.deleting) {
             None => Some(ReadError::UnknownGroup),
             Some(g) => self.out_of_range(g, request.at, request.range),
         };
         if let Some(error) = refused {
-            effects.push(Effect::ReadDone {
-                token,
-                result: Err(error),
-            });
+            effects.push(failed(&how, token, error));
             return;
         }
         let state = ReadState {
             request,
+            how,
             held: Held::new(),
             nodes_awaited: 0,
             pieces: Vec::new(),
             outstanding: 0,
             error: None,
+            unread: Vec::new(),
         };
         self.reads.insert(token, state);
         self.resolve_read(token, effects);
@@ -128,6 +142,7 @@ impl Engine {
         };
         let mut resolver = Resolver {
             view: &view,
+            tells_stamps: !matches!(state.how, How::Opened),
             cache: &mut self.cache,
             held: &state.held,
             pieces: Vec::new(),
@@ -160,6 +175,10 @@ impl Engine {
     }
 
     fn start_device_reads(&mut self, token: u64, pieces: Vec<Piece>, effects: &mut Vec<Effect>) {
+        let how = self.reads.get(&token).map(|state| &state.how);
+        if let Some(How::Repair(_)) = how {
+            return self.write_repair(token, &pieces, effects);
+        }
         let mut reads = Vec::new();
         let mut placed = Vec::with_capacity(pieces.len());
         for mut piece in pieces {
@@ -226,7 +245,8 @@ impl Engine {
             return;
         };
         state.outstanding -= 1;
-        if let Some(piece) = state.pieces.get_mut(piece) {
+        let at = piece;
+        if let Some(piece) = state.pieces.get_mut(at) {
             match (result, &piece.source) {
                 (Ok(data), Source::Device { auths, .. }) => {
                     let bad = (0..auths.len()).find(|i| {
@@ -236,12 +256,14 @@ impl Engine {
                     match bad {
                         None => piece.data = Some(data),
                         Some(i) => {
-                            self.damaged_blocks += 1;
-                            state.error = Some(ReadError::Damaged(Lba(piece.lba + to_u64(i))));
+                            let lba = piece.lba + to_u64(i);
+                            self.damages.found(state.request.group, lba);
+                            state.error = Some(ReadError::Damaged(Lba(lba)));
                         }
                     }
                 }
                 (Ok(_), _) => {}
+                (Err(_), Source::Device { auths, .. }) if auths.len() > 1 => state.unread.push(at),
                 (Err(error), _) => {
                     state.error = Some(ReadError::Disk {
                         lba: Lba(piece.lba),
@@ -261,9 +283,17 @@ impl Engine {
         {
             return;
         }
-        let Some(state) = self.reads.remove(&token) else {
+        let Some(mut state) = self.reads.remove(&token) else {
             return;
         };
+        if state.error.is_none() && !state.unread.is_empty() {
+            let pieces = by_block(
+                std::mem::take(&mut state.pieces),
+                &std::mem::take(&mut state.unread),
+            );
+            self.reads.insert(token, state);
+            return self.start_device_reads(token, pieces, effects);
+        }
         let result = match state.error {
             Some(error) => Err(error),
             None => Ok(state
@@ -287,12 +317,29 @@ impl Engine {
     }
 
     fn read_failed(&mut self, token: u64, error: ReadError, effects: &mut Vec<Effect>) {
-        if self.reads.remove(&token).is_some() {
-            effects.push(Effect::ReadDone {
-                token,
-                result: Err(error),
-            });
+        if let Some(state) = self.reads.remove(&token) {
+            effects.push(failed(&state.how, token, error));
         }
+    }
+
+    /// Writes a block of another replica over the one here, if it is the same.
+    fn write_repair(&mut self, token: u64, pieces: &[Piece], effects: &mut Vec<Effect>) {
+        let Some(How::Repair(copied)) = self.reads.remove(&token).map(|state| state.how) else {
+            return;
+        };
+        let place = match pieces {
+            [Piece {
+                source: Source::Device { vaddr, auths },
+                seals,
+                ..
+            }] if auths.len() == 1 => {
+                let is_same = seals.first() == Some(&(copied.stamp, copied.tag))
+                    && stored_crc(&auths[0]) == crc32(&copied.data);
+                self.segs.locate(*vaddr).filter(|_| is_same)
+            }
+            _ => None,
+        };
+        self.repair_at(token, place, &copied, effects);
     }
 
     /// Reads a map node, once for all who wait. False when its address is in no segment.
@@ -471,6 +518,50 @@ impl Engine {
     }
 }
 
+/// The pieces of a read of which the device could not read some: those block by block, so that it is known which
+/// one it is.
+fn by_block(pieces: Vec<Piece>, unread: &[usize]) -> Vec<Piece> {
+    let mut parts = Vec::with_capacity(pieces.len());
+    for (i, mut piece) in pieces.into_iter().enumerate() {
+        let is_unread = unread.contains(&i);
+        match (piece.data.take(), &piece.source) {
+            (Some(data), _) => {
+                piece.source = Source::Memory(data);
+                parts.push(piece);
+            }
+            (None, Source::Device { vaddr, auths }) if is_unread => {
+                for (n, auth) in (0..).zip(auths) {
+                    parts.push(Piece {
+                        lba: piece.lba + n,
+                        source: Source::Device {
+                            vaddr: vaddr.plus(n),
+                            auths: vec![*auth],
+                        },
+                        data: None,
+                        seals: piece.seals.get(to_usize(n)).into_iter().copied().collect(),
+                    });
+                }
+            }
+            (None, _) => parts.push(piece),
+        }
+    }
+    parts
+}
+
+/// What is told of a read that failed.
+fn failed(how: &How, token: u64, error: ReadError) -> Effect {
+    match how {
+        How::Opened | How::Stored => Effect::ReadDone {
+            token,
+            result: Err(error),
+        },
+        How::Repair(_) => Effect::RepairDone {
+            token,
+            result: Err(error),
+        },
+    }
+}
+
 /// A page, if it is the node that a pointer names.
 pub(crate) fn check_node(bytes: &[u8], expected: &Missing) -> Option<Arc<NodePage>> {
     let is_it = |head: NodeHead| {
@@ -508,6 +599,8 @@ pub(crate) fn checked_payload(bytes: Bytes, operation: Option<&Operation>) -> Op
 
 struct Resolver<'a> {
     view: &'a View<'a>,
+    /// Of blocks that are not sealed, too.
+    tells_stamps: bool,
     cache: &'a mut crate::map::cache::NodeCache,
     held: &'a Held,
     pieces: Vec<Piece>,
@@ -624,10 +717,10 @@ impl Resolver<'_> {
         });
     }
 
-    /// Stamp and tag of a block, if it was sealed.
+    /// Stamp and tag of a block, if it was sealed or they are asked for.
     fn seal_of(&self, stamp: Stamp, auth: &Authenticator) -> Option<(Stamp, [u8; TAG_BYTES])> {
-        let is_sealed = self.view.group.epoch_entry(stamp.epoch()).is_some();
-        is_sealed.then(|| (stamp, tag_of(auth)))
+        let is_told = self.tells_stamps || self.view.group.epoch_entry(stamp.epoch()).is_some();
+        is_told.then(|| (stamp, tag_of(auth)))
     }
 
     fn memory(&mut self, lba: u64, data: Bytes, stamp: Stamp, auth: Authenticator) {

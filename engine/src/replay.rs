@@ -51,6 +51,9 @@ impl Engine {
             report.records_replayed += 1;
             report.last_wall = report.last_wall.max(found.header.wall);
             report.damaged_blocks += to_u64(found.bad_blocks.len());
+            for (group, lba) in &found.bad_blocks {
+                self.damages.found(*group, *lba);
+            }
             prev_hash = found.hash;
             self.replay_record(found, &mut doubted)
                 .map_err(|e| OpenError::Fenced(e.to_string()))?;
@@ -120,7 +123,6 @@ impl Engine {
     }
 
     fn note_damage(&mut self, report: &OpenReport) {
-        self.damaged_blocks += report.damaged_blocks;
         if report.damaged_blocks > 0 {
             self.probes.insert(Probe::DamagedPayload);
         }

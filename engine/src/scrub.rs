@@ -18,7 +18,7 @@ use crate::snapshot::forest::{Floor, Forest};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::{to_u64, to_usize};
-use esker_base::{DiskError, DiskOp, GroupId};
+use esker_base::{DiskError, DiskOp, GroupId, Stamp};
 use std::collections::{BTreeSet, VecDeque};
 
 /// Blocks after which an answer is given (1 MiB); a leaf more at most.
@@ -185,6 +185,15 @@ impl Engine {
         }
     }
 
+    /// The volume that a target is of, and the cut of its snapshot; none for what is there now.
+    #[must_use]
+    pub fn scrub_target_cut(&self, target: ScrubTarget) -> Option<(GroupId, Option<Stamp>)> {
+        match target {
+            ScrubTarget::Head(group) => Some((group, None)),
+            ScrubTarget::Version(id) => self.forest.get(id).map(|v| (v.group, Some(v.cut))),
+        }
+    }
+
     /// Begins to answer.
     pub(crate) fn scrub(&mut self, request: ScrubRequest, effects: &mut Vec<Effect>) {
         let token = request.token;
@@ -325,12 +334,12 @@ impl Engine {
                     continue; // it died with the version
                 }
                 // The leaf is of the newest tree, so this is not a block that died.
-                self.damaged_blocks += 1;
-                state.part.damaged.push(Damage {
+                let damage = Damage {
                     lba,
                     count: 1,
                     in_map: false,
-                });
+                };
+                self.scrub_damaged(state, damage);
                 continue;
             };
             let follows = end == Some((lba, place.0, place.1, vaddr));
@@ -420,7 +429,10 @@ impl Engine {
     }
 
     fn scrub_damaged(&mut self, state: &mut ScrubState, damage: Damage) {
-        self.damaged_blocks += 1;
+        match self.scrub_target_cut(state.request.target) {
+            Some((group, _)) if !damage.in_map => self.damages.found(group, damage.lba),
+            _ => self.damages.unplaced += 1,
+        }
         if damage.in_map {
             state.next = state.next.max(damage.lba + damage.count);
             state.restarts = 0;

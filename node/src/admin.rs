@@ -541,6 +541,8 @@ pub struct ScrubDamage {
     pub length: u64,
     /// The map over them is damaged, so none of them can be read.
     pub in_map: bool,
+    /// It was written over with what another replica has, and can be read again.
+    pub repaired: bool,
 }
 
 /// A part of a scrub.

@@ -782,8 +782,8 @@ impl Node {
         let damaged_blocks = self.engine.damaged_blocks();
         if damaged_blocks > 0 {
             problems.push(format!(
-                "{damaged_blocks} damaged blocks were met since the start; `esker verify` on the \
-                 stopped store names them"
+                "{damaged_blocks} damaged blocks were met since the start; `esker volume scrub` names them, and \
+                 repairs those of which another copy is whole"
             ));
         }
         problems

@@ -188,6 +188,7 @@ impl Node {
             route: Route::after(self.numbers_given.get(&id).copied().unwrap_or(0)),
             sink: None,
             source: Source::default(),
+            repairs: BTreeMap::new(),
             rekey: None,
             reseal: None,
             is_member: is_member(&meta),
@@ -546,6 +547,7 @@ impl Node {
                 None => self.applied(group, index, term, &outcome, effects),
             },
             E::ReadDone { token, result } => self.read_done(token, result),
+            E::RepairDone { token, result } => self.repair_done(token, result),
             E::ExtentsDone { token, result } => self.extents_done(token, result),
             E::DiffDone { token, result } if token & crate::comparisons::TOKEN != 0 => {
                 self.changes_done(token, result);

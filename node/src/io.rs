@@ -204,15 +204,14 @@ impl Node {
         op.taken = through;
         op.outstanding += 1;
         op.proposed = op.taken == whole.bytes();
-        let token = self.read_token(ReadFor::Data(id, piece));
         let request = ReadRequest {
-            token,
+            token: 0,
             group,
             range,
             latest,
             at,
         };
-        self.tell_engine(engine_event::Event::Read(request));
+        self.read_blocks(ReadFor::Data(id, piece), request);
     }
 
     /// A token for a read of the engine.
@@ -228,6 +227,7 @@ impl Node {
         let Some(purpose) = self.reads.remove(&token) else {
             return;
         };
+        let asked = self.repeatable.remove(&token);
         let result = match (result, purpose) {
             (Ok(pieces), ReadFor::Data(id, _) | ReadFor::Head(id) | ReadFor::Tail(id)) => {
                 match self.ops.get(&id).map(|op| op.group) {
@@ -235,8 +235,21 @@ impl Node {
                     None => Ok(pieces),
                 }
             }
+            (result, ReadFor::Wanted) => return self.wanted_read(token, result),
             (result, _) => result,
         };
+        match (&asked, &result) {
+            (Some(asked), Err(error)) if self.waits_for_repair(purpose, asked, error) => {}
+            _ => self.read_over(purpose, result),
+        }
+    }
+
+    /// A read of the engine ended, and nothing more can be done for it.
+    pub(crate) fn read_over(
+        &mut self,
+        purpose: ReadFor,
+        result: Result<Vec<ReadPiece>, ReadError>,
+    ) {
         if let Err(error) = &result {
             let volume = self.read_of(purpose);
             tracing::error!(volume, %error, ?purpose, "read failed");
@@ -259,9 +272,12 @@ impl Node {
             }
             ReadFor::Harvest(token, n) => self.harvest_read(token, n, result),
             ReadFor::Reseal(group, part, lock) => self.reseal_read(group, (part, lock), result),
+            ReadFor::Check(scrub, place) => self.scrub_checked(scrub, place, result.is_ok()),
             ReadFor::Payload { .. }
             | ReadFor::Status(_)
             | ReadFor::Changes(_)
+            | ReadFor::Wanted
+            | ReadFor::Repair(..)
             | ReadFor::ResealFind(..) => {}
         }
     }
@@ -275,7 +291,9 @@ impl Node {
             | ReadFor::Status(id)
             | ReadFor::Changes(id) => self.ops.get(&id).map(|op| op.group),
             ReadFor::Harvest(token, _) => self.harvests.get(&token).map(|s| s.group()),
+            ReadFor::Check(..) | ReadFor::Wanted => None,
             ReadFor::Payload { group, .. }
+            | ReadFor::Repair(group, _)
             | ReadFor::ResealFind(group, _)
             | ReadFor::Reseal(group, ..) => Some(group),
         };
@@ -417,16 +435,14 @@ impl Node {
         let (head, tail) = (op.head_is_partial(), op.tail_is_partial());
         op.edges_awaited = usize::from(head) + usize::from(tail);
         let mut ask = |purpose, lba| {
-            let token = self.read_token(purpose);
-            let range = BlockRange::new(lba, 1);
             let request = ReadRequest {
-                token,
+                token: 0,
                 group,
-                range,
+                range: BlockRange::new(lba, 1),
                 latest: true,
                 at: None,
             };
-            self.tell_engine(engine_event::Event::Read(request));
+            self.read_blocks(purpose, request);
         };
         if head {
             ask(ReadFor::Head(id), range.start.0);
@@ -684,6 +700,9 @@ impl Node {
         }
         for op in never {
             self.fail_op(op, RequestError::Io);
+        }
+        for id in &left {
+            self.repairs_stop(*id);
         }
         self.ticking.clear();
         // Others carry out what clients of this node ask for.

@@ -23,6 +23,7 @@ mod node;
 mod parking;
 mod pieces;
 mod rekey;
+mod repair;
 mod reseal;
 pub mod rewind;
 mod scrub;

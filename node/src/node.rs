@@ -103,6 +103,12 @@ pub(crate) enum ReadFor {
     ResealFind(GroupId, u64),
     /// Such blocks, for this part and under this lock.
     Reseal(GroupId, u64, OpId),
+    /// A block that another replica wants.
+    Wanted,
+    /// The repair of a block.
+    Repair(GroupId, crate::repair::Spot),
+    /// A block that a scrub found damaged: which scrub's, and which of its places.
+    Check(u64, usize),
     /// The payload of an entry, for a follower.
     Payload {
         group: GroupId,
@@ -135,6 +141,10 @@ pub struct Node {
     pub(crate) ticking: BTreeSet<GroupId>,
     pub(crate) ticks: u64,
     pub(crate) reads: BTreeMap<u64, ReadFor>,
+    /// Those whose blocks may be repaired.
+    pub(crate) repeatable: crate::repair::Repeatable,
+    /// Blocks that are being read for other replicas.
+    pub(crate) wanted: crate::repair::Wanted,
     pub(crate) next_read: u64,
     pub(crate) conns: BTreeMap<ConnId, Conn>,
     pub(crate) paused: BTreeSet<ConnId>,
@@ -171,6 +181,10 @@ pub struct Node {
     /// Comparisons on their way, by the engine's token.
     pub(crate) diffs: BTreeMap<u64, DiffAsk>,
     pub(crate) scrubs: BTreeMap<u64, crate::scrub::ScrubAsk>,
+    /// Parts of scrubs that wait for repairs.
+    pub(crate) scrubs_held: BTreeMap<u64, crate::scrub::ScrubHeld>,
+    /// Those that need not wait any more.
+    pub(crate) scrubs_over: Vec<(AdminToken, crate::admin::ScrubPage)>,
     pub(crate) catch_ups: crate::catchup::CatchUps,
     /// Answers to replicas that lag, by the engine's token.
     pub(crate) harvests: BTreeMap<u64, crate::catchup::Serving>,
@@ -248,6 +262,8 @@ impl Node {
             ticking: BTreeSet::new(),
             ticks: 0,
             reads: BTreeMap::new(),
+            repeatable: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             next_read: 1,
             conns: BTreeMap::new(),
             paused: BTreeSet::new(),
@@ -270,6 +286,8 @@ impl Node {
             next_admin: 1,
             diffs: BTreeMap::new(),
             scrubs: BTreeMap::new(),
+            scrubs_held: BTreeMap::new(),
+            scrubs_over: Vec::new(),
             catch_ups: crate::catchup::CatchUps::default(),
             harvests: BTreeMap::new(),
             settles: Vec::new(),
@@ -396,6 +414,7 @@ impl Node {
                 self.route_tick(id);
                 self.source_tick(id);
                 self.feed_tick(id);
+                self.repair_tick(id);
                 self.membership_tick(id);
                 let Some(volume) = self.volumes.get_mut(&id) else {
                     continue;
@@ -430,7 +449,9 @@ impl Node {
         let volume = self.volumes.get(&id);
         let group = volume.and_then(|v| v.group.as_ref());
         let needs = group.is_some_and(esker_replication::Group::needs_tick);
-        if needs || volume.is_some_and(|v| v.route.needs_tick() || v.growth.is_some()) {
+        let waits =
+            |v: &Volume| v.route.needs_tick() || v.growth.is_some() || !v.repairs.is_empty();
+        if needs || volume.is_some_and(waits) {
             if self.ticking.is_empty() {
                 self.next_tick = self.now + self.config.tick;
             }
@@ -482,6 +503,7 @@ impl Node {
                 break;
             }
         }
+        self.answer_scrubs(effects);
         for (to, frame) in self.notes.drain(..) {
             effects.push(Effect::Peer { to, frame });
         }

@@ -89,10 +89,15 @@ impl Node {
         result: Result<Vec<ReadPiece>, ReadError>,
     ) {
         self.part_left(id);
+        if let Some(op) = self.ops.get_mut(&id) {
+            op.outstanding -= 1;
+        }
+        if matches!(&result, Err(error) if self.read_elsewhere(id, error)) {
+            return;
+        }
         let Some(op) = self.ops.get_mut(&id) else {
             return;
         };
-        op.outstanding -= 1;
         match result {
             Ok(data) => {
                 if let Some(place) = op.pieces.get_mut(piece) {

@@ -4,9 +4,11 @@
 use crate::admin::{AdminError, AdminReply, ScrubDamage, ScrubPage, ScrubPlace};
 use crate::control::Outcome;
 use crate::event::{AdminToken, Effect};
-use crate::node::Node;
-use esker_base::{GroupId, BLOCK_SIZE_U64};
-use esker_engine::event::{self as engine_event, ScrubPart, ScrubRequest, ScrubTarget};
+use crate::node::{Node, ReadFor};
+use esker_base::{BlockRange, GroupId, Stamp, BLOCK_SIZE_U64};
+use esker_engine::event::{
+    self as engine_event, ReadRequest, ScrubPart, ScrubRequest, ScrubTarget,
+};
 use esker_engine::format::versions::POINT_PREFIX;
 use esker_engine::ReadError;
 
@@ -19,6 +21,14 @@ pub(crate) struct ScrubAsk {
     token: AdminToken,
     volume: Option<GroupId>,
     target: ScrubTarget,
+}
+
+/// A part that is checked, but for what is damaged: other replicas are asked for that.
+#[derive(Debug)]
+pub(crate) struct ScrubHeld {
+    token: AdminToken,
+    page: ScrubPage,
+    missing: usize,
 }
 
 /// A snapshot's name, or what a rewind point is called.
@@ -38,7 +48,7 @@ impl Node {
         place: Option<ScrubPlace>,
     ) -> Outcome {
         let volume = volume.map(|name| self.find(name)).transpose()?;
-        if self.scrubs.len() >= SCRUBS_MAX {
+        if self.scrubs.len() + self.scrubs_held.len() >= SCRUBS_MAX {
             return Err(AdminError::Refused(format!(
                 "{SCRUBS_MAX} scrubs are under way already; try again"
             )));
@@ -111,6 +121,7 @@ impl Node {
             offset: damage.lba * BLOCK_SIZE_U64,
             length: damage.count * BLOCK_SIZE_U64,
             in_map: damage.in_map,
+            repaired: false,
         });
         let page = ScrubPage {
             next,
@@ -118,7 +129,72 @@ impl Node {
             total_bytes: self.scrub_total(ask.volume),
             damaged: damaged.collect(),
         };
-        Self::answer(ask.token, Ok(AdminReply::Scrub(page)), effects);
+        let at = self.engine.scrub_target_cut(ask.target);
+        match at.filter(|(group, _)| self.volumes.get(group).is_some_and(|v| v.spans)) {
+            Some((group, at)) => self.scrub_repairs(ask.token, page, group, at, effects),
+            None => Self::answer(ask.token, Ok(AdminReply::Scrub(page)), effects),
+        }
+    }
+
+    /// Reads what is damaged once more, like a client: what other replicas have is repaired then.
+    fn scrub_repairs(
+        &mut self,
+        token: AdminToken,
+        page: ScrubPage,
+        group: GroupId,
+        at: Option<Stamp>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let places = page.damaged.iter().enumerate().filter(|(_, d)| !d.in_map);
+        let places: Vec<(usize, u64)> = places
+            .map(|(n, damage)| (n, damage.offset / BLOCK_SIZE_U64))
+            .collect();
+        if places.is_empty() {
+            return Self::answer(token, Ok(AdminReply::Scrub(page)), effects);
+        }
+        let number = self.next_admin;
+        self.next_admin += 1;
+        let missing = places.len();
+        let held = ScrubHeld {
+            token,
+            page,
+            missing,
+        };
+        self.scrubs_held.insert(number, held);
+        for (n, lba) in places {
+            let request = ReadRequest {
+                token: 0,
+                group,
+                range: BlockRange::new(lba, 1),
+                latest: false,
+                at,
+            };
+            self.read_blocks(ReadFor::Check(number, n), request);
+        }
+    }
+
+    /// A place that was damaged was read again.
+    pub(crate) fn scrub_checked(&mut self, number: u64, place: usize, is_good: bool) {
+        let Some(held) = self.scrubs_held.get_mut(&number) else {
+            return;
+        };
+        held.missing -= 1;
+        if let Some(damage) = held.page.damaged.get_mut(place) {
+            damage.repaired = is_good;
+        }
+        if held.missing > 0 {
+            return;
+        }
+        if let Some(held) = self.scrubs_held.remove(&number) {
+            self.scrubs_over.push((held.token, held.page));
+        }
+    }
+
+    /// Answers what ended without a way to answer.
+    pub(crate) fn answer_scrubs(&mut self, effects: &mut Vec<Effect>) {
+        for (token, page) in std::mem::take(&mut self.scrubs_over) {
+            Self::answer(token, Ok(AdminReply::Scrub(page)), effects);
+        }
     }
 
     /// About what there is to check, for those who show how far it is.

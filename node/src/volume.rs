@@ -316,6 +316,8 @@ pub(crate) struct Volume {
     pub sink: Option<crate::catchup::Sink>,
     /// What this leader keeps for replicas that lag.
     pub source: crate::catchup::Source,
+    /// Blocks that are asked of other replicas.
+    pub repairs: BTreeMap<crate::repair::Spot, crate::repair::Repairing>,
     /// Another data key that is to be in force.
     pub rekey: Option<crate::rekey::Rekey>,
     /// The pass that seals anew what is under older ones.

@@ -52,6 +52,10 @@ use std::collections::{BTreeMap, VecDeque};
 /// Reads waiting for their index; past it further ones are dropped.
 pub const READS_PENDING_MAX: usize = 4096;
 
+/// For how many election timeouts a leader that stepped down leaves elections to the others: each of them may take two,
+/// and two may collide.
+const SHY_ELECTIONS: usize = 5;
+
 /// Times that one context is asked for and not answered, of which the answers count.
 const READ_TRIES_MAX: usize = 4;
 
@@ -96,6 +100,8 @@ pub struct Group {
     read_tries: BTreeMap<u64, VecDeque<u64>>,
     reads_issued: u64,
     pub(crate) grace_ticks_left: usize,
+    /// It stepped down: for so many ticks the others elect.
+    pub(crate) shy_ticks_left: usize,
     /// While suspended: the lowest term of a leader that ends it.
     pub(crate) suspension: Option<u64>,
     attempt: u64,
@@ -154,6 +160,7 @@ impl Group {
             read_tries: BTreeMap::new(),
             reads_issued: 0,
             grace_ticks_left,
+            shy_ticks_left: 0,
             suspension: checked.suspension,
             attempt: 0,
             led_term: None,
@@ -187,6 +194,8 @@ impl Group {
         self.ticks += 1;
         let in_grace = self.grace_ticks_left > 0;
         self.grace_ticks_left = self.grace_ticks_left.saturating_sub(1);
+        let is_shy = self.shy_ticks_left > 0;
+        self.shy_ticks_left = self.shy_ticks_left.saturating_sub(1);
         let leads = self.leads();
         if !leads {
             if self.suspension.is_some() {
@@ -197,7 +206,8 @@ impl Group {
             // An election that this replica wins alone is over at once, and raft-rs panics when
             // entries are not durable by then.
             let alone = self.is_single_voter();
-            if due && ((in_grace && !alone) || (alone && !self.all_durable())) {
+            let stays = in_grace || is_shy;
+            if due && ((stays && !alone) || (alone && !self.all_durable())) {
                 return;
             }
         }
@@ -374,8 +384,20 @@ impl Group {
         }
         if let Some(to) = self.successor(&failed) {
             self.raw.transfer_leader(to.0);
+        } else if !failed.is_empty() && index.0 > self.raw.raft.raft_log.committed {
+            self.step_down();
         }
         self.settle();
+    }
+
+    /// Nobody can get an entry from this leader that was never committed, so nothing is ever committed under it, while
+    /// the others could go on without that entry.
+    fn step_down(&mut self) {
+        if self.leads() && !self.is_single_voter() {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+            self.shy_ticks_left = SHY_ELECTIONS * self.config.election_ticks;
+        }
     }
 
     /// A voter that could lead in place of this leader, which cannot send what `failed` need: one

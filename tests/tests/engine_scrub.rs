@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+use bytes::Bytes;
 use esker_base::{GroupId, Stamp};
-use esker_engine::event::{Damage, ScrubTarget};
+use esker_engine::event::{Damage, RepairRequest, ScrubTarget};
 use esker_engine::format::node::NodePage;
 use esker_engine::format::SEGMENTS_OFFSET;
-use esker_engine::EngineConfig;
+use esker_engine::{EngineConfig, Event};
 use esker_tests::check::ops::page_of;
 use esker_tests::check::single::{apply, checkpoint, one_group, snapshot, write_run};
 use esker_tests::check::world::World;
@@ -118,4 +119,54 @@ fn what_is_wrong_once_is_not_damage() {
     assert!(world.disk.counts.read_errors > 0, "no read ever failed");
     assert!(found.damaged.is_empty(), "{:?}", found.damaged);
     assert_eq!(found.blocks, 400);
+}
+
+/// What another replica has is written over a damaged block only if it is that very version of it.
+#[test]
+fn a_block_is_repaired_with_its_own_version_alone() {
+    let (mut world, id, first) = world();
+    let stamp = Stamp(first.0 + 7);
+    let page = place(&world, id, stamp);
+    let good = page_of(id, stamp.0);
+    world.disk.damage(|image| image.flip_bit(page, 1234));
+    world.damaged = true;
+    let bad = content(&world, page);
+    let repair = |world: &mut World, lba, stamp, tag, data: &Bytes| {
+        let token = world.token();
+        let request = RepairRequest {
+            token,
+            group: id,
+            lba,
+            latest: false,
+            at: None,
+            stamp,
+            tag,
+            data: data.clone(),
+        };
+        world.step(Event::Repair(request)).unwrap();
+        world.run(false).unwrap();
+        content(world, page)
+    };
+    let other = page_of(id, stamp.0 + 1);
+    assert_eq!(
+        repair(&mut world, 7, Stamp(stamp.0 + 1), [0; 12], &good),
+        bad
+    );
+    assert_eq!(repair(&mut world, 7, stamp, [1; 12], &good), bad);
+    assert_eq!(repair(&mut world, 7, stamp, [0; 12], &other), bad);
+    assert_eq!(repair(&mut world, 8, stamp, [0; 12], &good), bad);
+    assert_eq!(repair(&mut world, 7, stamp, [0; 12], &good.slice(1..)), bad);
+    assert_eq!(world.engine.repaired_blocks(), 0);
+    world.scrub_all().unwrap();
+    assert_eq!(world.engine.damaged_blocks(), 1);
+    assert_eq!(repair(&mut world, 7, stamp, [0; 12], &good), good);
+    assert_eq!(world.engine.repaired_blocks(), 1);
+    assert_eq!(world.engine.damaged_blocks(), 0);
+    assert!(world.scrub_all().unwrap().damaged.is_empty());
+}
+
+fn content(world: &World, page: u64) -> Bytes {
+    let mut pages = world.disk.visible().pages();
+    let found = pages.find(|(at, _)| *at == page).unwrap();
+    Bytes::copy_from_slice(&found.1[..])
 }

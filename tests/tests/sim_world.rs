@@ -153,10 +153,19 @@ fn holds(seed: u64) {
     assert_eq!(outcome.violation, None, "seed {seed}");
 }
 
+/// A seed that was found when worlds were as [`Options::whole`] has them, with so many nodes.
+fn holds_of(nodes: usize, seed: u64) {
+    let outcome = run_caught(Options {
+        nodes: Some(nodes),
+        ..Options::whole(seed)
+    });
+    assert_eq!(outcome.violation, None, "seed {seed}");
+}
+
 /// A stop closed a connection, and an answer that was still on its way was sent on it.
 #[test]
 fn nothing_is_sent_on_a_connection_after_its_close() {
-    let outcome = run_caught(Options::new(2_001_690));
+    let outcome = run_caught(Options::whole(2_001_690));
     assert_eq!(outcome.violation, None);
 }
 
@@ -164,11 +173,7 @@ fn nothing_is_sent_on_a_connection_after_its_close() {
 /// by a checkpoint from before.
 #[test]
 fn a_replica_that_catches_up_late_is_compared_as_it_is_then() {
-    let options = Options {
-        nodes: Some(3),
-        ..Options::new(5_208_631)
-    };
-    assert_eq!(run_caught(options).violation, None);
+    holds_of(3, 5_208_631);
 }
 
 /// The checkpoint that merges the trims of a full store ended after a hundred writes had been refused,
@@ -177,9 +182,9 @@ fn a_replica_that_catches_up_late_is_compared_as_it_is_then() {
 fn an_emptied_store_has_time_until_it_takes_writes() {
     let full = |seed| Options {
         full_stores: true,
-        ..Options::new(seed)
+        ..Options::whole(seed)
     };
-    for options in [Options::new(701_870), full(800_399), full(800_620)] {
+    for options in [Options::whole(701_870), full(800_399), full(800_620)] {
         assert_eq!(run_caught(options).violation, None);
     }
 }
@@ -272,11 +277,19 @@ fn a_resize_of_a_volume_that_is_deleted_is_answered() {
 fn a_resize_refused_for_a_deletion_may_outlive_it() {
     for seed in [2494, 3491] {
         assert_eq!(
-            run_caught(Options::new(seed)).violation,
+            run_caught(Options::whole(seed)).violation,
             None,
             "seed {seed}"
         );
     }
+}
+
+/// A mistake of the simulator: a write was never answered, a snapshot was taken that may have held it, and it was not
+/// known whether the volume went back to that. Then the write counted as one that had taken effect, so that it had to be
+/// gone once a read showed a later one; in truth it was still on its way.
+#[test]
+fn a_write_that_a_snapshot_may_hold_may_still_come() {
+    holds_of(3, 104_574);
 }
 
 /// A store was fenced whose replicas were among three. They took no further part, and reads that
@@ -292,54 +305,34 @@ fn a_fenced_replica_answers_reads_that_wait_for_its_group() {
 /// again: nothing but a new election, or a catch-up by state, could have brought it back.
 #[test]
 fn a_replica_that_holds_the_cut_point_goes_on_from_there() {
-    let outcome = run_caught(Options {
-        nodes: Some(3),
-        ..Options::new(2790)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(3, 2790);
 }
 
 /// Of three replicas one had lost its log to damage and another one lagged behind what the third, which led, still had. A catch-up began
 /// with an entry of the log, and that needed a majority, of which one of the two would have had to be: the volume stood still for ever.
 #[test]
 fn who_lags_is_brought_up_by_a_leader_without_a_majority() {
-    let outcome = run_caught(Options {
-        nodes: Some(3),
-        ..Options::new(949_842)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(3, 949_842);
 }
 
 /// A small store had room for what its replica lacked, but not for as much at a time as a leader sends: it waited for more, for ever.
 #[test]
 fn with_little_room_less_is_fetched_at_a_time() {
-    let outcome = run_caught(Options {
-        nodes: Some(3),
-        ..Options::new(2_100_388)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(3, 2_100_388);
 }
 
 /// Two followers had been told once that they lag, which was not so any more when they were elected. Each handed the lead over, as one
 /// that has nothing to serve with, to the other one or to the replica that was to be replaced and handed it back: 1,750 terms in two minutes.
 #[test]
 fn who_was_told_that_it_lags_and_does_not_leads() {
-    let outcome = run_caught(Options {
-        nodes: Some(5),
-        ..Options::new(3_550_489)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(5, 3_550_489);
 }
 
 /// A scrub had noted where blocks lie; they died, and their segment was free when it came to read them. It read them there all the
 /// same, and the segment was opened anew meanwhile: its readers were counted below zero, and it was never free again.
 #[test]
 fn a_scrub_reads_nothing_in_free_segments() {
-    let outcome = run_caught(Options {
-        nodes: Some(1),
-        ..Options::new(3_150_334)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(1, 3_150_334);
 }
 
 /// Clients that stay attached to a snapshot while its volume is written, goes back and is merged, and its node
@@ -349,12 +342,29 @@ fn snapshots_are_what_they_were_whenever_they_are_read() {
     those_that_did("reads of snapshots", 1, 0, 3);
 }
 
-/// The last node to hold an entry lost its payload to a flipped bit, and led. It asked its disk for it
-/// without end, for the sake of a node that had been away, while the third had a good copy.
 /// A volume of three goes back to a snapshot among changes of its leader.
 #[test]
 fn volumes_of_three_go_back_to_snapshots() {
     those_that_did("volumes of three rolled back", 3, 0, 3);
+}
+
+/// Blocks of one of three are damaged, or cannot be read: clients never learn of it, and they come back.
+#[test]
+fn blocks_of_one_of_three_are_repaired() {
+    those_that_did("blocks repaired", 3, 0, 10);
+}
+
+/// A leader alone had entries that were never committed, and their payload was damaged. It could neither send them nor hand
+/// the lead over to one of those that lacked them, and led for ever. It steps down, and the others elect one of their own.
+#[test]
+fn a_leader_that_cannot_give_what_it_alone_has_steps_down() {
+    for seed in [10_349, 20_318] {
+        let outcome = run_caught(Options {
+            nodes: Some(3),
+            ..Options::new(seed)
+        });
+        assert_eq!(outcome.violation, None, "seed {seed}");
+    }
 }
 
 /// Scrubs run among everything else and find nothing.
@@ -374,11 +384,7 @@ fn data_keys_are_exchanged_under_load() {
 /// told so, and again when the provider failed.
 #[test]
 fn who_asked_for_a_data_key_is_answered_once() {
-    let options = Options {
-        nodes: Some(1),
-        ..Options::new(2086)
-    };
-    assert_eq!(run_caught(options).violation, None);
+    holds_of(1, 2086);
 }
 
 /// What a volume was at a moment of its past is what is cloned.
@@ -387,13 +393,11 @@ fn the_past_is_what_it_was() {
     those_that_did("volumes cloned as they were", 1, 300, 1);
 }
 
+/// The last node to hold an entry lost its payload to a flipped bit, and led. It asked its disk for it
+/// without end, for the sake of a node that had been away, while the third had a good copy.
 #[test]
 fn a_leader_with_a_damaged_payload_lets_another_lead() {
-    let outcome = run_caught(Options {
-        nodes: Some(3),
-        ..Options::new(6_200_983)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(3, 6_200_983);
 }
 
 /// Tables of many pages next to what the store holds. Clients were let in as long as there was room for
@@ -405,7 +409,7 @@ fn a_full_store_accepts_what_it_can_write_and_trims() {
     for seed in [6_100_303, 7_301_832] {
         let outcome = run_caught(Options {
             full_stores: true,
-            ..Options::new(seed)
+            ..Options::whole(seed)
         });
         assert_eq!(outcome.violation, None, "seed {seed}");
     }
@@ -416,7 +420,7 @@ fn a_full_store_accepts_what_it_can_write_and_trims() {
 #[test]
 fn segments_that_hold_pages_of_tables_are_no_room() {
     for seed in [5998, 7_400_637, 7_401_929] {
-        let outcome = run_caught(Options::new(seed));
+        let outcome = run_caught(Options::whole(seed));
         assert_eq!(outcome.violation, None, "seed {seed}");
     }
 }
@@ -432,22 +436,14 @@ fn replicas_that_lag_catch_up() {
 /// head for what the volume went on from, and laid what came next over the wrong blocks.
 #[test]
 fn what_a_rollback_left_does_not_lead_on() {
-    let outcome = run_caught(Options {
-        nodes: Some(3),
-        ..Options::new(70_185)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(3, 70_185);
 }
 
 /// The leadership went while the edges of a write were read: its client was told of an error, though the next leader
 /// would have carried it out.
 #[test]
 fn a_write_outlives_a_leadership_that_goes_while_its_edges_are_read() {
-    let outcome = run_caught(Options {
-        nodes: Some(3),
-        ..Options::new(40_878)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(3, 40_878);
 }
 
 /// Addresses are not in what names a node of an encrypted volume, so one in memory is used by pointers with its hash alone. One
@@ -455,9 +451,5 @@ fn a_write_outlives_a_leadership_that_goes_while_its_edges_are_read() {
 /// node fenced itself.
 #[test]
 fn a_node_that_is_not_on_the_device_yet_is_known_by_its_hash() {
-    let outcome = run_caught(Options {
-        nodes: Some(3),
-        ..Options::new(910_538)
-    });
-    assert_eq!(outcome.violation, None);
+    holds_of(3, 910_538);
 }

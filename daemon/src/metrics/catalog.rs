@@ -193,7 +193,12 @@ fn stores() -> Vec<Family> {
         gauge(
             "esker_damaged_blocks",
             Source::Number(|s| s.engine.damaged_blocks),
-            "Blocks found damaged since the start.",
+            "Blocks found damaged since the start, and not repaired.",
+        ),
+        counter(
+            "esker_blocks_repaired",
+            Source::Number(|s| s.engine.repaired_blocks),
+            "Damaged blocks that were written over with what another copy of their volume has.",
         ),
         counter(
             "esker_blocks_refused",

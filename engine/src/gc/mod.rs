@@ -460,7 +460,7 @@ impl Engine {
             }
             checked.push((r, expected.unwrap_or(found)));
         }
-        self.damaged_blocks += damaged;
+        self.damages.unplaced += damaged;
         let mut run: Option<(u32, u32)> = None;
         let other = |b: &Batch| b.stream != v.stream;
         if self.collector.batch.as_ref().is_some_and(other) {

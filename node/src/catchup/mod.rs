@@ -19,7 +19,7 @@ use crate::node::Node;
 use bytes::Bytes;
 use esker_base::num::to_u64;
 use esker_base::Place;
-pub(crate) use wire::{Note, Outsider};
+pub(crate) use wire::{Copy, CopyKind, Note, Outsider, Want};
 
 /// Replicas of this store that caught up by versions since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,8 @@ impl Node {
             Ok(Note::Fetch(fetch)) => self.fetch_asked(from, &fetch),
             Ok(Note::Part(part)) => self.part_came(&part, frame.payloads),
             Ok(Note::Outsider(told)) => self.told_outsider(&told),
+            Ok(Note::Want(want)) => self.wanted(from, want),
+            Ok(Note::Copy(copy)) => self.copy_came(from, &copy, frame.payloads),
             Err(why) => tracing::warn!(%from, why, "peer frame refused"),
         }
     }

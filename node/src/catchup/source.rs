@@ -321,14 +321,14 @@ impl Node {
         let at = (!serving.is_head).then_some(cut);
         self.harvests.insert(token, serving);
         for (n, range) in ranges.into_iter().enumerate() {
-            let token = self.read_token(ReadFor::Harvest(token, n));
-            self.tell_engine(engine_event::Event::Read(ReadRequest {
-                token,
+            let request = ReadRequest {
+                token: 0,
                 group,
                 range,
                 latest: false,
                 at,
-            }));
+            };
+            self.read_blocks(ReadFor::Harvest(token, n), request);
         }
     }
 

@@ -115,13 +115,73 @@ pub(crate) struct Part {
     pub crc: u32,
 }
 
+/// A replica's question for a block that is damaged there, to any other replica.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Want {
+    /// The group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Which block.
+    #[prost(uint64, tag = "2")]
+    pub lba: u64,
+    /// Of an entry that is not applied, if there is one.
+    #[prost(bool, tag = "3")]
+    pub latest: bool,
+    /// Of the snapshot with this cut, in place of the head.
+    #[prost(uint64, optional, tag = "4")]
+    pub at: Option<u64>,
+}
+
+/// How a [`Want`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum CopyKind {
+    /// Nothing: of a newer version.
+    Unknown = 0,
+    /// It is beside the header, as stored.
+    Here = 1,
+    /// Not here and now.
+    Later = 2,
+    /// It is damaged here, too.
+    Damaged = 3,
+}
+
+/// The answer to a [`Want`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Copy {
+    /// The group.
+    #[prost(fixed64, tag = "1")]
+    pub group: u64,
+    /// Which block, as it was asked for.
+    #[prost(uint64, tag = "2")]
+    pub lba: u64,
+    /// The same.
+    #[prost(bool, tag = "3")]
+    pub latest: bool,
+    /// The same.
+    #[prost(uint64, optional, tag = "4")]
+    pub at: Option<u64>,
+    /// How it ended.
+    #[prost(enumeration = "CopyKind", tag = "5")]
+    pub kind: i32,
+    /// The stamp of what is stored.
+    #[prost(uint64, tag = "6")]
+    pub stamp: u64,
+    /// Its tag; zeros for a plain block.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub tag: Bytes,
+    /// CRC-32 of the payload.
+    #[prost(fixed32, tag = "8")]
+    pub crc: u32,
+}
+
 #[derive(Clone, PartialEq, Eq, Message)]
 struct Envelope {
-    #[prost(oneof = "Note", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Note", tags = "1, 2, 3, 4, 5, 6")]
     note: Option<Note>,
 }
 
-/// One of the four.
+/// One of the six.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub(crate) enum Note {
     /// From a leader.
@@ -136,6 +196,12 @@ pub(crate) enum Note {
     /// From any member.
     #[prost(message, tag = "4")]
     Outsider(Outsider),
+    /// From any member to any other.
+    #[prost(message, tag = "5")]
+    Want(Want),
+    /// And back.
+    #[prost(message, tag = "6")]
+    Copy(Copy),
 }
 
 impl Note {
@@ -169,6 +235,26 @@ mod tests {
             entry: Bytes::from_static(b"entry"),
             crc: 9,
         });
+        comes_back(note);
+        comes_back(Note::Want(Want {
+            group: 7,
+            lba: 1 << 33,
+            latest: true,
+            at: Some(9),
+        }));
+        comes_back(Note::Copy(Copy {
+            group: 7,
+            lba: 1 << 33,
+            latest: false,
+            at: None,
+            kind: CopyKind::Here.into(),
+            stamp: u64::MAX,
+            tag: Bytes::from_static(&[3; 12]),
+            crc: 11,
+        }));
+    }
+
+    fn comes_back(note: Note) {
         let header = note.clone().pack();
         assert_eq!(Note::unpack(&header), Ok(note));
         for bit in 0..header.len() * 8 {

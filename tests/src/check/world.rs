@@ -292,7 +292,7 @@ impl World {
             Effect::ReadDone { token, result } => self.read_done(token, result)?,
             Effect::ExtentsDone { token, result } => self.extents_done(token, result)?,
             Effect::DiffDone { token, result } => self.diff_done(token, result)?,
-            Effect::HarvestDone { .. } => {} // nobody asks
+            Effect::HarvestDone { .. } | Effect::RepairDone { .. } => {} // nobody asks
             Effect::ScrubDone { token, result } => self.scrub_done(token, result)?,
             Effect::CatalogDone { token, result } => {
                 let unknown = matches!(

@@ -36,6 +36,7 @@ impl World {
             w.slow_disk,
             w.snapshots,
             w.scrub,
+            w.block_damage,
         ];
         let mut at = self.rng.below(all.iter().sum::<u64>().max(1));
         let mut kind = 0;
@@ -60,6 +61,7 @@ impl World {
             10 => self.disk_slows(host),
             11 => self.play_with_snapshots(),
             12 => self.scrub(host),
+            13 => self.damage_block(DAMAGED_HOST),
             _ => {}
         }
     }
@@ -215,7 +217,7 @@ impl World {
         let page = match damageable {
             n if n > 0 && at_log => {
                 let record = self.records[host][self.rng.index(n)];
-                // Of three, only headers: blocks of a damaged replica are not repaired yet.
+                // Of three, only headers: blocks have a fault of their own.
                 let inside = if replicated {
                     self.records[host].retain(|r| r.seq != record.seq);
                     0
@@ -262,6 +264,43 @@ impl World {
             }),
         }
         if self.rng.chance(700) {
+            self.crash(host, Crash::Kill);
+        }
+    }
+
+    /// A block of one of three is damaged, while everything goes on. The log says that it was durable, so nobody
+    /// takes it for a torn tail.
+    fn damage_block(&mut self, host: usize) {
+        if !self.may_be_told(host) {
+            return;
+        }
+        let durable = self.superseded_records(host);
+        let records = &self.records[host][..durable];
+        let with_blocks = records.iter().filter(|r| r.bytes > r.header_bytes);
+        let with_blocks: Vec<_> = with_blocks.copied().collect();
+        if with_blocks.is_empty() {
+            return;
+        }
+        // Where a header of the log is gone, too, what cannot be read may be the header of a whole record: nobody opens that.
+        let may_spoil = self.plan.bad_pages && self.plan.weights.log_damage == 0;
+        for _ in 0..=self.rng.below(8) {
+            let record = with_blocks[self.rng.index(with_blocks.len())];
+            let inside = record.header_bytes + self.rng.below(record.bytes - record.header_bytes);
+            let page = (record.offset + inside) / BLOCK_SIZE_U64;
+            let kinds = if may_spoil { 4 } else { 3 };
+            let (how, bit) = (self.rng.below(kinds), self.rng.index(4096 * 8));
+            self.log(|| format!("damage {how} to block {page} of node {host}"));
+            self.stats.fault("damage: block of one of three");
+            match how {
+                3 => self.hosts[host].disk.spoil(page),
+                _ => self.hosts[host].disk.damage(|image| match how {
+                    0 => image.flip_bit(page, bit),
+                    1 => image.zero_page(page),
+                    _ => image.misdirect(SEGMENTS_OFFSET / BLOCK_SIZE_U64, page),
+                }),
+            }
+        }
+        if self.rng.chance(300) {
             self.crash(host, Crash::Kill);
         }
     }

@@ -93,6 +93,8 @@ impl World {
         self.past_is_lost();
         self.hosts[host].note_probes();
         if let Some(node) = &self.hosts[host].node {
+            self.stats
+                .add_work("blocks repaired", node.engine().repaired_blocks());
             let caught_up = node.catch_ups();
             self.stats
                 .add_work("replicas that caught up", caught_up.ended);

@@ -291,9 +291,10 @@ impl World {
             Purpose::Refused => {
                 self.violate("two requests that exclude each other are done".into())
             }
-            // A node that has no copy was asked.
-            Purpose::Grow(..)
-                if self.moves_copies() && matches!(result, Err(AdminError::NotFound(_))) => {}
+            // A node that has no copy was asked, or one that crashed before its copy was made.
+            Purpose::Grow(slot, _)
+                if (self.moves_copies() || !self.hosts[host].made.contains(&slot))
+                    && matches!(result, Err(AdminError::NotFound(_))) => {}
             Purpose::Grow(slot, size_bytes) => match result {
                 Ok(_) => {
                     self.stats.did("volumes of three grown");

@@ -411,8 +411,13 @@ impl Oracle {
         self.pending.clear();
         self.volatile.clear();
         for (cell, kept) in self.cells.iter_mut().zip(&to.cells) {
+            // What was never answered is perhaps not what the snapshot holds: then it may still come.
+            let comes = |id: u64| cell.iter().any(|c| c.id == id && c.effective == NEVER);
             let back = kept.iter().map(|c| Candidate {
-                effective: now,
+                effective: match self.replicated && comes(c.id) {
+                    true => NEVER,
+                    false => now,
+                },
                 expires: NEVER,
                 durable: true,
                 answered: true,

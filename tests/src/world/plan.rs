@@ -23,6 +23,8 @@ pub struct Options {
     pub full_stores: bool,
     /// With what [`Plan::add_extras`] draws.
     pub extras: bool,
+    /// Blocks of one node of three may be damaged.
+    pub block_damage: bool,
     /// Print what happens.
     pub verbose: bool,
 }
@@ -38,7 +40,17 @@ impl Options {
             sabotage: Sabotage::None,
             full_stores: false,
             extras: true,
+            block_damage: true,
             verbose: false,
+        }
+    }
+
+    /// A run as it was before blocks of one node of three were damaged: for seeds that were found then.
+    #[must_use]
+    pub fn whole(seed: u64) -> Self {
+        Self {
+            block_damage: false,
+            ..Self::new(seed)
         }
     }
 
@@ -73,6 +85,8 @@ pub struct Weights {
     pub damage: u64,
     /// Damage to a header of the log of one node of three.
     pub log_damage: u64,
+    /// Damage to blocks of one node of three.
+    pub block_damage: u64,
     /// A process gets no processor for a while; what happens meanwhile comes to it afterwards.
     pub stall: u64,
     /// A stretch in which a disk is much slower.
@@ -238,6 +252,9 @@ impl Plan {
             plan.add_keys();
             plan.add_pieces();
         }
+        if options.extras && options.block_damage && nodes == 3 {
+            plan.add_block_damage();
+        }
         if nodes > 3 {
             // Of a volume with one copy only what is answered late is kept for certain, and nothing else may fail.
             plan.tcp = 1000;
@@ -337,6 +354,14 @@ impl Plan {
         self.engine.pieces_least = rng.pick(&[0, 4, 4096, 4096]);
     }
 
+    /// Where disks fail, too, it may be that nobody can give a block.
+    fn add_block_damage(&mut self) {
+        let mut rng = SimRng::new(self.seed, 6);
+        if rng.chance(350) && self.weights.disk_errors == 0 {
+            self.weights.block_damage = rng.range(4, 40);
+        }
+    }
+
     /// The nodes that have the first copies of a volume.
     #[must_use]
     pub fn first_hosts(&self, volume: usize) -> Vec<usize> {
@@ -369,7 +394,7 @@ impl Plan {
     /// What is on disks is damaged, if only where another node has it, too.
     #[must_use]
     pub fn spoils(&self) -> bool {
-        self.damages() || self.weights.log_damage > 0
+        self.damages() || self.weights.log_damage > 0 || self.weights.block_damage > 0
     }
 }
 

@@ -31,6 +31,8 @@ const TURN_NS_MAX: u64 = 80_000;
 pub(crate) struct Written {
     pub offset: u64,
     pub bytes: u64,
+    /// Those of its header pages.
+    pub header_bytes: u64,
     pub seq: u64,
     /// Records through this one are durable, it says.
     pub durable: u64,
@@ -557,6 +559,7 @@ impl World {
                 records.push(Written {
                     offset: *offset,
                     bytes: bufs.iter().map(|b| b.len() as u64).sum(),
+                    header_bytes: bufs[0].len() as u64,
                     seq: header.seq.0,
                     durable: header.durable_seq.0,
                 });

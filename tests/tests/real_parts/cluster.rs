@@ -529,10 +529,8 @@ fn leader_of(nodes: &[Option<Daemon>], name: &str) -> usize {
     found.unwrap()
 }
 
-/// What members ask of each other goes over TLS when they have certificates, with nodes of the same authority alone; new
-/// certificates count without a restart.
 /// Runs a command at whoever leads `v`, which may be another one each time; tells who that was.
-fn on_leader(nodes: &[Option<Daemon>], words: &[&str]) -> usize {
+pub fn on_leader(nodes: &[Option<Daemon>], words: &[&str]) -> usize {
     let mut done = None;
     until("a leader does as it is told", || {
         let leader = leader_of(nodes, "v");
@@ -544,6 +542,8 @@ fn on_leader(nodes: &[Option<Daemon>], words: &[&str]) -> usize {
     done.unwrap()
 }
 
+/// What members ask of each other goes over TLS when they have certificates, with nodes of the same authority alone; new
+/// certificates count without a restart.
 #[test]
 fn members_ask_each_other_over_tls_and_new_certificates_count_at_once() {
     let members = Members::with_tls(3);

@@ -41,6 +41,7 @@ mod pattern;
 mod postgres;
 mod power_cut;
 mod readme;
+mod repairs;
 mod rewind;
 mod sandbox;
 mod schedules;
