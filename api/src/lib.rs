@@ -18,5 +18,8 @@ pub mod cluster {
     tonic::include_proto!("esker.cluster.v1");
 }
 
+/// Encoded messages of both, as they are passed on without being understood.
+pub mod raw;
+
 /// Longest answer in bytes that either side sends or takes: the list of all volumes of a full node.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -50,7 +50,15 @@ pub async fn run(
             let node = client.add_replica(request).await?.into_inner().node;
             let replaced = id(replace);
             loop {
-                let replicas = copies(&volume, client).await?;
+                let replicas = match copies(&volume, client).await {
+                    // It was added, and how it gets on is told elsewhere.
+                    Err(CliError::Partly(why)) => {
+                        return Err(CliError::Partly(format!(
+                            "node {node} gets a copy of {volume}; {why}"
+                        )))
+                    }
+                    copies => copies?,
+                };
                 let votes = |r: &Replica| r.node == node && r.role == "voter";
                 let is_there = replicas.replicas.iter().any(votes)
                     && replicas.replicas.iter().all(|r| r.node != replaced);
@@ -101,10 +109,11 @@ async fn copies(volume: &str, client: &mut Client) -> Result<Replicas, CliError>
             leader: volume.leader,
             replicas: volume.replicas,
         },
-        None => Replicas {
-            leader: None,
-            replicas: Vec::new(),
-        },
+        None => {
+            return Err(CliError::Partly(format!(
+                "how its copies are is told by nodes that have one of volume {volume}, and this one has none: ask another node"
+            )))
+        }
     })
 }
 

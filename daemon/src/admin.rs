@@ -2,6 +2,7 @@
 //! `api/proto/esker/admin/v1/admin.proto`.
 
 use crate::cluster::Cluster;
+use crate::door::Door;
 use crate::error::DaemonError;
 use crate::identity::Identity;
 use crate::report;
@@ -86,10 +87,10 @@ impl AdminSocket {
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve(self, service: AdminServer<AdminService>) -> Result<(), DaemonError> {
+    pub async fn serve(self, service: impl Into<Door>) -> Result<(), DaemonError> {
         tonic::transport::Server::builder()
             .concurrency_limit_per_connection(CONNECTION_REQUESTS_MAX)
-            .add_service(service)
+            .add_service(service.into())
             .serve_with_incoming(UnixListenerStream::new(self.listener))
             .await
             .map_err(|e| listen_error(&self.file.0, io::Error::other(e)))
@@ -243,7 +244,8 @@ pub(crate) fn refusal(error: RequestError) -> Status {
         RequestError::Refused(AdminError::Invalid(_)) => Code::InvalidArgument,
         RequestError::Refused(AdminError::Refused(_)) => Code::FailedPrecondition,
         RequestError::Refused(AdminError::NoSpace(_)) => Code::ResourceExhausted,
-        RequestError::Silent(_) => Code::Unavailable,
+        RequestError::Refused(AdminError::NotLeading(_)) => Code::Aborted,
+        RequestError::Refused(AdminError::Unsure(_)) | RequestError::Silent(_) => Code::Unavailable,
     };
     Status::new(code, error.to_string())
 }

@@ -1,11 +1,11 @@
 //! The admin API over TCP: only with TLS, only for clients with a certificate of the authority, and for each
 //! only what its role allows ([`crate::guard`]).
 
-use crate::admin::{AdminService, CONNECTION_REQUESTS_MAX};
+use crate::admin::CONNECTION_REQUESTS_MAX;
+use crate::door::Door;
 use crate::error::DaemonError;
 use crate::guard::{Caller, Guarded};
 use crate::tls::Slot;
-use esker_api::v1::admin_server::AdminServer;
 use rustls::ServerConfig;
 use std::io;
 use std::net::SocketAddr;
@@ -78,7 +78,7 @@ impl AdminTcp {
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve(self, service: AdminServer<AdminService>) -> Result<(), DaemonError> {
+    pub async fn serve(self, service: Door) -> Result<(), DaemonError> {
         let address = self.address;
         let (sender, incoming) = mpsc::channel(1);
         let served = tonic::transport::Server::builder()

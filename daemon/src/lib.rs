@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod data_dir;
 pub mod dist;
+pub mod door;
 pub mod error;
 pub mod guard;
 mod handed;

@@ -9,6 +9,7 @@ use crate::cluster::places::Places;
 use crate::cluster::{self, Cluster};
 use crate::config::{Config, ListenOn};
 use crate::data_dir::DataDir;
+use crate::door::Door;
 use crate::error::DaemonError;
 use crate::handed::Handed;
 use crate::identity::{Given, Identity};
@@ -168,9 +169,6 @@ where
             let settings = config.cluster.clone();
             let cluster = Cluster::new(identity, settings, Arc::clone(&stores), places, Arc::clone(&keys), drained, started_us);
             let cluster = Arc::new(cluster.with_tls(node_tls));
-            if let Some(listener) = control {
-                servers.spawn(cluster::serve(Arc::clone(&cluster), listener));
-            }
             let keeper = cluster::keep(Arc::clone(&cluster));
             servers.spawn(async move {
                 keeper.await;
@@ -181,6 +179,10 @@ where
                 .with_schedule(config.snapshot_schedule.0.clone())
                 .with_rewind(config.rewind)
                 .server();
+            if let Some(listener) = control {
+                servers.spawn(cluster::serve(Arc::clone(&cluster), listener, service.clone()));
+            }
+            let service = Door::from(service).with_cluster(Arc::clone(&cluster));
             let on_tcp = admin_tcp.as_ref().map(AdminTcp::address);
             servers.spawn(admin.serve(service.clone()));
             if let Some(tcp) = admin_tcp {

@@ -628,6 +628,10 @@ pub enum AdminError {
     Refused(String),
     /// The store has no room.
     NoSpace(String),
+    /// This replica does not lead its volume's group: nothing was done, and whoever leads can do it.
+    NotLeading(String),
+    /// It was on its way when the leadership was lost: whether it takes effect is not known here.
+    Unsure(String),
 }
 
 impl std::fmt::Display for AdminError {
@@ -636,7 +640,9 @@ impl std::fmt::Display for AdminError {
         | Self::Exists(text)
         | Self::Invalid(text)
         | Self::Refused(text)
-        | Self::NoSpace(text)) = self;
+        | Self::NoSpace(text)
+        | Self::NotLeading(text)
+        | Self::Unsure(text)) = self;
         f.write_str(text)
     }
 }

@@ -5,7 +5,7 @@ use crate::admin::{
     VolumeReport, VolumeState,
 };
 use crate::event::{AdminToken, Effect};
-use crate::groups::LEADERSHIP_CHANGED;
+use crate::groups::unsure;
 use crate::node::{Node, Phase};
 use crate::volume::{Op, Proposal, Volume};
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use esker_engine::event as engine_event;
 use esker_engine::format::checkpoint::{GroupMeta, Membership};
 use esker_engine::format::operation::{Operation, RequestId};
 use esker_engine::CatalogError;
+use esker_replication::ProposeError;
 use std::collections::BTreeMap;
 
 /// An operator's request that waits for the store.
@@ -392,10 +393,7 @@ impl Node {
         };
         let serving = volume.is_serving();
         let Some(group) = volume.group.as_mut().filter(|_| serving) else {
-            return Err(AdminError::Refused(format!(
-                "volume {} does not serve now",
-                volume.name
-            )));
+            return Err(volume.not_serving());
         };
         let data = operation.encode(RequestId::default());
         match group.propose(Bytes::from(data), Vec::new()) {
@@ -407,10 +405,15 @@ impl Node {
                 self.dirty.insert(id);
                 Ok(None)
             }
-            Err(error) => Err(AdminError::Refused(format!(
-                "volume {}: {error}",
-                volume.name
-            ))),
+            Err(error) => {
+                let text = format!("volume {}: {error}", volume.name);
+                Err(match error {
+                    ProposeError::NotLeader { .. } | ProposeError::Busy => {
+                        AdminError::NotLeading(text)
+                    }
+                    _ => AdminError::Refused(text),
+                })
+            }
         }
     }
 
@@ -425,7 +428,7 @@ impl Node {
         let sums = self.engine.snapshot_blocks();
         let result = match self.report_of(id, &sums).filter(|_| committed) {
             Some(report) => Ok(AdminReply::Volume(report)),
-            None => Err(AdminError::Refused(LEADERSHIP_CHANGED.into())),
+            None => Err(unsure()),
         };
         Self::answer(token, result, effects);
     }

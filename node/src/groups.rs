@@ -1,6 +1,7 @@
 //! Carrying between the Raft groups and the store: what a group wants appended goes into the store's
 //! log, what the store has made durable goes back to the group, what is committed goes into the map.
 
+use crate::admin::AdminError;
 use crate::catchup::Source;
 use crate::control::too_many_labels;
 use crate::door::Route;
@@ -22,8 +23,19 @@ use esker_replication as repl;
 use esker_replication::{Group, GroupConfig, Output};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Why an operator is refused.
-pub(crate) const LEADERSHIP_CHANGED: &str = "the leadership changed; try again";
+/// Why an operator is refused whose change is in no log and will not be.
+pub(crate) fn leadership_changed() -> AdminError {
+    AdminError::NotLeading("the leadership changed; try again".into())
+}
+
+/// The same when the change was in this replica's log: others may have it in theirs, and commit it.
+pub(crate) fn unsure() -> AdminError {
+    AdminError::Unsure(
+        "the leadership changed, and whether this takes effect is not known yet: look before you try again"
+            .into(),
+    )
+}
+
 const STOPPED_SERVING: &str =
     "the volume stopped serving meanwhile: list the volumes to see what is in force";
 /// Ticket of an append that nobody waits for.
@@ -359,7 +371,7 @@ impl Node {
     pub(crate) fn fail_volume(&mut self, id: GroupId) {
         self.rekey_stop(id);
         self.growth_stop(id, STOPPED_SERVING);
-        self.refuse_asks(id, STOPPED_SERVING);
+        self.refuse_asks(id, &AdminError::Refused(STOPPED_SERVING.into()));
         self.free_names(id);
         self.count_uncommitted(id);
         let others_serve = |v: &Volume| v.spans && !v.deleting;
@@ -373,13 +385,13 @@ impl Node {
             volume.read_waits.clear();
             let operators = volume.take_operators().into_iter();
             self.refused
-                .extend(operators.map(|token| (token, STOPPED_SERVING)));
+                .extend(operators.map(|token| (token, AdminError::Unsure(STOPPED_SERVING.into()))));
         }
         self.refuse_attaching(id);
         // An operator who waits for it to serve waits no longer.
         let starting = self.starting.remove(&id);
         self.refused
-            .extend(starting.map(|token| (token, STOPPED_SERVING)));
+            .extend(starting.map(|token| (token, AdminError::Unsure(STOPPED_SERVING.into()))));
         if self.volumes.get(&id).is_some_and(others_serve) {
             return;
         }
@@ -454,11 +466,11 @@ impl Node {
                 | Proposal::Relabel(token)
                 | Proposal::Membership(token)
                 | Proposal::Removal(token) => {
-                    self.refused.push((token, LEADERSHIP_CHANGED));
+                    self.refused.push((token, unsure()));
                 }
                 Proposal::Snapshot(token, ask) => {
                     self.free_name(&ask);
-                    self.refused.push((token, LEADERSHIP_CHANGED));
+                    self.refused.push((token, unsure()));
                     if let Some(volume) = self.volumes.get_mut(&id) {
                         volume.forget_ask(&ask);
                     }
@@ -491,7 +503,7 @@ impl Node {
         }
         if volume.spans {
             self.leader_changed(id);
-            return self.refuse_asks(id, LEADERSHIP_CHANGED);
+            return self.refuse_asks(id, &leadership_changed());
         }
         // Also when this replica leads again: another leader may have written in between. Requests
         // whose edges are being read are among these: what was read may be overwritten by now.
@@ -502,7 +514,7 @@ impl Node {
             self.fail_op(op, esker_nbd::RequestError::Io);
         }
         self.fail_reads_and_flushes(id);
-        self.refuse_asks(id, LEADERSHIP_CHANGED);
+        self.refuse_asks(id, &leadership_changed());
     }
 
     /// Handles what the engine says.

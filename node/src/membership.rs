@@ -12,7 +12,7 @@ use crate::admin::{AdminError, AdminReply};
 use crate::catchup::{Note, Outsider};
 use crate::control::Outcome;
 use crate::event::AdminToken;
-use crate::groups::{stored_membership, LEADERSHIP_CHANGED};
+use crate::groups::{stored_membership, unsure};
 use crate::node::Node;
 use crate::volume::{OpId, Proposal};
 use esker_base::{GroupId, Moment, Place, RaftIndex, ReplicaId};
@@ -414,8 +414,11 @@ impl Node {
             labels: BTreeMap::new(),
         };
         let followed = match committed {
-            true => self.propose_change(id, &nothing, Proposal::Membership(token)),
-            false => Err(AdminError::Refused(LEADERSHIP_CHANGED.into())),
+            true => {
+                let proposed = self.propose_change(id, &nothing, Proposal::Membership(token));
+                proposed.map_err(|_| unsure())
+            }
+            false => Err(unsure()),
         };
         if let Err(error) = followed {
             self.answers.push((token, Err(error)));

@@ -197,7 +197,7 @@ pub struct Node {
     /// Volumes being created, with the operator who waits for them to serve.
     pub(crate) starting: BTreeMap<GroupId, AdminToken>,
     /// Operators whose request will never be carried out, and why.
-    pub(crate) refused: Vec<(AdminToken, &'static str)>,
+    pub(crate) refused: Vec<(AdminToken, AdminError)>,
     /// Other answers to operators, given when the step ends.
     pub(crate) answers: Vec<(AdminToken, Result<AdminReply, AdminError>)>,
     /// The volume that was sealed anew last.
@@ -507,8 +507,8 @@ impl Node {
         for (to, frame) in self.notes.drain(..) {
             effects.push(Effect::Peer { to, frame });
         }
-        for (token, text) in std::mem::take(&mut self.refused) {
-            Self::answer(token, Err(AdminError::Refused(text.into())), effects);
+        for (token, error) in std::mem::take(&mut self.refused) {
+            Self::answer(token, Err(error), effects);
         }
         for (token, result) in std::mem::take(&mut self.answers) {
             Self::answer(token, result, effects);

@@ -4,7 +4,7 @@
 use crate::admin::{AdminError, AdminReply};
 use crate::control::Outcome;
 use crate::event::{AdminToken, Effect};
-use crate::groups::LEADERSHIP_CHANGED;
+use crate::groups::unsure;
 use crate::keys::{Area, KeyFor, Lock};
 use crate::node::Node;
 use crate::volume::{EpochState, Volume};
@@ -168,7 +168,7 @@ impl Node {
         let volume = self.volumes.get_mut(&id);
         if let Some((volume, rekey)) = volume.and_then(|v| v.rekey.take().map(|r| (v.id, r))) {
             self.keys.unreserve((volume, rekey.key_id));
-            let why = AdminError::Refused(LEADERSHIP_CHANGED.into());
+            let why = unsure();
             self.answers.push((rekey.token, Err(why)));
         }
         self.reseal_stop(id);

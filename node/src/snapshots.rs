@@ -9,7 +9,7 @@ use crate::admin::{
 };
 use crate::control::{check_label_set, check_word, Outcome};
 use crate::event::{AdminToken, Effect, Transport};
-use crate::groups::LEADERSHIP_CHANGED;
+use crate::groups::{leadership_changed, unsure};
 use crate::node::Node;
 use crate::rewind::NOBODY;
 use crate::volume::{Proposal, Volume};
@@ -220,11 +220,11 @@ impl Node {
     }
 
     /// Refuses operators whose change of snapshots is not in the log and will not be.
-    pub(crate) fn refuse_asks(&mut self, id: GroupId, why: &'static str) {
+    pub(crate) fn refuse_asks(&mut self, id: GroupId, why: &AdminError) {
         let asks = self.volumes.get_mut(&id).map(Volume::take_asks);
         for (token, ask) in asks.unwrap_or_default() {
             self.free_name(&ask);
-            self.refused.push((token, why));
+            self.refused.push((token, why.clone()));
         }
     }
 
@@ -366,12 +366,7 @@ impl Node {
     /// What a volume's log holds is in force only where it serves.
     pub(crate) fn require_serving(&self, id: GroupId) -> Result<(), AdminError> {
         match self.volumes.get(&id) {
-            Some(v) if !v.is_serving() => {
-                let why = v.trouble.clone();
-                Err(AdminError::Refused(why.unwrap_or_else(|| {
-                    format!("volume {} does not serve here now; try again", v.name)
-                })))
-            }
+            Some(v) if !v.is_serving() => Err(v.not_serving()),
             _ => Ok(()),
         }
     }
@@ -487,7 +482,7 @@ impl Node {
                 Err(_) => {
                     volume.forget_ask(&ask);
                     self.free_name(&ask);
-                    self.refused.push((token, LEADERSHIP_CHANGED));
+                    self.refused.push((token, leadership_changed()));
                 }
             }
         }
@@ -536,7 +531,7 @@ impl Node {
             Some(Done::Cloned(group)) => self
                 .report_of(*group, &self.engine.snapshot_blocks())
                 .map(AdminReply::Volume)
-                .ok_or_else(|| AdminError::Refused(LEADERSHIP_CHANGED.into())),
+                .ok_or_else(unsure),
             Some(Done::RolledBack(left)) => self.rolled_back(id, *left),
             Some(Done::SnapshotRefused(Refusal::NameTaken)) => match ask {
                 SnapshotAsk::Rollback { keep: Some(k), .. } => Err(name_taken(&volume, k)),
@@ -544,7 +539,8 @@ impl Node {
             },
             Some(Done::SnapshotRefused(Refusal::Unknown)) => Err(unknown(&volume, name)),
             Some(Done::SnapshotRefused(Refusal::TooMany)) => Err(too_many(&volume)),
-            _ => Err(AdminError::Refused(LEADERSHIP_CHANGED.into())),
+            // Another entry took its place, or this replica went past it without looking: it may be in force.
+            _ => Err(unsure()),
         };
         Self::answer(token, result, effects);
     }
@@ -555,7 +551,7 @@ impl Node {
         let kept = kept.filter(|view| view.cut == left);
         let volume = self
             .report_of(id, &self.engine.snapshot_blocks())
-            .ok_or_else(|| AdminError::Refused(LEADERSHIP_CHANGED.into()))?;
+            .ok_or_else(unsure)?;
         let kept = kept.map(|view| self.snapshot_report(id, view));
         let done = RolledBack { volume, kept };
         Ok(AdminReply::RolledBack(Box::new(done)))
@@ -641,6 +637,17 @@ impl Volume {
             SnapshotAsk::Point { .. } => self.rewind.asked = false,
             SnapshotAsk::Delete { cut, .. } => _ = self.leaving.remove(cut),
             SnapshotAsk::Rollback { .. } => self.is_rolling_back = false,
+        }
+    }
+
+    /// Why nothing is changed here: another replica may lead, whatever is wrong with this one.
+    pub(crate) fn not_serving(&self) -> AdminError {
+        let text = self.trouble.clone();
+        let text = text
+            .unwrap_or_else(|| format!("volume {} does not serve here now; try again", self.name));
+        match self.spans || self.trouble.is_none() {
+            true => AdminError::NotLeading(text),
+            false => AdminError::Refused(text),
         }
     }
 

@@ -3,12 +3,16 @@
 use super::replicas::Change;
 use super::stream::{self, Once};
 use super::{internal, require_safe, Cluster, NewVolume, Replicas, Result};
+use crate::admin::AdminService;
 use crate::cluster::config::Member;
+use crate::door::Said;
 use crate::error::DaemonError;
 use crate::store::RequestError;
 use esker_api::cluster as v1;
 use esker_api::cluster::members_client::MembersClient;
 use esker_api::cluster::members_server::{Members, MembersServer};
+use esker_api::raw::Bytes;
+use esker_api::v1::admin_server::AdminServer;
 use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
 use esker_crypto::{DataKey, KEY_BYTES};
 use esker_node::admin::AdminError;
@@ -26,11 +30,13 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to answer; longer than it waits for a store.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(70);
 /// How long it may take to say what it is.
-const DESCRIBE_WAIT_MAX: Duration = Duration::from_secs(5);
+pub(super) const DESCRIBE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest list of replicas, in bytes: 100,000 of them.
 const LIST_BYTES_MAX: usize = 32 << 20;
 /// Longest request and other answer, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Longest request in bytes: one of an operator, and what is around it.
+const REQUEST_BYTES_MAX: usize = (1 << 20) + MESSAGE_BYTES_MAX;
 /// Requests in progress per connection; further ones wait.
 const CONNECTION_REQUESTS_MAX: usize = 4;
 
@@ -41,10 +47,11 @@ const CONNECTION_REQUESTS_MAX: usize = 4;
 pub async fn serve(
     cluster: Arc<Cluster>,
     listener: TcpListener,
+    admin: AdminServer<AdminService>,
 ) -> std::result::Result<(), DaemonError> {
     let tls = cluster.tls.clone();
-    let service = MembersServer::new(Service(cluster))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    let service = MembersServer::new(Service(cluster, admin))
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(LIST_BYTES_MAX);
     let (sender, incoming) = mpsc::channel(1);
     let served = tonic::transport::Server::builder()
@@ -124,6 +131,38 @@ pub(super) async fn set_drained(cluster: &Cluster, member: &Member, drained: boo
     let mut client = connect(cluster, member).await?;
     client.set_drained(request).await.map_err(refusal)?;
     Ok(())
+}
+
+/// Has a member carry out what an operator asked of this one.
+pub(super) async fn carry_out(
+    cluster: &Cluster,
+    member: &Member,
+    method: &str,
+    request: Bytes,
+) -> Said {
+    let request = v1::CarryOutRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        method: method.to_owned(),
+        request: request.to_vec(),
+    };
+    let client = match connect(cluster, member).await {
+        Ok(client) => client,
+        Err(error) => return Said::Unreached(error.to_string()),
+    };
+    let mut client = client.max_decoding_message_size(esker_api::MESSAGE_BYTES_MAX);
+    match client.carry_out(request).await.map(Response::into_inner) {
+        Ok(told) if told.code == i32::from(Code::Ok) => Said::Done(told.answer.into()),
+        Ok(told) => Said::Refused(Status::new(Code::from(told.code), told.message)),
+        Err(status) => match status.code() {
+            Code::Unimplemented => Said::Unreached(
+                "its eskerd is older and takes no requests of operators from other nodes: upgrade it, or ask it itself"
+                    .into(),
+            ),
+            // Of another cluster.
+            Code::FailedPrecondition => Said::Unreached(status.message().to_owned()),
+            _ => Said::Lost(status.message().to_owned()),
+        },
+    }
 }
 
 /// That who answers is who was meant.
@@ -280,11 +319,12 @@ fn refusal(status: Status) -> RequestError {
         Code::InvalidArgument => AdminError::Invalid(text),
         Code::FailedPrecondition => AdminError::Refused(text),
         Code::ResourceExhausted => AdminError::NoSpace(text),
+        Code::Aborted => AdminError::NotLeading(text),
         _ => return RequestError::Silent(text),
     })
 }
 
-struct Service(Arc<Cluster>);
+struct Service(Arc<Cluster>, AdminServer<AdminService>);
 
 impl Service {
     fn require_cluster(&self, cluster: &str) -> std::result::Result<(), Status> {
@@ -394,6 +434,29 @@ impl Members for Service {
         let replicas = self.0.replicas_here(&request.name).await;
         let replicas = replicas.map_err(crate::admin::refusal)?;
         Ok(Response::new(v1::ListReplicasResponse { replicas }))
+    }
+
+    async fn carry_out(
+        &self,
+        request: Request<v1::CarryOutRequest>,
+    ) -> Answer<v1::CarryOutResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        let done = self
+            .0
+            .carry_out_here(&self.1, &request.method, request.request.into())
+            .await;
+        Ok(Response::new(match done {
+            Ok(answer) => v1::CarryOutResponse {
+                answer: answer.to_vec(),
+                ..Default::default()
+            },
+            Err(status) => v1::CarryOutResponse {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+                answer: Vec::new(),
+            },
+        }))
     }
 
     async fn set_drained(

@@ -8,6 +8,7 @@ mod control;
 pub mod drained;
 mod keeper;
 pub mod nodes;
+mod passing;
 mod placement;
 pub mod places;
 mod replicas;
@@ -514,6 +515,8 @@ fn on_node(node: NodeId, error: RequestError) -> RequestError {
             AdminError::Invalid(text) => AdminError::Invalid(named(text)),
             AdminError::Refused(text) => AdminError::Refused(named(text)),
             AdminError::NoSpace(text) => AdminError::NoSpace(named(text)),
+            AdminError::NotLeading(text) => AdminError::NotLeading(named(text)),
+            AdminError::Unsure(text) => AdminError::Unsure(named(text)),
         }),
     }
 }

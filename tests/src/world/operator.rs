@@ -264,7 +264,7 @@ impl World {
         self.trace.note(&[token.0, u64::from(result.is_ok())]);
         let says = |text: &str| text.contains("restart eskerd");
         let h = &mut self.hosts[host];
-        if matches!(&result, Err(AdminError::Refused(text)) if says(text))
+        if matches!(&result, Err(AdminError::Refused(text) | AdminError::NotLeading(text)) if says(text))
             && !h.fenced
             && !std::mem::replace(&mut h.asks_for_restart, true)
         {
@@ -301,7 +301,8 @@ impl World {
                     let growth = &mut self.growth[slot];
                     growth.answered = growth.answered.max(size_bytes);
                 }
-                Err(AdminError::Refused(_)) => {}
+                Err(AdminError::Refused(_) | AdminError::NotLeading(_) | AdminError::Unsure(_)) => {
+                }
                 // A smaller size than one that was not answered, and took effect.
                 Err(AdminError::Invalid(_)) => {}
                 Err(error) => self.violate(format!("a volume of three is not grown: {error}")),
@@ -337,7 +338,14 @@ impl World {
                     if is_keyed && matches!(error, AdminError::Exists(_)) {
                         return;
                     }
-                    if is_keyed && matches!(error, AdminError::Refused(_)) {
+                    if is_keyed
+                        && matches!(
+                            error,
+                            AdminError::Refused(_)
+                                | AdminError::NotLeading(_)
+                                | AdminError::Unsure(_)
+                        )
+                    {
                         return self.look_again(host);
                     }
                     if !self.hosts[host].fenced {
@@ -416,7 +424,12 @@ impl World {
             }
             // The store gave up meanwhile: unsure until it has been looked at again.
             Err(_) if self.hosts[host].fenced => self.slots[slot].change = Some((0, change)),
-            Err(AdminError::Refused(_) | AdminError::NoSpace(_)) => {}
+            Err(
+                AdminError::Refused(_)
+                | AdminError::NotLeading(_)
+                | AdminError::Unsure(_)
+                | AdminError::NoSpace(_),
+            ) => {}
             // The snapshot, or its volume, was deleted or renamed meanwhile.
             Err(AdminError::NotFound(_)) if self.may_have_gone(&change) => {}
             Err(error) => self.violate(format!("{change:?} failed: {error}")),

@@ -49,7 +49,12 @@ impl World {
         let page = match result {
             Ok(AdminReply::Scrub(page)) => page,
             // Too many at a time, a store that is fenced, a volume that has another name or is gone.
-            Err(AdminError::Refused(_) | AdminError::NotFound(_)) => return,
+            Err(
+                AdminError::Refused(_)
+                | AdminError::NotLeading(_)
+                | AdminError::Unsure(_)
+                | AdminError::NotFound(_),
+            ) => return,
             other => return self.violate(format!("{scrub:?} gave {other:?}")),
         };
         let excused = self.plan.spoils() || self.plan.weights.disk_errors > 0;

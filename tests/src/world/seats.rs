@@ -401,12 +401,24 @@ impl World {
                 self.stats.did("copies deleted");
             }
             // It would leave no majority, or the leader is another one; it has sessions; it has gone.
-            (SeatAsk::Remove(_), Err(AdminError::Refused(_))) => {
+            (
+                SeatAsk::Remove(_),
+                Err(AdminError::Refused(_) | AdminError::NotLeading(_) | AdminError::Unsure(_)),
+            ) => {
                 if !is_calm && self.rng.chance(200) {
                     self.seats[slot].doing = Doing::Nothing;
                 }
             }
-            (_, Err(AdminError::Refused(_) | AdminError::NotFound(_) | AdminError::Invalid(_))) => {
+            (
+                _,
+                Err(
+                    AdminError::Refused(_)
+                    | AdminError::NotLeading(_)
+                    | AdminError::Unsure(_)
+                    | AdminError::NotFound(_)
+                    | AdminError::Invalid(_),
+                ),
+            ) => {
                 seats.tries += 1;
             }
             (ask, result) => self.violate(format!("{ask:?} gave {result:?}")),

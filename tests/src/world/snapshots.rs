@@ -329,20 +329,38 @@ impl World {
             (What::Create { .. }, Err(_)) if fenced => self.snapshot_unsure(&asked),
             (_, Err(_)) if fenced => {}
             // Should the end of its volume be lost in a crash, it may be there all the same.
-            (What::Create { .. }, Err(AdminError::Refused(_))) if is_changing => {
+            (
+                What::Create { .. },
+                Err(AdminError::Refused(_) | AdminError::NotLeading(_) | AdminError::Unsure(_)),
+            ) if is_changing => {
                 self.snapshot_unsure(&asked);
             }
-            (What::Delete { .. }, Err(AdminError::Refused(_))) if is_changing => {}
+            (
+                What::Delete { .. },
+                Err(AdminError::Refused(_) | AdminError::NotLeading(_) | AdminError::Unsure(_)),
+            ) if is_changing => {}
             (What::Delete { name }, Err(error)) => {
                 volume.kept.leaving.remove(&name);
                 let twice = matches!(error, AdminError::NotFound(_));
                 let there = volume.kept.sure.contains_key(&name);
-                if !matches!(error, AdminError::Refused(_)) && (there || !twice) {
+                if !matches!(
+                    error,
+                    AdminError::Refused(_) | AdminError::NotLeading(_) | AdminError::Unsure(_)
+                ) && (there || !twice)
+                {
                     self.violate(format!("snapshot {name} is not deleted: {error}"));
                 }
             }
             // Its volume stopped serving, is being deleted, or is full.
-            (_, Err(AdminError::Refused(_) | AdminError::NoSpace(_))) => {}
+            (
+                _,
+                Err(
+                    AdminError::Refused(_)
+                    | AdminError::NotLeading(_)
+                    | AdminError::Unsure(_)
+                    | AdminError::NoSpace(_),
+                ),
+            ) => {}
             (What::Diff { from, to, .. }, Err(AdminError::NotFound(_)))
                 if !volume.kept.sure.contains_key(&from)
                     || !volume.kept.sure.contains_key(&to)

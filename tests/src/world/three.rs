@@ -96,7 +96,15 @@ impl World {
                 self.stats.did("snapshots of three deleted");
             }
             // A leader that is none any more; one that an earlier attempt has deleted.
-            (_, Err(AdminError::Refused(_) | AdminError::NotFound(_))) => {}
+            (
+                _,
+                Err(
+                    AdminError::Refused(_)
+                    | AdminError::NotLeading(_)
+                    | AdminError::Unsure(_)
+                    | AdminError::NotFound(_),
+                ),
+            ) => {}
             (what, result) => self.violate(format!("{what:?} gave {result:?}")),
         }
     }
@@ -159,7 +167,12 @@ impl World {
                 self.stats.did("volumes of three rolled back");
             }
             // No leader any more, or deleted meanwhile: done or not.
-            Err(AdminError::Refused(_) | AdminError::NotFound(_)) => {}
+            Err(
+                AdminError::Refused(_)
+                | AdminError::NotLeading(_)
+                | AdminError::Unsure(_)
+                | AdminError::NotFound(_),
+            ) => {}
             Err(error) => self.violate(format!("a volume of three is not rolled back: {error}")),
         }
     }

@@ -23,6 +23,7 @@ mod cluster;
 mod damaged;
 mod demo;
 mod disk;
+mod doors;
 mod encryption;
 mod examples;
 mod exports;
