@@ -292,6 +292,13 @@ fn a_write_that_a_snapshot_may_hold_may_still_come() {
     holds_of(3, 104_574);
 }
 
+/// A mistake of the simulator: all nodes were asked to stop while the effects of one, whose answer had led to that, were still
+/// being carried out. It closed its connections then, and what it had sent before came after.
+#[test]
+fn what_a_node_does_is_carried_out_before_it_is_told_more() {
+    holds_of(3, 7158);
+}
+
 /// A store was fenced whose replicas were among three. They took no further part, and reads that
 /// waited for the group's word that this is still the leader were never answered. The world had
 /// hidden it: clients of a group give up after a while and try another node.

@@ -5,7 +5,7 @@ use super::client::{Client, Mood, Wish};
 use super::host::{Host, State};
 use super::operator::group_of;
 use super::wire::Command;
-use super::world::{Crash, Purpose, World};
+use super::world::{Crash, Ev, Purpose, World};
 use esker_node::admin::AdminRequest;
 use esker_node::Event;
 use std::collections::VecDeque;
@@ -407,6 +407,12 @@ impl World {
 
     pub(crate) fn begin_stop(&mut self) {
         self.enter(Stage::Stop);
+        // Not now: this may be the answer of a node whose other effects are still to come.
+        self.at(0, Ev::StopAll);
+    }
+
+    /// Every node is asked to stop.
+    pub(crate) fn stop_all(&mut self) {
         for host in 0..self.hosts.len() {
             self.hosts[host].state = State::Stopping;
             self.step_node(host, Event::Stop);

@@ -61,6 +61,8 @@ pub(crate) enum Ev {
     ToClient(u64),
     /// A connection that the node closed ends.
     Closed(u64),
+    /// All nodes are asked to stop.
+    StopAll,
     /// A node learns that a client is gone.
     Gone(u64),
     /// A client looks for something to do.
@@ -360,6 +362,7 @@ impl World {
             Ev::ToNode(conn) => self.deliver_to_node(conn),
             Ev::ToClient(conn) => self.deliver_to_client(conn),
             Ev::Closed(conn) => self.connection_closed(conn),
+            Ev::StopAll => self.stop_all(),
             Ev::Gone(conn) => self.connection_gone(conn),
             Ev::Think(client) => self.think(client),
             Ev::Peer {
