@@ -361,6 +361,7 @@ impl Node {
     /// Forgets a volume.
     pub(crate) fn remove_volume(&mut self, id: GroupId) {
         self.rekey_stop(id);
+        self.repairs_stop(id);
         if let Some(volume) = self.volumes.remove(&id) {
             self.uncommitted_bytes -= volume.uncommitted_counted;
             self.numbers_given.insert(id, volume.route.numbers_given());

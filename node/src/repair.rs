@@ -57,6 +57,8 @@ pub(crate) struct Patience {
     since: u64,
     /// Blocks that were repaired for it.
     repaired: u64,
+    /// The last round brought nothing.
+    in_vain: bool,
 }
 
 /// A block that is being repaired.
@@ -137,6 +139,7 @@ impl Node {
         let patience = patience.unwrap_or(Patience {
             since: ticks,
             repaired: 0,
+            in_vain: false,
         });
         let is_over = ticks > patience.since + PATIENCE_TICKS
             || patience.repaired > 2 * request.range.count + 16
@@ -155,13 +158,12 @@ impl Node {
             let name = &volume.name;
             tracing::warn!(volume = name, lba, %error, "a block is asked of other replicas");
         }
-        let is_first = patience.since == ticks || patience.repaired > 0;
         let repairing = volume.repairs.entry(spot).or_insert_with(|| Repairing {
             waiters: Vec::new(),
             asked: None,
             tried: BTreeSet::new(),
             damaged: BTreeSet::new(),
-            from: ticks + if is_first { 0 } else { ROUND_TICKS },
+            from: ticks + if patience.in_vain { ROUND_TICKS } else { 0 },
             is_writing: false,
         });
         repairing.waiters.push(Waiter {
@@ -223,6 +225,7 @@ impl Node {
                 continue;
             }
             patience.repaired += repaired;
+            patience.in_vain = repaired == 0;
             self.read_patiently(purpose, request, Some(patience));
         }
         self.note_ticking(id);
