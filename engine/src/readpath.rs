@@ -81,8 +81,10 @@ pub(crate) struct ReadState {
     pieces: Vec<Piece>,
     outstanding: usize,
     error: Option<ReadError>,
-    /// Pieces of several blocks that the device could not read in one go.
-    unread: Vec<usize>,
+    /// The device could not read several blocks in one go: so that it is known which, each is read by itself.
+    block_by_block: bool,
+    /// It is to be so from the beginning.
+    begins_anew: bool,
 }
 
 impl Engine {
@@ -105,7 +107,8 @@ impl Engine {
             pieces: Vec::new(),
             outstanding: 0,
             error: None,
-            unread: Vec::new(),
+            block_by_block: false,
+            begins_anew: false,
         };
         self.reads.insert(token, state);
         self.resolve_read(token, effects);
@@ -143,6 +146,7 @@ impl Engine {
         let mut resolver = Resolver {
             view: &view,
             tells_stamps: !matches!(state.how, How::Opened),
+            block_by_block: state.block_by_block,
             cache: &mut self.cache,
             held: &state.held,
             pieces: Vec::new(),
@@ -245,8 +249,7 @@ impl Engine {
             return;
         };
         state.outstanding -= 1;
-        let at = piece;
-        if let Some(piece) = state.pieces.get_mut(at) {
+        if let Some(piece) = state.pieces.get_mut(piece) {
             match (result, &piece.source) {
                 (Ok(data), Source::Device { auths, .. }) => {
                     let bad = (0..auths.len()).find(|i| {
@@ -263,7 +266,9 @@ impl Engine {
                     }
                 }
                 (Ok(_), _) => {}
-                (Err(_), Source::Device { auths, .. }) if auths.len() > 1 => state.unread.push(at),
+                (Err(_), Source::Device { auths, .. }) if auths.len() > 1 => {
+                    state.begins_anew = true;
+                }
                 (Err(error), _) => {
                     state.error = Some(ReadError::Disk {
                         lba: Lba(piece.lba),
@@ -286,13 +291,12 @@ impl Engine {
         let Some(mut state) = self.reads.remove(&token) else {
             return;
         };
-        if state.error.is_none() && !state.unread.is_empty() {
-            let pieces = by_block(
-                std::mem::take(&mut state.pieces),
-                &std::mem::take(&mut state.unread),
-            );
+        if state.error.is_none() && std::mem::take(&mut state.begins_anew) {
+            // Nothing was held meanwhile: where the blocks are is asked of the map again.
+            state.block_by_block = true;
+            state.pieces.clear();
             self.reads.insert(token, state);
-            return self.start_device_reads(token, pieces, effects);
+            return self.resolve_read(token, effects);
         }
         let result = match state.error {
             Some(error) => Err(error),
@@ -518,36 +522,6 @@ impl Engine {
     }
 }
 
-/// The pieces of a read of which the device could not read some: those block by block, so that it is known which
-/// one it is.
-fn by_block(pieces: Vec<Piece>, unread: &[usize]) -> Vec<Piece> {
-    let mut parts = Vec::with_capacity(pieces.len());
-    for (i, mut piece) in pieces.into_iter().enumerate() {
-        let is_unread = unread.contains(&i);
-        match (piece.data.take(), &piece.source) {
-            (Some(data), _) => {
-                piece.source = Source::Memory(data);
-                parts.push(piece);
-            }
-            (None, Source::Device { vaddr, auths }) if is_unread => {
-                for (n, auth) in (0..).zip(auths) {
-                    parts.push(Piece {
-                        lba: piece.lba + n,
-                        source: Source::Device {
-                            vaddr: vaddr.plus(n),
-                            auths: vec![*auth],
-                        },
-                        data: None,
-                        seals: piece.seals.get(to_usize(n)).into_iter().copied().collect(),
-                    });
-                }
-            }
-            (None, _) => parts.push(piece),
-        }
-    }
-    parts
-}
-
 /// What is told of a read that failed.
 fn failed(how: &How, token: u64, error: ReadError) -> Effect {
     match how {
@@ -601,6 +575,8 @@ struct Resolver<'a> {
     view: &'a View<'a>,
     /// Of blocks that are not sealed, too.
     tells_stamps: bool,
+    /// No two of them are read together.
+    block_by_block: bool,
     cache: &'a mut crate::map::cache::NodeCache,
     held: &'a Held,
     pieces: Vec<Piece>,
@@ -750,6 +726,7 @@ impl Resolver<'_> {
                 && start.vseg() == vaddr.vseg()
                 && start.plus(run) == vaddr
                 && run < DEVICE_READ_BLOCKS_MAX
+                && !self.block_by_block
                 && seals.is_empty() == seal.is_none()
             {
                 auths.push(auth);

@@ -541,7 +541,7 @@ pub struct ScrubDamage {
     pub length: u64,
     /// The map over them is damaged, so none of them can be read.
     pub in_map: bool,
-    /// It was written over with what another replica has, and can be read again.
+    /// It can be read again: it was written over with what another replica has, or has been replaced since.
     pub repaired: bool,
 }
 

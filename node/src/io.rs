@@ -701,14 +701,12 @@ impl Node {
         for op in never {
             self.fail_op(op, RequestError::Io);
         }
-        for id in &left {
-            self.repairs_stop(*id);
-        }
         self.ticking.clear();
         // Others carry out what clients of this node ask for.
         for id in left {
             self.reroute_all(id);
             self.refuse_attaching(id);
+            self.repairs_stop(id);
         }
     }
 

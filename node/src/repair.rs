@@ -180,6 +180,10 @@ impl Node {
     /// Asks the next replica, if none is being asked.
     fn repair_next(&mut self, id: GroupId, spot: Spot) {
         let others = self.others_of(id);
+        let view = self.engine.group(id);
+        let members = view.map_or(0, |view| {
+            view.meta.membership.voters.len() + view.meta.membership.learners.len()
+        });
         let ticks = self.ticks;
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
@@ -203,7 +207,8 @@ impl Node {
             return self.send_catch_up(place, Note::Want(want), Vec::new());
         }
         // Nobody has it, or not yet. What is here may be another version by now.
-        let hopeless = others.iter().all(|(r, _)| repairing.damaged.contains(r));
+        let all_are_asked = others.len() + 1 >= members;
+        let hopeless = all_are_asked && others.iter().all(|(r, _)| repairing.damaged.contains(r));
         self.repair_over(id, spot, hopeless, 0);
     }
 
@@ -226,6 +231,9 @@ impl Node {
             }
             patience.repaired += repaired;
             patience.in_vain = repaired == 0;
+            if repaired > 0 {
+                patience.since = self.ticks;
+            }
             self.read_patiently(purpose, request, Some(patience));
         }
         self.note_ticking(id);
@@ -418,8 +426,12 @@ impl Node {
             return false;
         };
         let is_damage = place_of(error, 0).is_some() && !matches!(error, ReadError::NoKey(_));
-        let is_read = matches!(op.action, Action::Read) && op.caller.is_none();
         let volume = self.volumes.get(&op.group);
+        if op.caller.is_some() && volume.is_some_and(|v| v.spans && v.group.is_none()) {
+            self.reroute(id);
+            return true;
+        }
+        let is_read = matches!(op.action, Action::Read) && op.caller.is_none();
         let leads = volume.is_none_or(|v| !v.spans || v.is_serving() || v.leads());
         if !is_damage || !is_read || op.is_forwarded || leads {
             return false;

@@ -384,14 +384,27 @@ impl Group {
         }
         if let Some(to) = self.successor(&failed) {
             self.raw.transfer_leader(to.0);
-        } else if !failed.is_empty() && index.0 > self.raw.raft.raft_log.committed {
+        } else if !failed.is_empty() && self.others_can_do_without(index.0, &failed) {
             self.step_down();
         }
         self.settle();
     }
 
-    /// Nobody can get an entry from this leader that was never committed, so nothing is ever committed under it, while
-    /// the others could go on without that entry.
+    /// Whether an entry that this leader cannot send was never committed, and the others that lack it are enough to
+    /// elect one of them.
+    fn others_can_do_without(&self, index: u64, failed: &[u64]) -> bool {
+        let raft = &self.raw.raft;
+        let (me, progress) = (self.config.replica.0, raft.prs());
+        let lack =
+            |(id, p): &(&u64, &raft::Progress)| **id != me && p.recent_active && p.matched < index;
+        let lacking = progress.iter().filter(lack).map(|(id, _)| *id);
+        let goes_elsewhere = raft.lead_transferee.is_some_and(|to| !failed.contains(&to));
+        index > raft.raft_log.committed
+            && !goes_elsewhere
+            && progress.has_quorum(&lacking.collect())
+    }
+
+    /// Nothing that follows such an entry is ever committed under this leader.
     fn step_down(&mut self) {
         if self.leads() && !self.is_single_voter() {
             let term = self.raw.raft.term;

@@ -193,7 +193,7 @@ fn stores() -> Vec<Family> {
         gauge(
             "esker_damaged_blocks",
             Source::Number(|s| s.engine.damaged_blocks),
-            "Blocks found damaged since the start, and not repaired.",
+            "Blocks found damaged since the start, less those that were repaired from other copies.",
         ),
         counter(
             "esker_blocks_repaired",
