@@ -80,6 +80,7 @@ fn a_scrub_names_volume_snapshot_and_offset() {
         "offset": DAMAGED * BLOCK,
         "length": BLOCK,
         "type": "data",
+        "repaired": false,
     }]);
     assert_eq!(found["damaged"], damage);
     assert_eq!(found["damaged_count"], 1);
