@@ -499,8 +499,11 @@ impl Admin for AdminService {
             labels,
         } = request.into_inner();
         tracing::info!(volume, snapshot, name, "clone volume");
-        self.require_single(&volume, "clone").await?;
         let labels = labels_of(labels)?;
+        if let Some(cluster) = &self.cluster {
+            let free = cluster.require_free(&volume, &name).await;
+            free.map_err(refusal)?;
+        }
         let at = rewind::moment(&snapshot, now_us()).map_err(Status::invalid_argument)?;
         let made = match at {
             Some(at_us) => self.stores.clone_at(volume, at_us, name, labels).await,

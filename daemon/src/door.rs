@@ -39,8 +39,11 @@ pub struct Rule {
     pub look: &'static str,
 }
 
+/// A clone is another volume than the one that a request names.
+const CLONES: &str = "esker volume list";
+
 /// What is passed on. All that is not here is about the node that is asked, or about volumes that are there alone.
-pub const RULES: [Rule; 13] = [
+pub const RULES: [Rule; 14] = [
     leader("ResizeVolume", true, "esker volume show"),
     leader("SetVolume", false, "esker volume show"),
     leader("CreateSnapshot", false, "esker snapshot list"),
@@ -48,6 +51,7 @@ pub const RULES: [Rule; 13] = [
     leader("RollbackSnapshot", false, "esker snapshot list"),
     leader("PruneSnapshots", false, "esker snapshot list"),
     leader("DiffSnapshots", true, "esker snapshot list"),
+    leader("CloneVolume", false, CLONES),
     holder("DeleteVolume", false, "esker volume show"),
     holder("AddReplica", false, "esker replica list"),
     holder("RemoveReplica", false, "esker replica list"),
@@ -55,6 +59,16 @@ pub const RULES: [Rule; 13] = [
     holder("ListSnapshots", true, "esker snapshot list"),
     holder("Space", true, "esker space"),
 ];
+
+impl Rule {
+    /// The command that tells whether it took effect.
+    fn looks_at(&self, volume: &str) -> String {
+        match self.look {
+            CLONES => CLONES.into(),
+            look => format!("{look} {volume}"),
+        }
+    }
+}
 
 const fn leader(method: &'static str, repeats: bool, look: &'static str) -> Rule {
     Rule {
@@ -115,8 +129,8 @@ pub fn next(rule: Rule, volume: &str, node: u64, said: Said) -> Next {
         Said::Lost(why) if rule.repeats => Next::Elsewhere(format!("node {node}: {why}")),
         Said::Lost(why) => Next::Answer(Err(Status::unavailable(format!(
             "node {node} was asked to do this and its answer is lost ({why}): whether it took effect is not known; look \
-             with `{} {volume}` before you try again",
-            rule.look
+             with `{}` before you try again",
+            rule.looks_at(volume)
         )))),
     }
 }
@@ -318,7 +332,7 @@ mod tests {
                 (false, Next::Answer(Err(status))) => {
                     assert_eq!(status.code(), Code::Unavailable);
                     let text = status.message();
-                    for part in ["node 2", "not known", rule.look, " v`"] {
+                    for part in ["node 2", "not known", &rule.looks_at("v")] {
                         assert!(text.contains(part), "{text}");
                     }
                 }

@@ -366,6 +366,7 @@ fn operations() {
         created_us: 0x6d,
         name: "other".into(),
         labels: BTreeMap::new(),
+        members: Vec::new(),
     };
     check("operation", &operation.encode(request), &clone);
     let lists = [

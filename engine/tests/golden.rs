@@ -243,6 +243,7 @@ fn make() -> Vec<u8> {
         created_us: 1_600_000_000_000_002,
         name: "delta".into(),
         labels: BTreeMap::from([("purpose".into(), "golden".into())]),
+        members: Vec::new(),
     };
     b.append(alpha, 9, &clone, Vec::new());
     b.tell(Event::Apply {

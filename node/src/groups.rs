@@ -207,6 +207,7 @@ impl Node {
             removed: !is_member(&meta),
             member_places: meta.membership.places,
             growth: None,
+            stands_ticks_left: 0,
         };
         if group.suspended && alone {
             volume.trouble = Some(format!(
@@ -644,7 +645,7 @@ impl Node {
                 self.snapshots_changed = true;
             }
             Outcome::Done | Outcome::Membership | Outcome::SnapshotRefused(_) => {}
-            Outcome::Cloned(clone) => self.clone_begun(*clone, effects),
+            Outcome::Cloned(clone) => self.clone_begun(id, *clone, effects),
         }
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
@@ -710,7 +711,13 @@ impl Node {
         let is_stranger = is_stranger || !raft.membership().contains(sender);
         let refused = raft.receive(&frame.header, frame.payloads);
         if let Err(error) = refused {
-            tracing::warn!(%from, group = id.0, %error, "peer frame refused");
+            // For one that is missing, until this one, which takes its place, is a member.
+            match error {
+                repl::GroupError::WrongReplica { .. } => {
+                    tracing::debug!(%from, group = id.0, %error, "peer frame refused");
+                }
+                _ => tracing::warn!(%from, group = id.0, %error, "peer frame refused"),
+            }
             if let repl::GroupError::CommitBeyondLog { .. } = error {
                 self.lost_entries(id, &error);
             }

@@ -423,6 +423,14 @@ impl Node {
                     continue;
                 };
                 group.tick();
+                if volume.stands_ticks_left > 0 {
+                    volume.stands_ticks_left -= 1;
+                    if group.leader().is_some() {
+                        volume.stands_ticks_left = 0;
+                    } else if let Err(error) = group.campaign() {
+                        tracing::debug!(%error, "no election of a clone's leader");
+                    }
+                }
                 // Without its key it can carry out nothing of what it leads.
                 let is_locked = matches!(volume.lock, crate::keys::Lock::Away(_));
                 if volume.spans && is_locked && self.ticks.is_multiple_of(LOCKED_TICKS) {

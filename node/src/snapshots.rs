@@ -15,16 +15,19 @@ use crate::rewind::NOBODY;
 use crate::volume::{Proposal, Volume};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
-use esker_base::{limits, ConnId, GroupId, Stamp, VolumeId, BLOCK_SIZE_U64};
+use esker_base::{limits, ConnId, GroupId, Place, ReplicaId, Stamp, VolumeId, BLOCK_SIZE_U64};
 use esker_engine::event as engine_event;
+use esker_engine::format::checkpoint::MemberPlace;
 use esker_engine::format::operation::{Operation, RequestId};
 use esker_engine::format::versions::{VersionKind as StoredKind, POINT_PREFIX};
 use esker_engine::SnapshotView;
-use esker_replication::ProposeError;
+use esker_replication::{ProposeError, Role};
 use std::collections::BTreeMap;
 
 /// Changes of snapshots that wait in one volume's queue; further ones are refused.
 const ASKS_MAX: usize = 1024;
+/// How long whoever leads a volume tries to lead its clone, in ticks: replicas begin it as they apply the entry.
+const STANDS_TICKS: u64 = 20;
 /// Sessions that a refusal names.
 const NAMED_MAX: usize = 3;
 
@@ -63,7 +66,8 @@ pub(crate) enum SnapshotAsk {
 }
 
 impl SnapshotAsk {
-    fn operation(&self, stamp: Stamp) -> Operation {
+    /// `members` are those that a clone begins with; none where the volume has one copy.
+    fn operation(&self, stamp: Stamp, members: Vec<MemberPlace>) -> Operation {
         match self.clone() {
             Self::Create {
                 name,
@@ -97,6 +101,7 @@ impl SnapshotAsk {
                 created_us,
                 name: clone,
                 labels,
+                members,
             },
             Self::Rollback {
                 to,
@@ -170,7 +175,15 @@ impl Node {
     ) -> Outcome {
         self.check_new(&clone, from.meta.size_bytes)?;
         check_label_set("volume", &labels)?;
-        if self.volumes.get(&id).is_some_and(|v| v.key_id != 0) {
+        let origin = self.volumes.get(&id);
+        if origin.is_some_and(|v| v.key_id != 0 && v.spans) {
+            return Err(AdminError::Refused(format!(
+                "volume {} is encrypted and has several copies, and this version cannot clone such a volume: the clone's key would \
+                 have to be on all of its nodes",
+                self.name_of(id)
+            )));
+        }
+        if origin.is_some_and(|v| v.key_id != 0) {
             self.require_keys()?;
         }
         let (high, low) = (self.random(), self.random());
@@ -228,8 +241,30 @@ impl Node {
         }
     }
 
+    /// The voters of a volume that spans nodes, and where they are; none where it has one copy.
+    fn voters_of(&self, volume: &Volume) -> Vec<MemberPlace> {
+        let group = volume.group.as_ref().filter(|_| volume.spans);
+        let voters = group.map_or(Vec::new(), |group| group.membership().voters);
+        let own = group.map(|group| group.config().replica);
+        let here = Place {
+            node: self.config.node,
+            store: u16::try_from(self.config.store_index).unwrap_or(u16::MAX),
+        };
+        let member = |replica: ReplicaId| {
+            let here = (Some(replica) == own).then_some(here);
+            // A replica that has never spoken to this one has nothing of the origin either.
+            let place = self.place_of(replica).or(here)?;
+            Some(MemberPlace {
+                replica,
+                place,
+                replaces: ReplicaId(0),
+            })
+        };
+        voters.into_iter().filter_map(member).collect()
+    }
+
     /// A clone has begun, asked for here or by another leader, or found in the log.
-    pub(crate) fn clone_begun(&mut self, id: GroupId, effects: &mut Vec<Effect>) {
+    pub(crate) fn clone_begun(&mut self, origin: GroupId, id: GroupId, effects: &mut Vec<Effect>) {
         let Some(mut group) = self.engine.recovered_group(id) else {
             return; // it has ended already
         };
@@ -247,6 +282,15 @@ impl Node {
             self.tell_engine(engine_event::Event::Rename { token, group, name });
         }
         self.add_volume(group);
+        if let Some(group) = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut()) {
+            group.end_grace();
+        }
+        let leads = |v: &Volume| v.group.as_ref().is_some_and(|g| g.role() == Role::Leader);
+        let leads = self.volumes.get(&origin).is_some_and(leads);
+        if let Some(clone) = self.volumes.get_mut(&id).filter(|v| v.spans && leads) {
+            // Whoever leads the origin leads the clone, without waiting for an election that somebody else begins.
+            clone.stands_ticks_left = STANDS_TICKS;
+        }
         self.exports_changed(effects);
     }
 
@@ -439,10 +483,11 @@ impl Node {
 
     /// Puts changes of snapshots into the log, in the order in which they were asked for.
     pub(crate) fn propose_asks(&mut self, id: GroupId) {
-        let point_us = self
-            .volumes
-            .get(&id)
-            .map_or(0, |v| self.point_time_us(id, v));
+        let Some(volume) = self.volumes.get(&id).filter(|v| !v.asks.is_empty()) else {
+            return;
+        };
+        let point_us = self.point_time_us(id, volume);
+        let members = self.voters_of(volume);
         while let Some(volume) = self.volumes.get_mut(&id) {
             let serves = volume.is_serving();
             let ask = serves.then(|| volume.asks.pop_front()).flatten();
@@ -460,7 +505,8 @@ impl Node {
                     }
                 }
             }
-            let data = ask.operation(stamp).encode(RequestId::default());
+            let data = ask.operation(stamp, members.clone());
+            let data = data.encode(RequestId::default());
             let Some(group) = volume.group.as_mut() else {
                 return;
             };

@@ -275,6 +275,8 @@ pub(crate) struct Volume {
     pub removed: bool,
     /// It is about to span nodes.
     pub growth: Option<Box<Growth>>,
+    /// A clone of what this node leads: for so many ticks it tries to be elected.
+    pub stands_ticks_left: u64,
     /// Requests whose edges are being read: no other may change their blocks meanwhile.
     pub locked: BTreeMap<OpId, BlockRange>,
     /// Flushes, with the index they wait for.

@@ -230,6 +230,11 @@ impl Group {
                 .any(|(id, _)| *id != self.config.replica.0)
     }
 
+    /// This replica may vote at once: it began in this process, and so has promised nobody anything.
+    pub fn end_grace(&mut self) {
+        self.grace_ticks_left = 0;
+    }
+
     /// Starts an election now. A group of one calls it at its start and leads when it returns.
     ///
     /// # Errors

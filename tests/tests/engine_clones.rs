@@ -46,6 +46,7 @@ fn ask_clone(world: &mut World, origin: GroupId, cut: Stamp) -> GroupId {
         created_us: 1,
         name: format!("clone{}", group.0),
         labels: std::collections::BTreeMap::new(),
+        members: Vec::new(),
     };
     append(world, origin, operation, Vec::new());
     group

@@ -368,10 +368,18 @@ fn a_leader_that_cannot_give_what_it_alone_has_steps_down() {
     for seed in [10_349, 20_318] {
         let outcome = run_caught(Options {
             nodes: Some(3),
+            clones: false,
             ..Options::new(seed)
         });
         assert_eq!(outcome.violation, None, "seed {seed}");
     }
+}
+
+/// Volumes of three are cloned; where a node is past the entry that makes a clone, a copy is made anew.
+#[test]
+fn clones_of_three_begin_everywhere() {
+    those_that_did("volumes of three cloned", 3, 0, 20);
+    those_that_did("copies of clones made anew", 3, 0, 3);
 }
 
 /// Scrubs run among everything else and find nothing.

@@ -403,11 +403,12 @@ impl Members for Service {
     ) -> Answer<v1::ChangeReplicaResponse> {
         let request = request.into_inner();
         self.require_cluster(&request.cluster)?;
-        let places = replicas_of(&request.replicas).map_err(Status::invalid_argument)?;
+        let replica = ReplicaId(request.replica);
+        let places = replicas_of(&request.replicas, replica).map_err(Status::invalid_argument)?;
         let change = Change {
             name: request.name,
             uuid: request.volume,
-            replica: ReplicaId(request.replica),
+            replica,
             replaces: Some(ReplicaId(request.replaces)).filter(|r| r.0 != 0),
             places,
             only_outsider: request.only_outsider,
@@ -472,8 +473,8 @@ impl Members for Service {
     }
 }
 
-/// Where replicas live, as a member says.
-fn replicas_of(told: &[v1::ReplicaPlace]) -> std::result::Result<Replicas, String> {
+/// Where replicas live, as a member says. One that is made anew may be where the one is that it replaces.
+fn replicas_of(told: &[v1::ReplicaPlace], new: ReplicaId) -> std::result::Result<Replicas, String> {
     // One more while a copy takes another one's place.
     if told.len() > super::REPLICAS_MAX + 1 {
         return Err(format!("{} replicas", told.len()));
@@ -482,7 +483,10 @@ fn replicas_of(told: &[v1::ReplicaPlace]) -> std::result::Result<Replicas, Strin
     for place in told {
         let store = u16::try_from(place.store).map_err(|_| "a store's index".to_string())?;
         let node = NodeId(place.node);
-        if place.replica == 0 || replicas.values().any(|other| other.node == node) {
+        let is_double = |(other, at): (&ReplicaId, &Place)| {
+            at.node == node && *other != new && place.replica != new.0
+        };
+        if place.replica == 0 || replicas.iter().any(is_double) {
             return Err("replicas of one volume are on different nodes".into());
         }
         replicas.insert(ReplicaId(place.replica), Place { node, store });
@@ -494,7 +498,7 @@ fn replicas_of(told: &[v1::ReplicaPlace]) -> std::result::Result<Replicas, Strin
 fn volume_of(
     request: v1::CreateReplicaRequest,
 ) -> std::result::Result<(NewVolume, ReplicaId), String> {
-    let replicas = replicas_of(&request.replicas)?;
+    let replicas = replicas_of(&request.replicas, ReplicaId(request.replica))?;
     let uuid = u128::from_str_radix(&request.volume.replace('-', ""), 16).map(VolumeId);
     let volume = uuid.ok().filter(|uuid| uuid.to_string() == request.volume);
     let volume = volume.ok_or_else(|| format!("`{}` is not a UUID", request.volume))?;

@@ -4,6 +4,7 @@
 //! an election anywhere changes nothing, and volumes go on while any number of other nodes is away. A node deletes its own
 //! copy when the log has said that it is none any more and no client is attached through it.
 
+use super::missing::Missing;
 use super::nodes::leads;
 use super::{Cluster, Result};
 use crate::retention::policy::duration;
@@ -20,7 +21,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(20);
 /// How long a copy waits for its group to take it in, where nothing is made anew for want of a node.
 const UNCLAIMED_TIME_MAX: Duration = Duration::from_secs(30 * 60);
 /// Copies that a node's volumes are given at a time.
-const MOVES_MAX: usize = 1;
+pub(super) const MOVES_MAX: usize = 1;
 
 /// Why a copy goes.
 enum Why {
@@ -31,12 +32,39 @@ enum Why {
 /// What is remembered between two looks, by the UUIDs of volumes.
 #[derive(Default)]
 struct Memory {
-    /// When a copy was last moved in vain.
-    tried: BTreeMap<String, Instant>,
+    tried: Tried,
     /// When a copy that may be none was last asked about in vain.
     kept: BTreeMap<String, Instant>,
     /// Since when a copy of this node's has waited for its group to take it in.
     unclaimed: BTreeMap<String, Instant>,
+    /// Copies that their nodes say they have not.
+    missing: Missing,
+}
+
+/// Why copies are not where they should be, by the UUIDs of volumes.
+pub(super) type Stuck = BTreeMap<String, String>;
+
+/// When a copy of a volume was last moved in vain.
+#[derive(Default)]
+pub(super) struct Tried(BTreeMap<String, Instant>);
+
+impl Tried {
+    /// It is too soon to try again.
+    pub fn is_recent(&self, volume: &VolumeReport) -> bool {
+        let at = self.0.get(&volume.uuid);
+        at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL)
+    }
+
+    pub fn note(&mut self, volume: &VolumeReport) {
+        self.0.insert(volume.uuid.clone(), Instant::now());
+    }
+}
+
+/// Whether a volume is being given a copy, or about to lose one.
+pub(super) fn is_changing(volume: &VolumeReport) -> bool {
+    let members = &volume.members;
+    let is_replaced = |old: &MemberReport| members.iter().any(|m| m.replaces == old.replica);
+    members.iter().any(|m| !m.is_voter || is_replaced(m))
 }
 
 /// Looks after the copies of the volumes that this node leads, for ever.
@@ -50,7 +78,7 @@ pub async fn keep(cluster: Arc<Cluster>) {
         // A store that does not answer says so in the status.
         if let Ok(volumes) = cluster.stores.list().await {
             cluster.clear_away(&volumes, &mut memory).await;
-            cluster.move_copies(&volumes, &mut memory.tried).await;
+            cluster.move_copies(&volumes, &mut memory).await;
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
@@ -110,23 +138,19 @@ impl Cluster {
     }
 
     /// Begins to move copies of volumes that this node leads. `tried` holds when one was last tried in vain.
-    async fn move_copies(&self, volumes: &[VolumeReport], tried: &mut BTreeMap<String, Instant>) {
+    async fn move_copies(&self, volumes: &[VolumeReport], memory: &mut Memory) {
+        let Memory { tried, missing, .. } = memory;
         let led: Vec<_> = volumes.iter().filter(|volume| leads(volume)).collect();
-        tried.retain(|uuid, _| led.iter().any(|volume| volume.uuid == *uuid));
-        let is_moving = |volume: &&&VolumeReport| {
-            let members = &volume.members;
-            let is_replaced =
-                |old: &MemberReport| members.iter().any(|m| m.replaces == old.replica);
-            members.iter().any(|m| !m.is_voter || is_replaced(m))
-        };
-        let mut moves = led.iter().filter(is_moving).count();
+        tried
+            .0
+            .retain(|uuid, _| led.iter().any(|volume| volume.uuid == *uuid));
+        let mut moves = led.iter().filter(|volume| is_changing(volume)).count();
         let mut stuck = BTreeMap::new();
         for volume in led {
             let moved = match self.one_to_move(volume) {
                 None => Ok(()),
                 Some((node, why, is_voter)) => {
-                    let was_tried = tried.get(&volume.uuid);
-                    if was_tried.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
+                    if tried.is_recent(volume) {
                         self.still_stuck(volume, &mut stuck);
                         continue;
                     }
@@ -139,14 +163,16 @@ impl Cluster {
                 }
             };
             match moved {
-                Ok(()) => drop(tried.remove(&volume.uuid)),
+                Ok(()) => {}
                 Err(text) => {
-                    tried.insert(volume.uuid.clone(), Instant::now());
+                    tried.note(volume);
                     tracing::warn!("{text}");
                     stuck.insert(volume.uuid.clone(), text);
                 }
             }
         }
+        self.renew_missing(volumes, missing, tried, &mut stuck)
+            .await;
         if self.drained.is() {
             stuck.extend(volumes.iter().filter_map(|volume| self.unable(volume)));
         }
@@ -188,9 +214,7 @@ impl Cluster {
         if let Some(learner) = learners.next() {
             return goes(learner);
         }
-        let replaced =
-            |old: &MemberReport| volume.members.iter().any(|m| m.replaces == old.replica);
-        if volume.members.iter().any(replaced) {
+        if is_changing(volume) {
             return None;
         }
         volume.members.iter().find_map(goes)

@@ -7,6 +7,7 @@ pub mod config;
 mod control;
 pub mod drained;
 mod keeper;
+mod missing;
 pub mod nodes;
 mod passing;
 mod placement;
@@ -223,6 +224,38 @@ impl Cluster {
         Ok(true)
     }
 
+    /// Refuses a name for what begins on several nodes at once, from a volume of theirs: it has to be free on each node
+    /// that answers, and a majority has to answer.
+    ///
+    /// # Errors
+    /// When it is taken, or too few nodes answer; nothing is asked of a volume with one copy.
+    pub async fn require_free(&self, origin: &str, name: &str) -> Result<()> {
+        if self.replicas(origin).await?.is_none() {
+            return Ok(());
+        }
+        let config = self.config();
+        let mut silent = Vec::new();
+        for member in config.others(self.identity.node) {
+            let listed = control::list_replicas(self, member, name);
+            match tokio::time::timeout(control::DESCRIBE_WAIT_MAX, listed).await {
+                Ok(Ok(held)) if held.is_empty() => {}
+                Ok(Ok(_)) => {
+                    let text = format!("node {} has a volume named {name} already", member.id);
+                    return Err(AdminError::Exists(text).into());
+                }
+                Ok(Err(_)) | Err(_) => silent.push(member.id.to_string()),
+            }
+        }
+        match silent.len() * 2 >= config.members.len() {
+            false => Ok(()),
+            true => Err(AdminError::Refused(format!(
+                "nodes {} do not answer, and one of them may have a volume {name}",
+                silent.join(", ")
+            ))
+            .into()),
+        }
+    }
+
     /// Refuses what can be done to a volume with one copy only.
     ///
     /// # Errors
@@ -408,7 +441,8 @@ impl Cluster {
             None => None,
         };
         let mut places = self.places.lock().await;
-        if places.of(&uuid).is_some() {
+        // A copy that is made anew finds what was noted of the one before it.
+        if places.of(&uuid).is_some() && !volume.learns {
             return Err(AdminError::Exists(format!("volume {uuid} exists already")).into());
         }
         // First: a replica that is there finds the others.

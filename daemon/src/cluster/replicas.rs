@@ -298,7 +298,8 @@ impl Cluster {
         let name = &report.name;
         let has_one = |id: NodeId| places.values().any(|place| place.node == id);
         if let Some(id) = node {
-            if has_one(id) {
+            // One that lost what it had gets it again.
+            if has_one(id) && leaving != Some(id) {
                 return refuse(format!("node {id} has a copy of volume {name} already"));
             }
             if self.config().members.iter().all(|member| member.id != id) {
@@ -310,7 +311,8 @@ impl Cluster {
         let mut candidates = Vec::new();
         let mut refused = Vec::new();
         for member in &self.config().members {
-            if has_one(member.id) || node.is_some_and(|id| id != member.id) {
+            let stays_away = has_one(member.id) && !(node == leaving && node == Some(member.id));
+            if stays_away || node.is_some_and(|id| id != member.id) {
                 continue;
             }
             match self.offer_of(member, name, report.size_bytes).await {

@@ -361,7 +361,7 @@ fn decode_meta(r: &mut Reader<'_>) -> Result<GroupMeta, FormatError> {
     })
 }
 
-fn encode_places(w: &mut Writer, places: &[MemberPlace]) {
+pub(super) fn encode_places(w: &mut Writer, places: &[MemberPlace]) {
     w.u32(u32::try_from(places.len()).unwrap_or(u32::MAX));
     for member in places {
         w.u64(member.replica.0);
@@ -371,7 +371,7 @@ fn encode_places(w: &mut Writer, places: &[MemberPlace]) {
     }
 }
 
-fn decode_places(r: &mut Reader<'_>) -> Result<Vec<MemberPlace>, FormatError> {
+pub(super) fn decode_places(r: &mut Reader<'_>) -> Result<Vec<MemberPlace>, FormatError> {
     (0..r.count32(26)?)
         .map(|_| {
             let replica = ReplicaId(r.u64()?);

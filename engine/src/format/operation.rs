@@ -2,6 +2,7 @@
 
 use super::checkpoint::text;
 use super::codec::{FormatError, Reader, Writer};
+use super::group::{decode_places, encode_places, MemberPlace};
 use super::ingest::{self, Run};
 use esker_base::{limits, BlockRange, Epoch, GroupId, SessionId, Stamp, VolumeId};
 use std::collections::BTreeMap;
@@ -174,8 +175,7 @@ pub enum Operation {
         /// Its stamp.
         cut: Stamp,
     },
-    /// A volume of its own begins at a snapshot. Its replicas are those that the volume has, under the
-    /// same ids; it has no stamp, because nothing of this volume changes.
+    /// A volume of its own begins at a snapshot; it has no stamp, because nothing of this volume changes.
     Clone {
         /// Stamp of the snapshot.
         cut: Stamp,
@@ -189,6 +189,9 @@ pub enum Operation {
         name: String,
         /// Labels of the new volume.
         labels: BTreeMap<String, String>,
+        /// The replicas that begin it, each where the volume's replica of the same id is; others of the volume have
+        /// nothing of it. None: the one replica that the volume has.
+        members: Vec<MemberPlace>,
     },
     /// Labels of the volume change; the others stay.
     Relabel {
@@ -222,6 +225,7 @@ const TAG_CLONE: u8 = 10;
 const TAG_RELABEL: u8 = 16;
 const TAG_INGEST: u8 = 17;
 const TAG_BRANCH: u8 = 18;
+const TAG_CLONE_SPANNING: u8 = 20;
 
 impl Operation {
     /// Number of payload slots the operation brings.
@@ -304,7 +308,8 @@ impl Operation {
             Self::Snapshot { .. } => TAG_SNAPSHOT,
             Self::DeleteSnapshot { .. } => TAG_DELETE_SNAPSHOT,
             Self::Rollback { .. } => TAG_ROLLBACK,
-            Self::Clone { .. } => TAG_CLONE,
+            Self::Clone { members, .. } if members.is_empty() => TAG_CLONE,
+            Self::Clone { .. } => TAG_CLONE_SPANNING,
             Self::Relabel { .. } => TAG_RELABEL,
             Self::Ingest { .. } => TAG_INGEST,
             Self::Branch { .. } => TAG_BRANCH,
@@ -375,12 +380,16 @@ impl Operation {
                 created_us,
                 name,
                 labels,
+                members,
             } => {
                 w.u64(cut.0);
                 w.u64(group.0);
                 w.u128(volume.0);
                 w.u64(*created_us);
                 encode_name(&mut w, name, labels);
+                if !members.is_empty() {
+                    encode_places(&mut w, members);
+                }
             }
             Self::Rollback {
                 stamp,
@@ -458,7 +467,7 @@ impl Operation {
                 size_bytes: r.u64()?,
             },
             TAG_SNAPSHOT => decode_snapshot(&mut r)?,
-            TAG_CLONE => decode_clone(&mut r)?,
+            TAG_CLONE | TAG_CLONE_SPANNING => decode_clone(&mut r, tag)?,
             TAG_RELABEL => decode_relabel(&mut r)?,
             TAG_ROLLBACK => {
                 let (stamp, created_us, to) = (Stamp(r.u64()?), r.u64()?, Stamp(r.u64()?));
@@ -538,10 +547,17 @@ fn decode_snapshot(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
     })
 }
 
-fn decode_clone(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
+fn decode_clone(r: &mut Reader<'_>, tag: u8) -> Result<Operation, FormatError> {
     let (cut, group, volume) = (Stamp(r.u64()?), GroupId(r.u64()?), VolumeId(r.u128()?));
     let created_us = r.u64()?;
     let (name, labels) = decode_name(r, limits::VOLUME_NAME_BYTES_MAX)?;
+    let members = match tag {
+        TAG_CLONE => Vec::new(),
+        _ => decode_places(r)?,
+    };
+    if members.is_empty() != (tag == TAG_CLONE) {
+        return Err(r.error("clone that spans nodes has no members"));
+    }
     Ok(Operation::Clone {
         cut,
         group,
@@ -549,6 +565,7 @@ fn decode_clone(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
         created_us,
         name,
         labels,
+        members,
     })
 }
 
@@ -646,6 +663,18 @@ mod tests {
     use super::super::ingest::RunContent;
     use super::super::node::LeafKind;
     use super::*;
+    use esker_base::{NodeId, Place, ReplicaId};
+
+    fn member(n: u64) -> MemberPlace {
+        MemberPlace {
+            replica: ReplicaId(n),
+            place: Place {
+                node: NodeId(n + 1),
+                store: 2,
+            },
+            replaces: ReplicaId(0),
+        }
+    }
 
     #[test]
     fn every_operation_comes_back() {
@@ -726,6 +755,16 @@ mod tests {
                 created_us: 16,
                 name: "other".into(),
                 labels: BTreeMap::from([("by".into(), "hand".into())]),
+                members: Vec::new(),
+            },
+            Operation::Clone {
+                cut: stamp,
+                group: GroupId(14),
+                volume: VolumeId(15),
+                created_us: 16,
+                name: "other".into(),
+                labels: BTreeMap::new(),
+                members: vec![member(17), member(18)],
             },
             Operation::Relabel {
                 labels: BTreeMap::from([

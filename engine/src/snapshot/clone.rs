@@ -9,7 +9,7 @@ use crate::config::Sabotage;
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::event::{Outcome, SnapshotRefusal};
-use crate::format::checkpoint::GroupMeta;
+use crate::format::checkpoint::{GroupMeta, Membership};
 use crate::format::operation::Operation;
 use crate::format::record::{EntryKind, HardState, ItemBody};
 use crate::format::versions::VersionId;
@@ -74,6 +74,7 @@ impl Engine {
             created_us,
             name,
             labels,
+            members,
         } = operation
         else {
             return Outcome::Done;
@@ -85,6 +86,19 @@ impl Engine {
         else {
             return Outcome::SnapshotRefused(SnapshotRefusal::Unknown);
         };
+        let me = from.meta.replica;
+        if !members.is_empty() && members.iter().all(|m| m.replica != me) {
+            // It was taken in later, or let go: others begin it.
+            return Outcome::Done;
+        }
+        let membership = match members.is_empty() {
+            true => from.meta.membership.clone(),
+            false => Membership {
+                voters: members.iter().map(|m| m.replica).collect(),
+                places: members.clone(),
+                ..Membership::default()
+            },
+        };
         let (version, size_bytes) = (base.id, base.meta.size_bytes);
         let mut group = Group::new(GroupMeta {
             group: *id,
@@ -93,6 +107,7 @@ impl Engine {
             size_bytes,
             created_us: *created_us,
             labels: labels.clone(),
+            membership,
             // A clone of an encrypted volume writes under a key of its own, the first one.
             key_id: from.meta.key_id.min(1),
             ..from.meta.clone()

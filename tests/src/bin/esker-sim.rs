@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: esker-sim --seed N [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--plain] [-v]
-       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--plain] [--twice]
+usage: esker-sim --seed N [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--plain] [-v]
+       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--plain] [--twice]
 
 A hunt runs --count seeds (all there are) from --from (0) on, for MINUTES at most.
 --full: some stores are too small for what is written to them.
@@ -43,7 +43,8 @@ fn parse() -> Option<Args> {
             "--from" => args.from = words.next()?.parse().ok()?,
             "--count" => args.count = words.next()?.parse().ok()?,
             "--twice" => args.twice = true,
-            "--whole" => args.options.block_damage = false,
+            "--whole" => (args.options.block_damage, args.options.clones) = (false, false),
+            "--no-clones" => args.options.clones = false,
             "--plain" => args.options.extras = false,
             "--full" => args.options.full_stores = true,
             "-v" => args.options.verbose = true,

@@ -394,6 +394,7 @@ impl World {
                     created_us: 3,
                     name: format!("c{}", group.0),
                     labels: std::collections::BTreeMap::new(),
+                    members: Vec::new(),
                 };
                 return Some((entry_of(model.term, Some(operation), Vec::new()), 0));
             }

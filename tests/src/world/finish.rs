@@ -3,7 +3,6 @@
 
 use super::client::{Client, Mood, Wish};
 use super::host::{Host, State};
-use super::operator::group_of;
 use super::wire::Command;
 use super::world::{Crash, Ev, Purpose, World};
 use esker_node::admin::AdminRequest;
@@ -118,7 +117,7 @@ impl World {
             .map(|h| {
                 let volumes = self.slots.iter().enumerate().map(|(s, _)| {
                     let node = h.node.as_ref();
-                    node.and_then(|n| n.engine().recovered_group(group_of(s)))
+                    node.and_then(|n| n.engine().recovered_group(self.group_of(s)))
                         .map(|g| {
                             let last = g.entries.last().map_or(g.truncated.0, |e| e.1);
                             (g.truncated.0, g.applied, last, g.hard_state)
@@ -200,10 +199,10 @@ impl World {
             .all(|h| h.state == State::Serving && !h.fenced);
         let seated = !self.moves_copies() || (0..self.slots.len()).all(|s| self.is_seated(s));
         up && seated
-            && self
-                .slots
-                .iter()
-                .all(|s| s.change.is_none() && (s.volume.is_some() || self.plan.overfull))
+            && self.slots.iter().enumerate().all(|(at, s)| {
+                let may_lack = self.plan.overfull || self.late.contains_key(&at);
+                s.change.is_none() && (s.volume.is_some() || may_lack)
+            })
     }
 
     /// One client per volume reads all of it, writes, flushes, and reads what it wrote.
@@ -333,10 +332,12 @@ impl World {
 
     /// Whether all replicas have applied the same, and everything they have.
     fn has_converged(&self) -> bool {
-        (0..self.slots.len()).all(|slot| {
+        let there = (0..self.slots.len()).filter(|slot| self.slots[*slot].volume.is_some());
+        let mut there = there;
+        there.all(|slot| {
             let view = |host: &Host| {
                 let node = host.node.as_ref();
-                let view = node.and_then(|n| n.engine().group(group_of(slot)));
+                let view = node.and_then(|n| n.engine().group(self.group_of(slot)));
                 view.map(|v| (v.applied, v.last_index))
             };
             let seated = self.seated(slot).into_iter();
@@ -377,7 +378,13 @@ impl World {
             let of = self.seated(slot);
             let views: Vec<_> = of
                 .iter()
-                .filter_map(|h| self.hosts[*h].node.as_ref()?.engine().group(group_of(slot)))
+                .filter_map(|h| {
+                    self.hosts[*h]
+                        .node
+                        .as_ref()?
+                        .engine()
+                        .group(self.group_of(slot))
+                })
                 .map(|v| {
                     (
                         v.applied,

@@ -1,7 +1,6 @@
 //! Keys in the world: a provider that takes its time, fails and cannot be reached, and the record of all that
 //! was sealed, over every life of every node.
 
-use super::operator::group_of;
 use super::world::{Ev, Purpose, World};
 use crate::sim::SimRng;
 use esker_base::{Stamp, VolumeId};
@@ -261,7 +260,7 @@ impl World {
                 let volume = volume_of(slot);
                 let key = KeyId::new(1).expect("not zero");
                 let (_, wrapped) = self.provider.make(KeyName { volume, key });
-                self.log(|| format!("{} is encrypted", group_of(slot)));
+                self.log(|| format!("{} is encrypted", self.group_of(slot)));
                 self.slots[slot].key = Some(wrapped);
             }
         }

@@ -90,6 +90,7 @@ impl World {
     fn end_process(&mut self, host: usize) {
         self.snapshots_interrupted();
         self.rollbacks_interrupted(host);
+        self.clones_interrupted(host);
         self.past_is_lost();
         self.hosts[host].note_probes();
         if let Some(node) = &self.hosts[host].node {

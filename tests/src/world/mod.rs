@@ -5,6 +5,7 @@
 mod catalog;
 mod chaos;
 mod client;
+mod clones;
 mod content;
 mod finish;
 mod host;

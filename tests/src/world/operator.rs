@@ -10,11 +10,6 @@ use esker_node::admin::{AdminError, AdminReply, AdminRequest, ReplicaSpec, Volum
 use esker_node::{AdminToken, Event};
 use std::collections::BTreeSet;
 
-/// The group of a volume that spans nodes.
-pub(crate) fn group_of(slot: usize) -> GroupId {
-    GroupId(1000 + slot as u64)
-}
-
 /// The sizes of a volume of three.
 pub(crate) struct Growth {
     /// All that were ever asked for: an unanswered resize may take effect at any time.
@@ -44,6 +39,15 @@ impl Growth {
 }
 
 impl World {
+    /// The group of a volume that spans nodes.
+    pub(crate) fn group_of(&self, slot: usize) -> GroupId {
+        let late = self.late.get(&slot);
+        match late.and_then(|late| late.group) {
+            Some(group) => group,
+            None => GroupId(1000 + slot as u64),
+        }
+    }
+
     pub(crate) fn ask_operator(&mut self, host: usize, request: AdminRequest, purpose: Purpose) {
         if self.hosts[host].node.is_none() {
             return; // it went down at what was asked just before
@@ -150,6 +154,7 @@ impl World {
     /// Changes that wait for clients to leave, and volumes that are not there.
     pub(crate) fn pursue_changes(&mut self) {
         if self.plan.nodes > 1 {
+            self.pursue_clones_of_three();
             return self.pursue_rollbacks_of_three();
         }
         for slot in 0..self.slots.len() {
@@ -307,6 +312,8 @@ impl World {
                 Err(AdminError::Invalid(_)) => {}
                 Err(error) => self.violate(format!("a volume of three is not grown: {error}")),
             },
+            Purpose::CloneOfThree(ask) => self.clone_answered(ask, result),
+            Purpose::MendClone => self.mend_answered(&result),
             Purpose::Compare => self.compared(host, result.is_ok()),
             Purpose::Snapshot(asked) => self.snapshot_answered(host, asked, result),
             Purpose::Rest => {
@@ -442,6 +449,9 @@ impl World {
         };
         if self.plan.nodes > 1 {
             for slot in 0..self.slots.len() {
+                if self.late.contains_key(&slot) {
+                    continue;
+                }
                 if self.moves_copies() {
                     let names: Vec<&str> = reports.iter().map(|r| &*r.name).collect();
                     self.check_seat(host, slot, &names);
@@ -517,7 +527,7 @@ impl World {
             name: volume.name.clone(),
             size_bytes: self.plan.blocks_first * 4096,
             volume: super::keys::volume_of(slot),
-            group: group_of(slot),
+            group: self.group_of(slot),
             replica: replica_of(slot, host),
             voters,
             learns: false,

@@ -25,6 +25,8 @@ pub struct Options {
     pub extras: bool,
     /// Blocks of one node of three may be damaged.
     pub block_damage: bool,
+    /// Volumes of three may be cloned.
+    pub clones: bool,
     /// Print what happens.
     pub verbose: bool,
 }
@@ -41,6 +43,7 @@ impl Options {
             full_stores: false,
             extras: true,
             block_damage: true,
+            clones: true,
             verbose: false,
         }
     }
@@ -50,6 +53,7 @@ impl Options {
     pub fn whole(seed: u64) -> Self {
         Self {
             block_damage: false,
+            clones: false,
             ..Self::new(seed)
         }
     }
@@ -146,6 +150,8 @@ pub struct Plan {
     pub rewind_seconds: Option<u64>,
     /// Per mille of new volumes that begin as a snapshot of another one.
     pub clones: u64,
+    /// Places for volumes of three that begin as clones.
+    pub late: usize,
     /// Volumes of three copies go back to snapshots.
     pub three_go_back: bool,
     /// Per mille of new volumes that begin as another one was at a moment of its past.
@@ -238,6 +244,7 @@ impl Plan {
             bad_pages: false,
             rewind_seconds: None,
             clones: 0,
+            late: 0,
             three_go_back: false,
             past_clones: 0,
             blocks_first: blocks_max,
@@ -254,6 +261,9 @@ impl Plan {
         }
         if options.extras && options.block_damage && nodes == 3 {
             plan.add_block_damage();
+        }
+        if options.extras && options.clones && nodes == 3 {
+            plan.add_clones();
         }
         if nodes > 3 {
             // Of a volume with one copy only what is answered late is kept for certain, and nothing else may fail.
@@ -360,6 +370,29 @@ impl Plan {
         if rng.chance(350) && self.weights.disk_errors == 0 {
             self.weights.block_damage = rng.range(4, 40);
         }
+    }
+
+    /// Draws whether volumes of three are cloned.
+    fn add_clones(&mut self) {
+        let mut rng = SimRng::new(self.seed, 7);
+        // A replica whose log was damaged waits for a majority of the others, and a clone may have one of them only.
+        let wanted = rng.chance(500) && !self.spoils() && !self.overfull;
+        let fits = self.volumes as u64 * self.blocks_max;
+        if !wanted || fits < 16 {
+            return;
+        }
+        self.late = to_usize(rng.range(1, 3));
+        if self.volumes == 1 {
+            (self.volumes, self.blocks_max) = (2, fits / 2);
+            self.blocks_first = self.blocks_first.min(self.blocks_max);
+        }
+        self.late = self.late.min(self.volumes - 1);
+        self.weights.snapshots = self.weights.snapshots.max(rng.range(15, 60));
+    }
+
+    /// The places of volumes that begin as clones.
+    pub fn late_slots(&self) -> std::ops::Range<usize> {
+        self.volumes - self.late..self.volumes
     }
 
     /// The nodes that have the first copies of a volume.

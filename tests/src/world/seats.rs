@@ -4,7 +4,6 @@
 //! into the group, and takes copies back that are in no group. It repeats what was not answered.
 
 use super::host::{place_of, replica_of};
-use super::operator::group_of;
 use super::world::{Purpose, World};
 use esker_base::{Place, ReplicaId};
 use esker_engine::format::checkpoint::Membership;
@@ -101,12 +100,15 @@ impl World {
     }
 
     /// Who belongs to a volume as its leader knows it, and which node that is.
-    fn led(&self, slot: usize) -> Option<(usize, Membership)> {
+    pub(crate) fn led(&self, slot: usize) -> Option<(usize, Membership)> {
         let name = &self.slots[slot].volume.as_ref()?.name;
         (0..self.hosts.len()).find_map(|h| {
             let node = self.hosts[h].node.as_ref().filter(|n| n.serves(name))?;
             let is_told = self.may_be_told(h);
-            let view = node.engine().group(group_of(slot)).filter(|_| is_told)?;
+            let view = node
+                .engine()
+                .group(self.group_of(slot))
+                .filter(|_| is_told)?;
             Some((h, view.meta.membership))
         })
     }
@@ -134,7 +136,7 @@ impl World {
             .as_ref()
             .filter(|_| self.moves_copies());
         let alone = |slot: &usize| {
-            let view = node.and_then(|n| n.engine().group(group_of(*slot)));
+            let view = node.and_then(|n| n.engine().group(self.group_of(*slot)));
             view.is_some_and(|v| v.meta.membership.voters == [v.meta.replica])
         };
         (0..self.slots.len()).filter(alone).collect()
@@ -295,7 +297,7 @@ impl World {
             return;
         };
         let node = self.hosts[host].node.as_ref();
-        let here = node.and_then(|n| n.engine().group(group_of(slot)));
+        let here = node.and_then(|n| n.engine().group(self.group_of(slot)));
         if here.is_some_and(|view| view.meta.replica == replica) {
             self.seats[slot].doing = Doing::Adding(host, replaces);
             return;
@@ -314,7 +316,7 @@ impl World {
             name,
             size_bytes: self.plan.blocks_first * 4096,
             volume: super::keys::volume_of(slot),
-            group: group_of(slot),
+            group: self.group_of(slot),
             replica,
             voters: membership.voters,
             learns: true,

@@ -2,7 +2,6 @@
 
 use super::catalog::Change;
 use super::client::Client;
-use super::operator::group_of;
 use super::oracle::Frozen;
 use super::snapshots::{Asked, What, SNAPSHOTS_MAX};
 use super::world::{Purpose, World};
@@ -18,7 +17,7 @@ type Told = (Stamp, Arc<SnapshotMeta>, Option<u64>, u64);
 
 impl World {
     /// The node that serves a volume of three, if an operator can reach it.
-    fn leader_of(&self, name: &str) -> Option<usize> {
+    pub(crate) fn leader_of(&self, name: &str) -> Option<usize> {
         let leads = |h: &usize| {
             let node = self.hosts[*h].node.as_ref();
             self.may_be_told(*h) && node.is_some_and(|n| n.serves(name))
@@ -197,7 +196,7 @@ impl World {
             .iter()
             .filter_map(|h| self.hosts[*h].node.as_ref())
             .map(|node| {
-                let views = node.engine().snapshots(group_of(slot)).into_iter();
+                let views = node.engine().snapshots(self.group_of(slot)).into_iter();
                 views
                     .map(|v| (v.cut, v.meta, v.referenced_blocks, v.logical_hash))
                     .collect()

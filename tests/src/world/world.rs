@@ -134,6 +134,10 @@ pub(crate) enum Purpose {
     Settle(u32),
     /// A volume of three goes back to what this may hold.
     GoBack(usize, super::oracle::Frozen),
+    /// A volume of three is cloned.
+    CloneOfThree(super::clones::CloneAsk),
+    /// A clone that lacks a copy is to have one.
+    MendClone,
     /// About a copy of a volume.
     Seat(usize, super::seats::SeatAsk),
     /// A part of a scrub.
@@ -158,6 +162,8 @@ pub struct World {
     pub(crate) slots: Vec<Slot>,
     /// The copies of volumes, where they move.
     pub(crate) seats: Vec<super::seats::Seats>,
+    /// Volumes of three that begin as clones, by their places.
+    pub(crate) late: BTreeMap<usize, super::clones::Late>,
     pub(crate) next_write: u64,
     pub(crate) admin: BTreeMap<u64, (usize, Purpose)>,
     pub(crate) next_token: u64,
@@ -217,6 +223,10 @@ impl World {
             next_conn: 1,
             slots,
             seats: Vec::new(),
+            late: plan
+                .late_slots()
+                .map(|slot| (slot, super::clones::Late::default()))
+                .collect(),
             next_write: 1,
             admin: BTreeMap::new(),
             next_token: 1,
@@ -251,6 +261,9 @@ impl World {
                 let size_bytes = self.plan.blocks_first * 4096;
                 let oracle = self.new_oracle();
                 self.growth.push(super::operator::Growth::new(size_bytes));
+                if self.late.contains_key(&slot) {
+                    continue;
+                }
                 self.slots[slot].volume = Some(Volume {
                     name,
                     sizes: BTreeSet::from([size_bytes]),

@@ -175,7 +175,7 @@ pub fn write(client: &mut Client, blocks: std::ops::Range<u64>, version: u64) {
 }
 
 /// The same with many on their way at a time.
-fn write_many(client: &mut Client, blocks: std::ops::Range<u64>, version: u64) {
+pub fn write_many(client: &mut Client, blocks: std::ops::Range<u64>, version: u64) {
     const AT_A_TIME: u64 = 64;
     for (n, lba) in (0..).zip(blocks.clone()) {
         client

@@ -19,6 +19,7 @@ mod admin_tcp;
 mod bad_input;
 mod benches;
 mod client;
+mod clones;
 mod cluster;
 mod damaged;
 mod demo;
