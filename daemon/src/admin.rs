@@ -500,17 +500,26 @@ impl Admin for AdminService {
         } = request.into_inner();
         tracing::info!(volume, snapshot, name, "clone volume");
         let labels = labels_of(labels)?;
-        if let Some(cluster) = &self.cluster {
-            let free = cluster.require_free(&volume, &name).await;
-            free.map_err(refusal)?;
-        }
         let at = rewind::moment(&snapshot, now_us()).map_err(Status::invalid_argument)?;
+        let born = match &self.cluster {
+            None => None,
+            Some(cluster) => {
+                let free = cluster.require_free(&volume, &name).await;
+                free.map_err(refusal)?;
+                let placed = cluster.place_clone_key(&volume).await;
+                placed.map_err(refusal)?
+            }
+        };
         let made = match at {
-            Some(at_us) => self.stores.clone_at(volume, at_us, name, labels).await,
+            Some(at_us) => {
+                let made = self.stores.clone_at(volume, at_us, name, labels, born);
+                made.await
+            }
             None => {
-                self.stores
-                    .clone_volume(volume, snapshot, name, labels)
-                    .await
+                let made = self
+                    .stores
+                    .clone_volume(volume, snapshot, name, labels, born);
+                made.await
             }
         };
         let volume = self.volume(made.map_err(refusal)?);

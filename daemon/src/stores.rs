@@ -3,7 +3,7 @@
 
 use crate::retention::Counters;
 use crate::store::{RequestError, StoreHandle};
-use esker_base::{Place, ReplicaId};
+use esker_base::{Place, ReplicaId, VolumeId};
 use esker_crypto::WrappedKey;
 use esker_node::admin::{
     one_line, AdminError, AdminReply, AdminRequest, DiffPage, KeyReport, RolledBack, ScrubPage,
@@ -301,6 +301,7 @@ impl Stores {
         snapshot: String,
         name: String,
         labels: BTreeMap<String, String>,
+        born: Option<VolumeId>,
     ) -> Result<VolumeReport> {
         let _naming = self.naming.lock().await;
         self.require_free(&name).await?;
@@ -310,6 +311,7 @@ impl Stores {
             snapshot,
             name,
             labels,
+            born,
         };
         let (store, reply) = self.ask(&of, request).await?;
         volume_of(store, reply)
@@ -325,6 +327,7 @@ impl Stores {
         at_us: u64,
         name: String,
         labels: BTreeMap<String, String>,
+        born: Option<VolumeId>,
     ) -> Result<VolumeReport> {
         let _naming = self.naming.lock().await;
         self.require_free(&name).await?;
@@ -334,6 +337,7 @@ impl Stores {
             at_us,
             name,
             labels,
+            born,
         };
         let (store, reply) = self.ask(&of, request).await?;
         volume_of(store, reply)
@@ -487,16 +491,30 @@ impl Stores {
         keys_of(store, reply)
     }
 
-    /// The data key of an encrypted volume, wrapped as its store keeps it.
+    /// The data keys of an encrypted volume, wrapped as its store keeps them.
     ///
     /// # Errors
-    /// When no store has it, it is not encrypted, or its blocks are under several keys.
-    pub async fn wrapped_key(&self, volume: String) -> Result<WrappedKey> {
+    /// When no store has it, it is not encrypted, or it has had several keys of its own.
+    pub async fn wrapped_keys(&self, volume: String) -> Result<Vec<WrappedKey>> {
         let store = self.find(&volume).await?;
-        match store.request(AdminRequest::KeyWrapped { volume }).await? {
-            AdminReply::Wrapped(wrapped) => Ok(*wrapped),
+        match store.request(AdminRequest::KeysWrapped { volume }).await? {
+            AdminReply::Wrapped(wrapped) => Ok(wrapped),
             other => Err(mismatch(store, &other)),
         }
+    }
+
+    /// Has a store keep data keys.
+    ///
+    /// # Errors
+    /// When there is no such store, or it refuses.
+    pub async fn place_keys(&self, store: usize, keys: Vec<WrappedKey>) -> Result<()> {
+        let found = self.stores.get(store);
+        let none = || AdminError::Invalid(format!("there is no store {store}"));
+        let found = found.ok_or_else(none)?;
+        done(
+            found,
+            found.request(AdminRequest::KeysPlace { keys }).await?,
+        )
     }
 
     /// Wraps the keys of an encrypted volume anew.

@@ -102,6 +102,8 @@ pub enum AdminRequest {
         name: String,
         /// The new volume's labels.
         labels: BTreeMap<String, String>,
+        /// The new volume, where its first key has been placed on the nodes that are to have a copy.
+        born: Option<esker_base::VolumeId>,
     },
     /// Make a volume that begins as another one was at a moment of its rewind window.
     VolumeCloneAt {
@@ -113,6 +115,8 @@ pub enum AdminRequest {
         name: String,
         /// The new volume's labels.
         labels: BTreeMap<String, String>,
+        /// As for [`Self::VolumeClone`].
+        born: Option<esker_base::VolumeId>,
     },
     /// Delete a snapshot. Clones of it stay as they are. Refused while sessions are attached to it.
     SnapshotDelete {
@@ -184,10 +188,16 @@ pub enum AdminRequest {
         /// The volume.
         volume: String,
     },
-    /// The data key of an encrypted volume, as it lies in this store: wrapped. Refused when its blocks are under several.
-    KeyWrapped {
+    /// The data keys of an encrypted volume, as they lie in this store: wrapped, its own first one first. Refused when it has another
+    /// one of its own.
+    KeysWrapped {
         /// The volume.
         volume: String,
+    },
+    /// Keep these keys for volumes that are here, or are about to begin: those that are in no slot yet.
+    KeysPlace {
+        /// As this node's provider opens them.
+        keys: Vec<esker_crypto::WrappedKey>,
     },
     /// Wrap them anew, under the newest key of their provider.
     KeyRotate {
@@ -270,8 +280,8 @@ pub enum AdminReply {
     Scrub(ScrubPage),
     /// To keys: by the volume they were made for, and number.
     Keys(Vec<KeyReport>),
-    /// To a wrapped key.
-    Wrapped(Box<esker_crypto::WrappedKey>),
+    /// To wrapped keys.
+    Wrapped(Vec<esker_crypto::WrappedKey>),
     /// To a part of a volume sealed anew; none when no volume has anything to do.
     Resealed(Option<ResealPage>),
     /// To space.
@@ -328,6 +338,8 @@ pub struct VolumeReport {
     pub members: Vec<MemberReport>,
     /// How far its blocks are under its newest data key, while some may be under an older one.
     pub reseal: Option<ResealReport>,
+    /// A key of it is in no slot of this store.
+    pub lacks_keys: bool,
 }
 
 /// How far the blocks of a volume are under its newest data key.

@@ -132,13 +132,15 @@ impl Node {
                 snapshot,
                 name,
                 labels,
-            } => self.volume_clone(token, &volume, &snapshot, name, labels),
+                born,
+            } => self.volume_clone(token, (&volume, &snapshot), name, labels, born),
             AdminRequest::VolumeCloneAt {
                 volume,
                 at_us,
                 name,
                 labels,
-            } => self.volume_clone_at(token, &volume, at_us, name, labels),
+                born,
+            } => self.volume_clone_at(token, (&volume, at_us), name, labels, born),
             AdminRequest::SnapshotDelete { volume, name } => {
                 self.snapshot_delete(token, &volume, name)
             }
@@ -173,7 +175,8 @@ impl Node {
             AdminRequest::Metrics => Ok(Some(AdminReply::Metrics(Box::new(self.sample())))),
             AdminRequest::Tune(tuning) => Ok(Some(self.tune(tuning))),
             AdminRequest::KeyShow { volume } => self.key_show(&volume),
-            AdminRequest::KeyWrapped { volume } => self.key_wrapped(&volume),
+            AdminRequest::KeysWrapped { volume } => self.keys_wrapped(&volume),
+            AdminRequest::KeysPlace { keys } => self.keys_place(token, keys),
             AdminRequest::KeyRotate { volume, data_key } => {
                 self.key_rotate(token, &volume, data_key)
             }
@@ -694,6 +697,7 @@ impl Node {
             removed: volume.removed,
             members: self.members_of(id, volume),
             reseal: self.reseal_report(id),
+            lacks_keys: self.lacks_keys(id),
         })
     }
 

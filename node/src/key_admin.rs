@@ -3,10 +3,10 @@
 use crate::admin::{AdminError, AdminReply, EpochReport, KeyNeed, KeyReport};
 use crate::control::Outcome;
 use crate::event::{AdminToken, Effect, KeyAsk};
-use crate::keys::{first_key, name_of, Area, Dek, Rotation, Then};
+use crate::keys::{first_key, name_of, Area, Dek, Rotation, Then, SLOTS_FULL};
 use crate::node::Node;
 use esker_base::num::to_u64;
-use esker_base::GroupId;
+use esker_base::{GroupId, VolumeId};
 use esker_crypto::{KeyName, WrappedKey};
 use std::collections::BTreeSet;
 
@@ -72,32 +72,88 @@ impl Node {
         Ok(Some(AdminReply::Keys(reports.collect())))
     }
 
-    /// The key that all blocks of a volume are under, as this store keeps it.
-    pub(crate) fn key_wrapped(&self, name: &str) -> Outcome {
+    /// The keys that a volume reads and writes with, as this store keeps them; the one that a new copy begins with first.
+    pub(crate) fn keys_wrapped(&self, name: &str) -> Outcome {
         let id = self.encrypted(name)?;
-        let key = self
-            .only_key(id)
+        let first = self
+            .first_own_key(id)
             .map_err(|why| AdminError::Refused(format!("volume {name} {why}")))?;
-        match self.wrapped(key) {
-            Some(wrapped) => Ok(Some(AdminReply::Wrapped(Box::new(wrapped.clone())))),
+        let others = self.keys_of_volume(id).into_iter();
+        let all = std::iter::once(first).chain(others.filter(|key| *key != first));
+        let wrapped = all.map(|key| self.wrapped(key).cloned());
+        match wrapped.collect::<Option<Vec<_>>>() {
+            Some(wrapped) => Ok(Some(AdminReply::Wrapped(wrapped))),
             None => Err(AdminError::Refused(format!(
-                "the key of volume {name} is in no slot of this store"
+                "a key of volume {name} is in no slot of this store"
             ))),
         }
     }
 
-    /// The key that all blocks of a volume are under, or why there is none.
-    pub(crate) fn only_key(&self, id: GroupId) -> Result<KeyName, &'static str> {
+    /// The only key of its own that a volume has had, or why there is none.
+    pub(crate) fn first_own_key(&self, id: GroupId) -> Result<KeyName, &'static str> {
         let volume = self.volumes.get(&id).ok_or("has gone")?;
         let first = first_key(volume.id);
         let keys = self.keys_of_volume(id);
-        match keys.iter().all(|key| *key == first) && volume.rekey.is_none() {
+        let mut own = keys.iter().filter(|key| key.volume == volume.id);
+        match own.all(|key| *key == first) && volume.rekey.is_none() {
             true => Ok(first),
             false => Err(
-                "has blocks under several data keys (it is a clone, or its data key was exchanged), and this version adds no \
+                "has blocks under several data keys of its own (its data key was exchanged), and this version adds no \
                  copy to such a volume; `esker key show` lists them",
             ),
         }
+    }
+
+    /// Keeps keys that another node gives: what is in a slot already stays as it is.
+    pub(crate) fn keys_place(&mut self, token: AdminToken, keys: Vec<WrappedKey>) -> Outcome {
+        self.writable()?;
+        let refused = |why: &str| AdminError::Refused(format!("no key can be kept: {why}"));
+        if let Some(why) = self.keys.refusal() {
+            return Err(refused(&why));
+        }
+        let mut changes = Vec::new();
+        for wrapped in keys {
+            let name = wrapped.name();
+            if self.wrapped(name).is_some() {
+                continue;
+            }
+            let Area::Open(area) = &mut self.keys.area else {
+                return Err(refused("its slots are not open"));
+            };
+            let (_, pages) = area
+                .add(wrapped.clone())
+                .ok_or_else(|| refused(SLOTS_FULL))?;
+            changes.extend(pages.0);
+            self.keys.reserved.insert(name);
+            self.keys.deks.insert(name, Dek::Asked);
+            self.keys.asks.push(KeyAsk::Open(wrapped));
+        }
+        if !changes.is_empty() {
+            self.keys.change(changes, Then::Answer(token));
+            return Ok(None);
+        }
+        match self.keys.is_durable() {
+            true => Ok(Some(AdminReply::Done)),
+            false => Err(refused("others are on their way to the device; try again")),
+        }
+    }
+
+    /// Whether the first key of a volume that is about to begin is here.
+    pub(crate) fn has_first_key(&self, volume: VolumeId) -> bool {
+        self.wrapped(first_key(volume)).is_some()
+    }
+
+    /// Whether a volume of this name is here and a key of it is in no slot.
+    #[must_use]
+    pub fn lacks_keys_of(&self, name: &str) -> bool {
+        self.find(name).is_ok_and(|id| self.lacks_keys(id))
+    }
+
+    /// Whether a key of a volume is in no slot: another node has to give it.
+    pub(crate) fn lacks_keys(&self, id: GroupId) -> bool {
+        let is_open = matches!(self.keys.area, Area::Open(_));
+        let mut keys = self.keys_of_volume(id).into_iter();
+        is_open && keys.any(|key| self.wrapped(key).is_none())
     }
 
     /// What keeps an older key of a volume.

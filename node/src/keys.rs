@@ -28,7 +28,7 @@ const KEY_IO: u64 = 1 << 62;
 const BLOCK_KEYS_MAX: usize = 1024;
 /// How often to look for keys that nobody needs, while volumes are still starting.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-const SLOTS_FULL: &str =
+pub(crate) const SLOTS_FULL: &str =
     "all key slots of the store are taken; delete an encrypted volume, or use another store";
 const MARKED_PLAIN: &str =
     "the store has a key of it and says that it was never encrypted: somebody has changed the store. \
@@ -110,7 +110,7 @@ pub(crate) struct Keys {
     next_io: u64,
     making: BTreeMap<KeyName, KeyFor>,
     /// Keys of volumes that are about to begin.
-    reserved: BTreeSet<KeyName>,
+    pub(crate) reserved: BTreeSet<KeyName>,
     pub(crate) rotations: Vec<Rotation>,
     pub(crate) asks: Vec<KeyAsk>,
     io_asks: Vec<(IoId, DiskOp)>,
@@ -177,13 +177,18 @@ impl Keys {
     }
 
     /// Why no key can be made now.
-    fn refusal(&self) -> Option<String> {
+    pub(crate) fn refusal(&self) -> Option<String> {
         match &self.area {
             Area::Open(_) => None,
             Area::Off => Some("this node keeps no keys".into()),
             Area::Reading => Some(NOT_READ.into()),
             Area::Broken(why) => Some(why.clone()),
         }
+    }
+
+    /// Whether all that is in slots is on the device.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.changes.is_empty()
     }
 
     pub(crate) fn unreserve(&mut self, key: KeyRef) {

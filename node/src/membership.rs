@@ -138,7 +138,7 @@ impl Node {
             return refuse("is being given another replica; wait until that one votes".into());
         }
         if volume.key_id != 0 {
-            if let Err(why) = self.only_key(id) {
+            if let Err(why) = self.first_own_key(id) {
                 return refuse(why.into());
             }
         }

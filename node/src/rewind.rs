@@ -12,7 +12,7 @@ use crate::node::{Node, Phase};
 use crate::snapshots::SnapshotAsk;
 use crate::volume::Volume;
 use esker_base::num::to_u64;
-use esker_base::{GroupId, Moment};
+use esker_base::{GroupId, Moment, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -291,10 +291,10 @@ impl Node {
     pub(crate) fn volume_clone_at(
         &mut self,
         token: AdminToken,
-        volume: &str,
-        at_us: u64,
+        (volume, at_us): (&str, u64),
         clone: String,
         labels: BTreeMap<String, String>,
+        born: Option<VolumeId>,
     ) -> Outcome {
         let id = self.find(volume)?;
         self.require_serving(id)?;
@@ -323,7 +323,7 @@ impl Node {
                 ),
             });
         };
-        self.begin_clone(token, id, &from, clone, labels)
+        self.begin_clone(token, (id, &from), clone, labels, born)
     }
 
     /// Rewind points of all volumes.

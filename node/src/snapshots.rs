@@ -153,42 +153,44 @@ impl Node {
     pub(crate) fn volume_clone(
         &mut self,
         token: AdminToken,
-        volume: &str,
-        snapshot: &str,
+        (volume, snapshot): (&str, &str),
         clone: String,
         labels: BTreeMap<String, String>,
+        born: Option<VolumeId>,
     ) -> Outcome {
         let id = self.find(volume)?;
         self.require_serving(id)?;
         let from = self.find_snapshot(id, snapshot)?;
-        self.begin_clone(token, id, &from, clone, labels)
+        self.begin_clone(token, (id, &from), clone, labels, born)
     }
 
     /// Makes a volume that begins as this snapshot or rewind point of another one is.
     pub(crate) fn begin_clone(
         &mut self,
         token: AdminToken,
-        id: GroupId,
-        from: &SnapshotView,
+        (id, from): (GroupId, &SnapshotView),
         clone: String,
         labels: BTreeMap<String, String>,
+        born: Option<VolumeId>,
     ) -> Outcome {
         self.check_new(&clone, from.meta.size_bytes)?;
         check_label_set("volume", &labels)?;
         let origin = self.volumes.get(&id);
-        if origin.is_some_and(|v| v.key_id != 0 && v.spans) {
+        let (is_encrypted, spans) = origin.map_or((false, false), |v| (v.key_id != 0, v.spans));
+        if is_encrypted && !spans {
+            self.require_keys()?;
+        }
+        let placed = born.filter(|volume| is_encrypted && spans && self.has_first_key(*volume));
+        if is_encrypted && spans && placed.is_none() {
             return Err(AdminError::Refused(format!(
-                "volume {} is encrypted and has several copies, and this version cannot clone such a volume: the clone's key would \
-                 have to be on all of its nodes",
+                "the clone of volume {} has no key here yet; try again",
                 self.name_of(id)
             )));
         }
-        if origin.is_some_and(|v| v.key_id != 0) {
-            self.require_keys()?;
-        }
         let (high, low) = (self.random(), self.random());
         let group = GroupId(self.random() >> 2 | 1);
-        let volume = VolumeId::from_random(u128::from(high) << 64 | u128::from(low));
+        let drawn = VolumeId::from_random(u128::from(high) << 64 | u128::from(low));
+        let volume = placed.unwrap_or(drawn);
         let ask = SnapshotAsk::Clone {
             name: from.meta.name.clone(),
             cut: from.cut,
@@ -199,7 +201,7 @@ impl Node {
             labels,
         };
         self.by_name.insert(clone, group);
-        if self.volumes.get(&id).is_some_and(|v| v.key_id != 0) {
+        if is_encrypted && placed.is_none() {
             self.make_clone_key(token, id, volume, ask);
             return Ok(None);
         }

@@ -1,5 +1,6 @@
 //! What members ask of each other: `esker.cluster.v1`, each request on a connection of its own.
 
+use super::key_places::{named_keys, NamedKey};
 use super::replicas::Change;
 use super::stream::{self, Once};
 use super::{internal, require_safe, Cluster, NewVolume, Replicas, Result};
@@ -13,9 +14,9 @@ use esker_api::cluster::members_client::MembersClient;
 use esker_api::cluster::members_server::{Members, MembersServer};
 use esker_api::raw::Bytes;
 use esker_api::v1::admin_server::AdminServer;
-use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
+use esker_base::{GroupId, NodeId, Place, ReplicaId};
 use esker_crypto::{DataKey, KEY_BYTES};
-use esker_node::admin::AdminError;
+use esker_node::admin::{AdminError, VolumeReport};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -239,6 +240,30 @@ fn require_secret(cluster: &Cluster, member: &Member) -> Result<()> {
     }
 }
 
+/// Has a member keep keys for a volume of which it has a copy.
+pub(super) async fn place_keys(
+    cluster: &Cluster,
+    member: &Member,
+    volume: &VolumeReport,
+    keys: &[NamedKey],
+) -> Result<()> {
+    require_secret(cluster, member)?;
+    let placed = |(name, dek): &NamedKey| v1::PlacedKey {
+        volume: name.volume.to_string(),
+        key_id: name.key.get(),
+        data_key: dek.expose().to_vec(),
+    };
+    let request = v1::PlaceKeysRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        name: volume.name.clone(),
+        volume: volume.uuid.clone(),
+        keys: keys.iter().map(placed).collect(),
+    };
+    let mut client = connect(cluster, member).await?;
+    client.place_keys(request).await.map_err(refusal)?;
+    Ok(())
+}
+
 /// Has a member delete its replica.
 pub(super) async fn remove(
     cluster: &Cluster,
@@ -397,6 +422,18 @@ impl Members for Service {
         Ok(Response::new(v1::RemoveReplicaResponse {}))
     }
 
+    async fn place_keys(
+        &self,
+        request: Request<v1::PlaceKeysRequest>,
+    ) -> Answer<v1::PlaceKeysResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        let keys = named_keys(&request.keys).map_err(Status::invalid_argument)?;
+        let placed = self.0.place_for(&request.name, &request.volume, &keys);
+        placed.await.map_err(crate::admin::refusal)?;
+        Ok(Response::new(v1::PlaceKeysResponse {}))
+    }
+
     async fn change_replica(
         &self,
         request: Request<v1::ChangeReplicaRequest>,
@@ -499,9 +536,7 @@ fn volume_of(
     request: v1::CreateReplicaRequest,
 ) -> std::result::Result<(NewVolume, ReplicaId), String> {
     let replicas = replicas_of(&request.replicas, ReplicaId(request.replica))?;
-    let uuid = u128::from_str_radix(&request.volume.replace('-', ""), 16).map(VolumeId);
-    let volume = uuid.ok().filter(|uuid| uuid.to_string() == request.volume);
-    let volume = volume.ok_or_else(|| format!("`{}` is not a UUID", request.volume))?;
+    let volume = super::volume_id(&request.volume)?;
     let key = match request.data_key.len() {
         0 => None,
         KEY_BYTES => Some(DataKey::filled(|key| {

@@ -78,6 +78,7 @@ pub async fn keep(cluster: Arc<Cluster>) {
         // A store that does not answer says so in the status.
         if let Ok(volumes) = cluster.stores.list().await {
             cluster.clear_away(&volumes, &mut memory).await;
+            cluster.give_lacking_keys(&volumes).await;
             cluster.move_copies(&volumes, &mut memory).await;
         }
         tokio::select! {

@@ -7,6 +7,7 @@ pub mod config;
 mod control;
 pub mod drained;
 mod keeper;
+mod key_places;
 mod missing;
 pub mod nodes;
 mod passing;
@@ -151,7 +152,7 @@ impl Cluster {
         let volume = NewVolume {
             name,
             size_bytes,
-            volume: VolumeId::from_random(u128::from_le_bytes(random().map_err(internal)?)),
+            volume: draw_volume()?,
             group: GroupId(draw_id()?),
             replicas,
             key: match encrypted {
@@ -532,6 +533,18 @@ fn no_key(error: KeyError) -> RequestError {
 fn draw_id() -> Result<u64> {
     // Of 62 bits and not 0, as a store draws them itself.
     Ok(u64::from_le_bytes(random().map_err(internal)?) >> 2 | 1)
+}
+
+fn draw_volume() -> Result<VolumeId> {
+    let bytes = random().map_err(internal)?;
+    Ok(VolumeId::from_random(u128::from_le_bytes(bytes)))
+}
+
+/// A volume by its UUID.
+fn volume_id(uuid: &str) -> std::result::Result<VolumeId, String> {
+    let parsed = u128::from_str_radix(&uuid.replace('-', ""), 16).map(VolumeId);
+    let volume = parsed.ok().filter(|volume| volume.to_string() == uuid);
+    volume.ok_or_else(|| format!("`{uuid}` is not a UUID"))
 }
 
 fn internal(error: DaemonError) -> RequestError {

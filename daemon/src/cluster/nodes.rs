@@ -11,6 +11,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
 
+/// Volumes that a member names as lacking keys; others come when these have theirs.
+const LACKING_TOLD_MAX: usize = 500;
+
 /// What another member said last.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
@@ -78,6 +81,10 @@ impl Cluster {
                 told.replicas += u64::from(!volume.removed);
                 told.removed += u64::from(volume.removed);
                 told.leaders += u64::from(leads(volume));
+                let has_room = told.lacks_keys.len() < LACKING_TOLD_MAX;
+                if volume.lacks_keys && !volume.removed && has_room {
+                    told.lacks_keys.push(volume.uuid.clone());
+                }
             }
         }
         for space in self.stores.space().await.unwrap_or_default() {
@@ -156,6 +163,14 @@ impl Cluster {
                 told.is_ok_and(|told| told.drained)
             }),
         }
+    }
+
+    /// Whether a member said the last time that it lacks keys of this volume.
+    pub(super) fn says_it_lacks(&self, node: NodeId, uuid: &str) -> bool {
+        self.seen(node).is_some_and(|seen| {
+            let told = seen.told.as_ref();
+            told.is_ok_and(|told| told.lacks_keys.iter().any(|lacking| lacking == uuid))
+        })
     }
 
     /// The other members that have been asked, as they were the last time.

@@ -9,7 +9,6 @@ use super::{
 };
 use crate::store::RequestError;
 use esker_base::{GroupId, NodeId, Place, ReplicaId, VolumeId};
-use esker_crypto::DataKey;
 use esker_node::admin::{AdminError, MemberReport, VolumeReport};
 use std::time::{Duration, Instant};
 
@@ -48,9 +47,9 @@ impl Cluster {
         replaces: Option<NodeId>,
     ) -> Result<NodeId> {
         let (report, mut places) = self.copies(name).await?;
-        let key = match report.encrypted {
-            true => Some(self.data_key(name).await?),
-            false => None,
+        let mut keys = match report.encrypted {
+            true => self.data_keys(name).await?,
+            false => Vec::new(),
         };
         if let Some(learner) = report.members.iter().find(|member| !member.is_voter) {
             let node = learner.node.unwrap_or_default();
@@ -86,7 +85,7 @@ impl Cluster {
             volume: uuid_of(&report)?,
             group: GroupId(report.group),
             replicas: places.clone(),
-            key,
+            key: (!keys.is_empty()).then(|| keys.remove(0).1),
             learns: true,
         };
         self.know(&report.uuid, &places).await?;
@@ -95,31 +94,29 @@ impl Cluster {
             Some(member) => control::create(self, &member, &volume, replica).await,
         };
         made.map_err(|error| on_node(place.node, error))?;
+        let placed = match self.member(place.node) {
+            _ if keys.is_empty() => Ok(()),
+            None => self.place_for(&report.name, &report.uuid, &keys).await,
+            Some(member) => control::place_keys(self, &member, &report, &keys).await,
+        };
         let change = Change {
-            name: report.name,
-            uuid: report.uuid,
+            name: report.name.clone(),
+            uuid: report.uuid.clone(),
             replica,
             replaces: replaced,
             places,
             only_outsider: false,
         };
-        if let Err(error) = self.ask_leader(&change).await {
+        let placed = placed.map_err(|error| on_node(place.node, error));
+        let taken_in = match placed {
+            Ok(()) => self.ask_leader(&change).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken_in {
             self.undo(&change, place.node).await;
             return Err(error);
         }
         Ok(place.node)
-    }
-
-    /// The data key of an encrypted volume, for a node that is to have a copy.
-    async fn data_key(&self, name: &str) -> Result<DataKey> {
-        let wrapped = self.stores.wrapped_key(name.to_owned()).await?;
-        let opened = self.keys.unwrap(&wrapped).await;
-        opened.map_err(|error| {
-            AdminError::Refused(format!(
-                "volume {name} is encrypted, and its key cannot be given to another node: {error}"
-            ))
-            .into()
-        })
     }
 
     /// Takes a copy of a volume away.

@@ -140,10 +140,11 @@ impl FakeStore {
                 Ok(AdminReply::Done)
             }
             AdminRequest::KeyShow { volume }
-            | AdminRequest::KeyWrapped { volume }
+            | AdminRequest::KeysWrapped { volume }
             | AdminRequest::KeyRotate { volume, .. } => Err(AdminError::Refused(format!(
                 "volume {volume} is not encrypted and has no keys"
             ))),
+            AdminRequest::KeysPlace { .. } => Ok(AdminReply::Done),
             AdminRequest::VolumeAcceptLoss { name } => {
                 let volume = volumes.get_mut(&name).ok_or_else(|| not_found(&name))?;
                 volume.state = VolumeState::Ready;

@@ -273,6 +273,7 @@ impl World {
                     snapshot,
                     name: name.clone(),
                     labels: BTreeMap::new(),
+                    born: None,
                 };
                 if self.ask(request).is_ok() {
                     let size = size.expect("cloned, so its snapshot is there");

@@ -387,6 +387,7 @@ fn a_clone_writes_under_its_own_key_and_keeps_its_origins() {
         snapshot: "a".into(),
         name: "c".into(),
         labels: BTreeMap::new(),
+        born: None,
     });
     assert!(world.show("c").encrypted);
     let clone = world.open(2, "c");
@@ -440,6 +441,7 @@ fn a_clone_that_begins_late_gets_its_key() {
             snapshot: "a".into(),
             name: "c".into(),
             labels: BTreeMap::new(),
+            born: None,
         });
         for _ in 0..steps {
             world.disk(1);

@@ -271,6 +271,7 @@ fn snapshots_and_clones_keep_a_key_and_a_rollback_brings_the_pass_back() {
         snapshot: "again".into(),
         name: "c".into(),
         labels: BTreeMap::new(),
+        born: None,
     });
     assert_eq!(world.reseal(), 600 * 4096);
     world.drop_snapshot("s", "again");
@@ -306,6 +307,7 @@ fn a_clone_of_what_is_under_the_new_key_does_not_have_the_old_one() {
         snapshot: "new".into(),
         name: "c".into(),
         labels: BTreeMap::new(),
+        born: None,
     });
     let shown: Vec<u32> = world.key_show("c").iter().map(|k| k.key_id).collect();
     assert_eq!(shown.len(), 2, "the origin's newest, and its own");

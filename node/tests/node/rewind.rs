@@ -43,6 +43,7 @@ fn clone_at(world: &mut World, at_us: u64, name: &str) -> Result<VolumeReport, A
         at_us,
         name: name.into(),
         labels: BTreeMap::new(),
+        born: None,
     };
     match world.ask(clone)? {
         AdminReply::Volume(report) => Ok(report),

@@ -253,6 +253,7 @@ pub(crate) fn request_of(change: &Change, name: &str) -> AdminRequest {
             at_us: *at_us,
             name: name.clone(),
             labels: std::collections::BTreeMap::new(),
+            born: None,
         },
         Change::Clone {
             name,
@@ -264,6 +265,7 @@ pub(crate) fn request_of(change: &Change, name: &str) -> AdminRequest {
             snapshot: snapshot.clone(),
             name: name.clone(),
             labels: std::collections::BTreeMap::new(),
+            born: None,
         },
         Change::Resize { size_bytes } => AdminRequest::VolumeResize {
             name,

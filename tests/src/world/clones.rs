@@ -9,7 +9,8 @@ use super::host::{index_of, place_of, Host};
 use super::operator::Growth;
 use super::oracle::Frozen;
 use super::world::{Purpose, World};
-use esker_base::{GroupId, Place, ReplicaId};
+use esker_base::{GroupId, Place, ReplicaId, VolumeId};
+use esker_crypto::{KeyId, KeyName, WrappedKey};
 use esker_engine::format::checkpoint::Membership;
 use esker_node::admin::{AdminError, AdminReply, AdminRequest, ReplicaSpec, VolumeReport};
 use esker_node::Event;
@@ -25,6 +26,8 @@ pub(crate) struct Late {
     pub group: Option<GroupId>,
     /// A request that makes it is on its way.
     asked: bool,
+    /// Its key is being placed.
+    placing: Option<Placing>,
     /// Since when nodes lack their copies.
     missing: BTreeMap<usize, u64>,
     /// The node that gets another one, the copy's id, and in whose place.
@@ -32,6 +35,18 @@ pub(crate) struct Late {
     made: u64,
     /// A request about that is on its way.
     waits: Option<u64>,
+}
+
+/// The key of a clone that is about to begin.
+#[derive(Debug)]
+struct Placing {
+    key: WrappedKey,
+    /// Nodes that were asked to keep it, and those that do.
+    asked: BTreeSet<usize>,
+    kept: BTreeSet<usize>,
+    request: AdminRequest,
+    ask: CloneAsk,
+    origin: String,
 }
 
 /// A clone that was asked for.
@@ -47,6 +62,9 @@ impl World {
     /// Makes clones, and sees to it that each has three copies.
     pub(crate) fn pursue_clones_of_three(&mut self) {
         let slots: Vec<usize> = self.late.keys().copied().collect();
+        if self.plan.encrypted > 0 && !slots.is_empty() && self.rng.chance(100) {
+            self.give_lacking_keys();
+        }
         for slot in slots {
             match self.slots[slot].volume.is_some() {
                 true => self.mend_clone(slot),
@@ -56,37 +74,125 @@ impl World {
     }
 
     fn begin_clone(&mut self, slot: usize) {
-        let is_asked = self.late.get(&slot).is_some_and(|late| late.asked);
+        let late = self.late.get(&slot);
+        if late.is_some_and(|late| late.placing.is_some()) {
+            return self.place_key(slot);
+        }
+        let is_asked = late.is_some_and(|late| late.asked);
         if self.is_calm() || is_asked || !self.rng.chance(400) {
             return;
         }
-        let plain = self.slots.iter().filter(|s| s.key.is_none());
-        let volumes = plain.filter_map(|s| s.volume.as_ref());
-        let snapshots = volumes.flat_map(|v| {
+        let volumes = self.slots.iter();
+        let volumes = volumes.filter_map(|s| Some((s.volume.as_ref()?, s.key.is_some())));
+        let snapshots = volumes.flat_map(|(v, sealed)| {
             let all = v.kept.sure.iter();
-            all.map(|(snapshot, frozen)| (v.name.clone(), snapshot.clone(), frozen.clone()))
+            all.map(move |(snapshot, frozen)| (v, snapshot.clone(), frozen.clone(), sealed))
         });
-        let snapshots: Vec<_> = snapshots.collect();
+        let snapshots: Vec<_> = snapshots
+            .map(|(v, snapshot, frozen, sealed)| (v.name.clone(), snapshot, frozen, sealed))
+            .collect();
         if snapshots.is_empty() {
             return;
         }
         let at = self.rng.index(snapshots.len());
-        let (volume, snapshot, frozen) = snapshots[at].clone();
+        let (volume, snapshot, frozen, is_sealed) = snapshots[at].clone();
         let Some(leader) = self.leader_of(&volume) else {
             return;
         };
         let name = self.slots[slot].fresh_name(slot);
+        let born = is_sealed.then(|| VolumeId(u128::from(self.rng.next()) << 8 | slot as u128));
         let request = AdminRequest::VolumeClone {
-            volume,
+            volume: volume.clone(),
             snapshot,
             name: name.clone(),
             labels: BTreeMap::new(),
+            born,
         };
-        if let Some(late) = self.late.get_mut(&slot) {
-            late.asked = true;
-        }
         let ask = CloneAsk { slot, name, frozen };
+        let Some(late) = self.late.get_mut(&slot) else {
+            return;
+        };
+        if let (Some(volume_id), Some(key)) = (born, KeyId::new(1)) {
+            let (_, key) = self.provider.make(KeyName {
+                volume: volume_id,
+                key,
+            });
+            self.clone_keys.push(key.clone());
+            late.placing = Some(Placing {
+                key,
+                asked: BTreeSet::new(),
+                kept: BTreeSet::new(),
+                request,
+                ask,
+                origin: volume,
+            });
+            return;
+        }
+        late.asked = true;
         self.ask_operator(leader, request, Purpose::CloneOfThree(ask));
+    }
+
+    /// Has the nodes keep the key of a clone, and makes the clone when two do and one of them leads its origin.
+    fn place_key(&mut self, slot: usize) {
+        let Some(Placing { origin, .. }) = self.late.get(&slot).and_then(|l| l.placing.as_ref())
+        else {
+            return;
+        };
+        let leader = self.leader_of(&origin.clone());
+        let told: Vec<usize> = (0..self.hosts.len())
+            .filter(|h| self.may_be_told(*h))
+            .collect();
+        let is_calm = self.is_calm();
+        let Some(late) = self.late.get_mut(&slot) else {
+            return;
+        };
+        let Some(placing) = late.placing.as_mut().filter(|_| !is_calm) else {
+            late.placing = None;
+            return;
+        };
+        if let Some(leader) = leader.filter(|h| placing.kept.len() > 1 && placing.kept.contains(h))
+        {
+            let placing = late.placing.take();
+            late.asked = true;
+            if let Some(Placing { request, ask, .. }) = placing {
+                self.ask_operator(leader, request, Purpose::CloneOfThree(ask));
+            }
+            return;
+        }
+        let key = placing.key.clone();
+        let next = told.into_iter().find(|h| placing.asked.insert(*h));
+        if let Some(host) = next {
+            let request = AdminRequest::KeysPlace { keys: vec![key] };
+            self.ask_operator(host, request, Purpose::KeyOfClone(slot, host));
+        } else if self.rng.chance(100) {
+            // A node did not, or has ended since.
+            if let Some(placing) = self.late.get_mut(&slot).and_then(|l| l.placing.as_mut()) {
+                placing.asked = placing.kept.clone();
+            }
+        }
+    }
+
+    pub(crate) fn key_placed(&mut self, slot: usize, host: usize, is_kept: bool) {
+        let placing = self.late.get_mut(&slot).and_then(|l| l.placing.as_mut());
+        if let Some(placing) = placing.filter(|_| is_kept) {
+            placing.kept.insert(host);
+        }
+    }
+
+    /// Nodes that lack keys of volumes that they have get them.
+    fn give_lacking_keys(&mut self) {
+        for host in 0..self.hosts.len() {
+            let node = self.hosts[host].node.as_ref();
+            let volumes = self.slots.iter().filter_map(|s| s.volume.as_ref());
+            let mut lacking = volumes.filter(|v| node.is_some_and(|n| n.lacks_keys_of(&v.name)));
+            if lacking.next().is_none() || !self.may_be_told(host) {
+                continue;
+            }
+            self.stats.did("keys given to nodes that lacked them");
+            let first = self.slots.iter().filter_map(|s| s.key.clone());
+            let keys = first.chain(self.clone_keys.iter().cloned()).collect();
+            self.ask_operator(host, AdminRequest::KeysPlace { keys }, Purpose::Info);
+        }
     }
 
     pub(crate) fn clone_answered(&mut self, ask: CloneAsk, result: Result<AdminReply, AdminError>) {
@@ -102,7 +208,13 @@ impl World {
                 oracle.rolled_back(&ask.frozen, true, step);
                 self.slots[slot].volume = Some(born(ask.name, &report, oracle));
                 self.growth[slot] = Growth::new(report.size_bytes);
-                self.stats.did("volumes of three cloned");
+                let uuid = report.uuid.clone();
+                let own = |key: &&WrappedKey| key.name().volume.to_string() == uuid;
+                self.slots[slot].key = self.clone_keys.iter().find(own).cloned();
+                self.stats.did(match report.encrypted {
+                    true => "encrypted volumes of three cloned",
+                    false => "volumes of three cloned",
+                });
             }
             // It may begin all the same, and then nobody uses it.
             Err(
@@ -240,7 +352,7 @@ impl World {
                     replica: new,
                     voters: membership.voters.clone(),
                     learns: true,
-                    key: None,
+                    key: self.slots[slot].key.clone(),
                 })
             }
         };

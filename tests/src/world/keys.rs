@@ -85,7 +85,7 @@ impl Provider {
         WrappedKey::seal(&kek_of(&kek), kek, dek, name.volume, name.key, nonce)
     }
 
-    fn make(&mut self, name: KeyName) -> (DataKey, WrappedKey) {
+    pub(crate) fn make(&mut self, name: KeyName) -> (DataKey, WrappedKey) {
         let dek = DataKey::filled(|bytes| {
             for chunk in bytes.chunks_mut(8) {
                 chunk.copy_from_slice(&self.rng.next().to_le_bytes());

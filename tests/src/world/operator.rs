@@ -313,6 +313,7 @@ impl World {
                 Err(error) => self.violate(format!("a volume of three is not grown: {error}")),
             },
             Purpose::CloneOfThree(ask) => self.clone_answered(ask, result),
+            Purpose::KeyOfClone(slot, at) => self.key_placed(slot, at, result.is_ok()),
             Purpose::MendClone => self.mend_answered(&result),
             Purpose::Compare => self.compared(host, result.is_ok()),
             Purpose::Snapshot(asked) => self.snapshot_answered(host, asked, result),

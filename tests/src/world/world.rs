@@ -136,6 +136,8 @@ pub(crate) enum Purpose {
     GoBack(usize, super::oracle::Frozen),
     /// A volume of three is cloned.
     CloneOfThree(super::clones::CloneAsk),
+    /// A node is to keep the key of a clone.
+    KeyOfClone(usize, usize),
     /// A clone that lacks a copy is to have one.
     MendClone,
     /// About a copy of a volume.
@@ -164,6 +166,8 @@ pub struct World {
     pub(crate) seats: Vec<super::seats::Seats>,
     /// Volumes of three that begin as clones, by their places.
     pub(crate) late: BTreeMap<usize, super::clones::Late>,
+    /// Keys that were made for clones of volumes of three.
+    pub(crate) clone_keys: Vec<esker_crypto::WrappedKey>,
     pub(crate) next_write: u64,
     pub(crate) admin: BTreeMap<u64, (usize, Purpose)>,
     pub(crate) next_token: u64,
@@ -223,6 +227,7 @@ impl World {
             next_conn: 1,
             slots,
             seats: Vec::new(),
+            clone_keys: Vec::new(),
             late: plan
                 .late_slots()
                 .map(|slot| (slot, super::clones::Late::default()))

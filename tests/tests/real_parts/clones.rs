@@ -17,9 +17,17 @@ fn has(daemon: &Daemon, name: &str) -> bool {
 
 #[test]
 fn a_clone_begins_where_its_origin_is_and_then_lives_alone() {
+    lives_alone("volume create v --size 64MiB --replicas 3");
+}
+
+#[test]
+fn an_encrypted_clone_begins_where_its_origin_is_and_then_lives_alone() {
+    lives_alone("volume create v --size 64MiB --replicas 3 --encrypt");
+}
+
+fn lives_alone(words: &str) {
     let members = Members::new(4);
     let nodes: Vec<_> = (1..=4).map(|id| members.start(id).ready()).collect();
-    let words = "volume create v --size 64MiB --replicas 3";
     nodes[0].esker(&words.split(' ').collect::<Vec<_>>()).ok();
     let without = nodes.iter().position(|node| !has(node, "v")).unwrap();
     let mut client = nodes[0].client("v");
@@ -92,7 +100,7 @@ fn a_clone_begins_where_its_origin_is_and_then_lives_alone() {
 fn a_node_that_was_away_for_long_gets_its_copy_of_a_clone() {
     let members = Members::new(3);
     let mut nodes: Vec<_> = (1..=3).map(|id| Some(members.start(id).ready())).collect();
-    let words = "volume create v --size 256MiB --replicas 3";
+    let words = "volume create v --size 256MiB --replicas 3 --encrypt";
     let words: Vec<_> = words.split(' ').collect();
     nodes[0].as_ref().unwrap().esker(&words).ok();
     let leader = serving(&nodes, "v");
@@ -117,11 +125,11 @@ fn a_node_that_was_away_for_long_gets_its_copy_of_a_clone() {
     let returned = nodes[away].as_ref().unwrap();
     until("the node has its copy, and it votes", || {
         // The one that is missing counts as a voter; the one in its place is a learner until it has what the others have.
+        let is_there = has(returned, "w")
+            && returned.json(&["volume", "show", "w"])["state"].as_str() == Some("ready");
         let listed = copies(nodes[leader].as_ref().unwrap(), "w");
         let voters = listed.iter().filter(|copy| copy.1 == "voter").count();
-        let is_ready =
-            || returned.json(&["volume", "show", "w"])["state"].as_str() == Some("ready");
-        listed.len() == 3 && voters == 3 && has(returned, "w") && is_ready()
+        is_there && listed.len() == 3 && voters == 3
     });
     assert!(returned.log().contains("this replica has caught up"));
     // It is a majority with one of the others.
@@ -139,4 +147,49 @@ fn a_node_that_was_away_for_long_gets_its_copy_of_a_clone() {
         node.stop();
     }
     verify(&members.data(away + 1).join("store-0.esker"));
+}
+
+/// A node is away while an encrypted volume is cloned, and gets the entry that makes the clone from the log, without the clone's key:
+/// whoever leads the clone gives it that.
+#[test]
+fn a_node_that_was_away_gets_the_key_of_a_clone() {
+    let members = Members::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|id| Some(members.start(id).ready())).collect();
+    let words = "volume create v --size 64MiB --replicas 3 --encrypt";
+    let words: Vec<_> = words.split(' ').collect();
+    nodes[0].as_ref().unwrap().esker(&words).ok();
+    let leader = serving(&nodes, "v");
+    let away = (leader + 1) % 3;
+    nodes[away].take().unwrap().kill();
+    let mut client = nodes[leader].as_ref().unwrap().client("v");
+    write(&mut client, 0..64, 1);
+    on_leader(&nodes, &["snapshot", "create", "v@s"]);
+    on_leader(&nodes, &["clone", "v@s", "w"]);
+    let mut clone = nodes[leader].as_ref().unwrap().client("w");
+    write(&mut clone, 0..16, 2);
+    drop((client, clone));
+    nodes[away] = Some(members.start(away + 1).ready());
+    let returned = nodes[away].as_ref().unwrap();
+    until("the clone opens there", || {
+        has(returned, "w")
+            && returned.json(&["volume", "show", "w"])["state"].as_str() == Some("ready")
+    });
+    // It reads by itself, and leads if it has to.
+    nodes[leader].take().unwrap().kill();
+    let returned = nodes[away].as_ref().unwrap();
+    let mut clone = returned.client("w");
+    holds(&mut clone, 0..16, 2);
+    holds(&mut clone, 16..64, 1);
+    write(&mut clone, 16..32, 3);
+    // The key lies in its own slots from then on.
+    drop(clone);
+    let returned = nodes[away].take().unwrap();
+    returned.stop();
+    nodes[away] = Some(members.start(away + 1).ready());
+    let mut clone = nodes[away].as_ref().unwrap().client("w");
+    holds(&mut clone, 16..32, 3);
+    drop(clone);
+    for node in nodes.into_iter().flatten() {
+        node.stop();
+    }
 }
