@@ -157,7 +157,7 @@ impl AdminService {
     async fn create_replicated(
         &self,
         request: v1::CreateVolumeRequest,
-        labels: &BTreeMap<String, String>,
+        labels: BTreeMap<String, String>,
     ) -> Result<VolumeReport, Status> {
         let Some(cluster) = &self.cluster else {
             return Err(Status::failed_precondition(format!(
@@ -165,15 +165,9 @@ impl AdminService {
                 request.replicas
             )));
         };
-        if !labels.is_empty() {
-            return Err(Status::failed_precondition(
-                "in this version a volume with several copies has no labels, snapshot schedule \
-                 nor rewind window; leave them out, and give `none` where the node has a default",
-            ));
-        }
         let copies = to_usize(u64::from(request.replicas));
         let (name, size_bytes) = (request.name, request.size_bytes);
-        let created = cluster.create(name, size_bytes, copies, request.encrypted);
+        let created = cluster.create(name, size_bytes, labels, copies, request.encrypted);
         created.await.map_err(refusal)
     }
 
@@ -302,7 +296,7 @@ impl Admin for AdminService {
         };
         labels.extend(window.map(|text| (REWIND_LABEL.into(), text)));
         if request.replicas > 1 {
-            let created = self.create_replicated(request, &labels).await?;
+            let created = self.create_replicated(request, labels).await?;
             let volume = self.volume(created);
             return Ok(Response::new(v1::CreateVolumeResponse { volume }));
         }

@@ -120,7 +120,9 @@ impl Stores {
         let found = self.stores.get(usize::from(store));
         let none = || AdminError::Invalid(format!("there is no store {store}"));
         let found = found.ok_or_else(none)?;
-        volume_of(found, found.request(request).await?).map(drop)
+        let created = volume_of(found, found.request(request).await?).map(drop);
+        self.changed.notify_one();
+        created
     }
 
     /// Takes a replica into a volume's group that this node leads.

@@ -243,6 +243,8 @@ pub struct ReplicaSpec {
     pub name: String,
     /// Its size in bytes.
     pub size_bytes: u64,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// The volume.
     pub volume: esker_base::VolumeId,
     /// Its group.
@@ -334,6 +336,8 @@ pub struct VolumeReport {
     pub replica: u64,
     /// That one was taken out of the group.
     pub removed: bool,
+    /// That one leads, and has applied all that was in the log before: what it tells is the volume's latest.
+    pub serves: bool,
     /// Its replicas, where its group spans nodes.
     pub members: Vec<MemberReport>,
     /// How far its blocks are under its newest data key, while some may be under an older one.

@@ -502,6 +502,7 @@ impl Node {
         if matches!(role, repl::Role::Leader) {
             let last = volume.group.as_ref().map(Group::last_index);
             volume.leads_from = last.unwrap_or_default();
+            volume.rewind.is_new = volume.spans;
         }
         if volume.spans {
             self.leader_changed(id);

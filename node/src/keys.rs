@@ -70,7 +70,7 @@ pub(crate) enum Lock {
 
 /// What a new key is for.
 pub(crate) enum KeyFor {
-    Volume(AdminToken, Box<ReplicaSpec>, BTreeMap<String, String>),
+    Volume(AdminToken, Box<ReplicaSpec>),
     Clone(AdminToken, GroupId, SnapshotAsk),
     /// Another one for a volume.
     Rotation(AdminToken, GroupId),
@@ -423,18 +423,18 @@ impl Node {
         match then {
             Then::Nothing => {}
             Then::Answer(token) => Self::answer(token, Ok(AdminReply::Done), effects),
-            Then::Begin(KeyFor::Volume(token, spec, labels))
+            Then::Begin(KeyFor::Volume(token, spec))
                 if matches!(
                     self.keys.deks.get(&first_key(spec.volume)),
                     Some(Dek::Asked)
                 ) =>
             {
                 let name = first_key(spec.volume);
-                let what = KeyFor::Volume(token, spec, labels);
+                let what = KeyFor::Volume(token, spec);
                 self.keys.begin_later.push((name, what));
             }
-            Then::Begin(KeyFor::Volume(token, spec, labels)) => {
-                self.create(token, *spec, labels, 1);
+            Then::Begin(KeyFor::Volume(token, spec)) => {
+                self.create(token, *spec, 1);
             }
             Then::Begin(KeyFor::Clone(token, origin, ask)) => {
                 if let Err(error) = self.ask(token, origin, ask.clone()) {
@@ -470,7 +470,7 @@ impl Node {
 
     fn key_failed(&mut self, what: KeyFor, why: &str, effects: &mut Vec<Effect>) {
         let token = match what {
-            KeyFor::Volume(token, spec, _) => {
+            KeyFor::Volume(token, spec) => {
                 self.by_name.retain(|_, group| *group != spec.group);
                 self.keys.reserved.remove(&first_key(spec.volume));
                 token
@@ -505,15 +505,10 @@ impl Node {
     }
 
     /// Has a key made for a new volume, which begins once its slot is durable.
-    pub(crate) fn make_volume_key(
-        &mut self,
-        token: AdminToken,
-        spec: ReplicaSpec,
-        labels: BTreeMap<String, String>,
-    ) {
+    pub(crate) fn make_volume_key(&mut self, token: AdminToken, spec: ReplicaSpec) {
         let name = first_key(spec.volume);
         self.by_name.insert(spec.name.clone(), spec.group); // taken from now on
-        self.make_key(name, KeyFor::Volume(token, Box::new(spec), labels));
+        self.make_key(name, KeyFor::Volume(token, Box::new(spec)));
     }
 
     /// A replica of a volume whose key another node has made: it begins once the wrapped key is durable
@@ -546,7 +541,7 @@ impl Node {
         self.keys.reserved.insert(name);
         self.keys.deks.insert(name, Dek::Asked);
         self.keys.asks.push(KeyAsk::Open(wrapped));
-        let begin = KeyFor::Volume(token, Box::new(spec), BTreeMap::new());
+        let begin = KeyFor::Volume(token, Box::new(spec));
         self.keys.change(pages, Then::Begin(begin));
         Ok(())
     }

@@ -46,6 +46,8 @@ pub(crate) struct Rewind {
     pub taken: Option<u64>,
     /// A point is on its way.
     pub asked: bool,
+    /// Another replica may have led since this one looked at the window.
+    pub is_new: bool,
     /// When points are looked at that the window has passed.
     slide_at: Moment,
     /// Points went for want of room: how far it reaches back is told until the window is whole again.
@@ -180,6 +182,14 @@ impl Node {
 
     /// A volume that begins to serve gets its point before anything is written.
     pub(crate) fn first_point(&mut self, id: GroupId) {
+        let has_window = self.rewinds.volumes.contains(&id);
+        if let Some(volume) = self.volumes.get_mut(&id).filter(|_| has_window) {
+            if volume.rewind.is_new && volume.is_serving() {
+                // What the leader before this one wrote after its last point is in no point yet.
+                (volume.rewind.is_new, volume.rewind.taken) = (false, None);
+                self.look_at_windows_soon();
+            }
+        }
         let begins = |v: &Volume| {
             let rewind = &v.rewind;
             rewind.window.is_some() && rewind.taken.is_none() && !rewind.asked && v.is_serving()

@@ -333,6 +333,12 @@ impl Volume {
         !self.deleting && caught_up && self.group.as_ref().is_some_and(serves)
     }
 
+    /// A change of its labels is in the log and not in force yet.
+    pub fn is_relabelled(&self) -> bool {
+        let mut proposals = self.proposals.values();
+        proposals.any(|(_, proposal)| matches!(proposal, Proposal::Relabel(_)))
+    }
+
     /// It will serve soon, without any other node: what its log holds may not be in force yet.
     pub fn is_starting(&self) -> bool {
         let alone = self.group.is_some() && self.is_single();

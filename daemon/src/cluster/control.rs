@@ -14,6 +14,7 @@ use esker_api::cluster::members_client::MembersClient;
 use esker_api::cluster::members_server::{Members, MembersServer};
 use esker_api::raw::Bytes;
 use esker_api::v1::admin_server::AdminServer;
+use esker_base::num::to_u64;
 use esker_base::{GroupId, NodeId, Place, ReplicaId};
 use esker_crypto::{DataKey, KEY_BYTES};
 use esker_node::admin::{AdminError, VolumeReport};
@@ -220,10 +221,18 @@ pub(super) async fn create(
             None => Vec::new(),
         },
         learns: volume.learns,
+        labels: volume.labels.clone(),
     };
     let mut client = connect(cluster, member).await?;
-    client.create_replica(request).await.map_err(refusal)?;
-    Ok(())
+    let created = client.create_replica(request).await.map_err(refusal)?;
+    // All copies of a volume have the same.
+    if created.into_inner().labels == to_u64(volume.labels.len()) {
+        return Ok(());
+    }
+    let uuid = volume.volume.to_string();
+    remove(cluster, member, &volume.name, (&uuid, true, false)).await?;
+    let text = "its eskerd is older and gives copies no labels, snapshot schedule nor rewind window: upgrade it";
+    Err(AdminError::Refused(text.into()).into())
 }
 
 /// That a data key may go to a member: over TLS, or without leaving this machine.
@@ -393,7 +402,8 @@ impl Members for Service {
         let (volume, replica) = volume_of(request).map_err(Status::invalid_argument)?;
         let created = self.0.create_here(&volume, replica).await;
         created.map_err(crate::admin::refusal)?;
-        Ok(Response::new(v1::CreateReplicaResponse {}))
+        let labels = to_u64(volume.labels.len());
+        Ok(Response::new(v1::CreateReplicaResponse { labels }))
     }
 
     async fn remove_replica(
@@ -547,6 +557,7 @@ fn volume_of(
     let new = NewVolume {
         name: request.name,
         size_bytes: request.size_bytes,
+        labels: request.labels,
         volume,
         group: GroupId(request.group),
         replicas,

@@ -69,6 +69,7 @@ type Result<T> = std::result::Result<T, RequestError>;
 struct NewVolume {
     name: String,
     size_bytes: u64,
+    labels: BTreeMap<String, String>,
     volume: VolumeId,
     group: GroupId,
     replicas: Replicas,
@@ -130,6 +131,7 @@ impl Cluster {
         &self,
         name: String,
         size_bytes: u64,
+        labels: BTreeMap<String, String>,
         copies: usize,
         encrypted: bool,
     ) -> Result<VolumeReport> {
@@ -152,6 +154,7 @@ impl Cluster {
         let volume = NewVolume {
             name,
             size_bytes,
+            labels,
             volume: draw_volume()?,
             group: GroupId(draw_id()?),
             replicas,
@@ -456,6 +459,7 @@ impl Cluster {
         let spec = ReplicaSpec {
             name: volume.name.clone(),
             size_bytes: volume.size_bytes,
+            labels: volume.labels.clone(),
             volume: volume.volume,
             group: volume.group,
             replica,

@@ -82,6 +82,7 @@ impl Cluster {
         let volume = NewVolume {
             name: report.name.clone(),
             size_bytes: report.size_bytes,
+            labels: report.labels.clone(),
             volume: uuid_of(&report)?,
             group: GroupId(report.group),
             replicas: places.clone(),

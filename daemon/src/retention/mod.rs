@@ -1,6 +1,9 @@
 //! Automatic snapshots: every volume with a schedule gets them when they are due and loses those that no rule needs
 //! any more. The schedule lies with the volume, as a label, so it goes where the volume goes.
 //!
+//! Of a volume with several copies the node that leads it keeps the schedule; the others look every now and then whether
+//! they do.
+//!
 //! [`policy`] says what a schedule is, [`plan`] what it asks for; here is who does it.
 
 pub mod plan;
@@ -27,6 +30,8 @@ pub const AUTOMATIC_LABEL: &str = "esker.automatic";
 /// Longest time between two looks at the volumes, and until something that failed or was postponed is tried
 /// again. Schedules that change are looked at when they do.
 const LOOK_INTERVAL_SECONDS: u64 = 60;
+/// Time between two looks at a volume that another node leads: this one may lead it next, and owes what is due then.
+const FOLLOW_INTERVAL_SECONDS: u64 = 2;
 /// Volumes whose failures are remembered, so that each is logged once.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -179,6 +184,11 @@ async fn keep(
         VolumeState::Ready | VolumeState::Locked => {}
         VolumeState::Starting => return now + 1,
         VolumeState::Suspended | VolumeState::Fenced => return soon, // status tells
+    }
+    // Of several nodes the one that leads. What the leader before it took is in force here once this one serves, so no period
+    // gets two.
+    if !volume.serves {
+        return now + FOLLOW_INTERVAL_SECONDS;
     }
     let counters = &stores.automatic;
     let failed = |what: String, failure: &mut String| {

@@ -70,6 +70,7 @@ impl FakeStore {
                     labels,
                     encrypted,
                     replicas: 1,
+                    serves: true,
                     ..VolumeReport::default()
                 };
                 volumes.insert(name, report.clone());

@@ -347,6 +347,7 @@ impl World {
                 AdminRequest::ReplicaCreate(ReplicaSpec {
                     name,
                     size_bytes: view.meta.size_bytes,
+                    labels: Default::default(),
                     volume: view.meta.volume,
                     group,
                     replica: new,

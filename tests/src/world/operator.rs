@@ -527,6 +527,7 @@ impl World {
         let spec = ReplicaSpec {
             name: volume.name.clone(),
             size_bytes: self.plan.blocks_first * 4096,
+            labels: Default::default(),
             volume: super::keys::volume_of(slot),
             group: self.group_of(slot),
             replica: replica_of(slot, host),

@@ -315,6 +315,7 @@ impl World {
         let spec = ReplicaSpec {
             name,
             size_bytes: self.plan.blocks_first * 4096,
+            labels: BTreeMap::new(),
             volume: super::keys::volume_of(slot),
             group: self.group_of(slot),
             replica,

@@ -18,6 +18,7 @@ mod activation;
 mod admin_tcp;
 mod bad_input;
 mod benches;
+mod born;
 mod client;
 mod clones;
 mod cluster;
