@@ -190,14 +190,6 @@ impl AdminService {
         }
     }
 
-    /// Refuses what can be done to a volume with one copy only.
-    async fn require_single(&self, name: &str, what: &str) -> Result<(), Status> {
-        match &self.cluster {
-            None => Ok(()),
-            Some(cluster) => cluster.require_single(name, what).await.map_err(refusal),
-        }
-    }
-
     /// As it is served.
     #[must_use]
     pub fn server(self) -> AdminServer<Self> {
@@ -405,7 +397,10 @@ impl Admin for AdminService {
             new_name = request.new_name,
             "rename volume"
         );
-        self.require_single(&request.name, "rename").await?;
+        if let Some(cluster) = &self.cluster {
+            let free = cluster.require_free(&request.name, &request.new_name).await;
+            free.map_err(refusal)?;
+        }
         let renamed = self.stores.rename(request.name, request.new_name).await;
         let volume = self.volume(renamed.map_err(refusal)?);
         Ok(Response::new(v1::RenameVolumeResponse { volume }))

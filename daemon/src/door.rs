@@ -43,8 +43,9 @@ pub struct Rule {
 const CLONES: &str = "esker volume list";
 
 /// What is passed on. All that is not here is about the node that is asked, or about volumes that are there alone.
-pub const RULES: [Rule; 14] = [
+pub const RULES: [Rule; 15] = [
     leader("ResizeVolume", true, "esker volume show"),
+    leader("RenameVolume", false, "esker volume show"),
     leader("SetVolume", false, "esker volume show"),
     leader("CreateSnapshot", false, "esker snapshot list"),
     leader("DeleteSnapshot", false, "esker snapshot list"),

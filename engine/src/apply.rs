@@ -381,6 +381,10 @@ fn apply_entry(
             group.meta.size_bytes = group.meta.size_bytes.max(*size_bytes);
             return Ok(Outcome::Resized(group.meta.size_bytes));
         }
+        Operation::Rename { name } => {
+            group.meta.name.clone_from(name);
+            return Ok(Outcome::Renamed);
+        }
         Operation::Relabel { labels } => {
             return Ok(Outcome::Relabelled(relabel(&mut group.meta.labels, labels)));
         }

@@ -374,6 +374,8 @@ pub enum Outcome {
     },
     /// The volume has a new size, in bytes.
     Resized(u64),
+    /// The volume has a new name.
+    Renamed,
     /// Labels of the volume have changed; false when it would have had too many, and nothing has.
     Relabelled(bool),
     /// A snapshot was taken; its stamp.

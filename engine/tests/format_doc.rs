@@ -307,6 +307,13 @@ fn operations() {
         labels: BTreeMap::new(),
     };
     check("operation", &take.encode(request), &snapshot);
+    let rename = [("rename.name_length", le(3u32.to_le_bytes()))];
+    let name = "abc".into();
+    check(
+        "operation",
+        &Operation::Rename { name }.encode(request),
+        &rename,
+    );
     let relabel = [
         ("relabel.labels", le(1u32.to_le_bytes())),
         ("relabel.stays", le(1u8.to_le_bytes())),
@@ -376,6 +383,7 @@ fn operations() {
         &resize[..],
         &snapshot[..],
         &relabel[..],
+        &rename[..],
         &ingest[..],
         &branch[..],
         &delete[..],

@@ -63,7 +63,7 @@ pub enum AdminRequest {
         /// New values by key; none takes the label away.
         labels: BTreeMap<String, Option<String>>,
     },
-    /// Rename a volume. Refused while sessions are attached under the old name.
+    /// Rename a volume. One with one copy is refused while sessions are attached under the old name.
     VolumeRename {
         /// Its name.
         name: String,

@@ -424,7 +424,7 @@ impl Node {
         }
     }
 
-    /// A new size is in force, or new labels, or was lost with a leadership.
+    /// A new size is in force, or a new name, or labels, or was lost with a leadership.
     pub(crate) fn resize_done(
         &mut self,
         id: GroupId,
@@ -438,6 +438,38 @@ impl Node {
             None => Err(unsure()),
         };
         Self::answer(token, result, effects);
+    }
+
+    /// A volume goes by this name from now on, unless another one of this store does.
+    pub(crate) fn take_name(&mut self, id: GroupId, name: &str) {
+        let (free, was_taken) = self.free_name_for(id, name);
+        if was_taken {
+            let (token, name) = (u64::MAX, free.clone()); // nobody waits for it
+            let group = id;
+            self.tell_engine(engine_event::Event::Rename { token, group, name });
+        }
+        self.by_name.retain(|_, of| *of != id);
+        self.by_name.insert(free.clone(), id);
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.name = free;
+        }
+    }
+
+    /// What a volume is called: by this name, or another one when that is taken, as it may be where a replica was away
+    /// when its volume was renamed. True when it is.
+    pub(crate) fn free_name_for(&self, id: GroupId, name: &str) -> (String, bool) {
+        let is_taken = |name: &str| self.by_name.get(name).is_some_and(|of| *of != id);
+        if !is_taken(name) {
+            return (name.to_owned(), false);
+        }
+        let suffix = format!("-{}", id.0);
+        let mut length = name.len().min(limits::VOLUME_NAME_BYTES_MAX - suffix.len());
+        while !name.is_char_boundary(length) {
+            length -= 1;
+        }
+        let free = format!("{}{suffix}", one_line(&name[..length]));
+        tracing::warn!(name, free, "a volume's name is another one's on this node: it goes by a longer one; rename one of them");
+        (free, true)
     }
 
     fn unattached(&self, id: GroupId, verb: &str) -> Result<(), AdminError> {
@@ -463,13 +495,25 @@ impl Node {
     ) -> Outcome {
         let id = self.find(name)?;
         self.writable()?;
-        self.unattached(id, "rename")?;
         check_word("volume", &new_name, limits::VOLUME_NAME_BYTES_MAX)?;
         if self.by_name.contains_key(&new_name) {
             return Err(AdminError::Exists(format!(
                 "a volume named {new_name} exists"
             )));
         }
+        let volume = self.volumes.get(&id);
+        if volume.is_some_and(|v| v.spans) {
+            // All replicas have it at the same index.
+            let operation = Operation::Rename { name: new_name };
+            return self.propose_change(id, &operation, Proposal::Rename(token));
+        }
+        if volume.is_some_and(|v| v.growth.is_some()) {
+            // The new one has been told the old name.
+            return Err(AdminError::Refused(format!(
+                "volume {name} is being given another replica; wait until that one votes"
+            )));
+        }
+        self.unattached(id, "rename")?;
         self.by_name.remove(name);
         self.by_name.insert(new_name.clone(), id);
         if let Some(volume) = self.volumes.get_mut(&id) {

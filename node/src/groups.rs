@@ -140,6 +140,9 @@ impl Node {
             .groups
             .into_iter()
             .partition(|group| group.meta.feeds.0 != 0);
+        // A name that a volume with several copies has given up may be another one's before its log says so here again.
+        let mut volumes = volumes;
+        volumes.sort_by_key(|group| group.meta.membership.voters.len() > 1);
         for group in volumes {
             self.add_volume(group);
         }
@@ -166,7 +169,7 @@ impl Node {
             key_id: meta.key_id,
             map_refused: false,
             lock: Lock::Waits,
-            name: meta.name.clone(),
+            name: self.free_name_for(meta.group, &meta.name).0,
             size_bytes: meta.size_bytes,
             labels: meta.labels.clone(),
             group: None,
@@ -228,7 +231,7 @@ impl Node {
                 }
             }
         }
-        self.by_name.insert(meta.name, id);
+        self.by_name.insert(volume.name.clone(), id);
         self.volumes.insert(id, volume);
         self.dirty.insert(id);
         self.key_changed(id);
@@ -465,6 +468,7 @@ impl Node {
                 Proposal::Reseal(part) => self.reseal_applied(id, part, false),
                 Proposal::Promotion => {}
                 Proposal::Resize(token)
+                | Proposal::Rename(token)
                 | Proposal::Relabel(token)
                 | Proposal::Membership(token)
                 | Proposal::Removal(token) => {
@@ -632,6 +636,12 @@ impl Node {
                 volume.size_bytes = *size_bytes;
                 self.exports_changed(effects);
             }
+            Outcome::Renamed => {
+                if let Some(view) = self.engine.group(id) {
+                    self.take_name(id, &view.meta.name);
+                }
+                self.exports_changed(effects);
+            }
             Outcome::Relabelled(_) => {
                 if let Some(view) = self.engine.group(id) {
                     volume.labels = view.meta.labels;
@@ -666,7 +676,9 @@ impl Node {
             match proposal {
                 Proposal::Op(op) => self.entry_done(op, committed),
                 Proposal::Reseal(part) => self.reseal_applied(id, part, committed),
-                Proposal::Resize(token) => self.resize_done(id, token, committed, effects),
+                Proposal::Resize(token) | Proposal::Rename(token) => {
+                    self.resize_done(id, token, committed, effects);
+                }
                 Proposal::Relabel(token) if *outcome == Outcome::Relabelled(false) && committed => {
                     Self::answer(token, Err(too_many_labels("volume")), effects);
                 }

@@ -209,6 +209,8 @@ pub(crate) enum Proposal {
     Op(OpId),
     /// A new size, for an operator.
     Resize(AdminToken),
+    /// A new name, for an operator.
+    Rename(AdminToken),
     /// New labels, for an operator.
     Relabel(AdminToken),
     /// A change of snapshots, for an operator.
@@ -229,6 +231,7 @@ impl Proposal {
         match self {
             Self::Op(_) | Self::Reseal(_) | Self::Promotion => None,
             Self::Resize(token)
+            | Self::Rename(token)
             | Self::Relabel(token)
             | Self::Membership(token)
             | Self::Removal(token)

@@ -260,18 +260,10 @@ impl Cluster {
         }
     }
 
-    /// Refuses what can be done to a volume with one copy only.
-    ///
-    /// # Errors
-    /// When it has several, or is not there.
-    pub async fn require_single(&self, name: &str, what: &str) -> Result<()> {
-        match self.replicas(name).await? {
-            None => Ok(()),
-            Some(_) => Err(AdminError::Refused(format!(
-                "volume {name} has several copies, and this version cannot {what} such a volume"
-            ))
-            .into()),
-        }
+    /// This node's copy of a volume. What it is called here may be older than what whoever asks calls it, or newer.
+    async fn copy_of(&self, uuid: &str) -> Result<Option<VolumeReport>> {
+        let volumes = self.stores.list().await?;
+        Ok(volumes.into_iter().find(|volume| volume.uuid == uuid))
     }
 
     /// A volume with several copies, and where they are.
@@ -491,23 +483,18 @@ impl Cluster {
         only_outsider: bool,
     ) -> Result<()> {
         let mut places = self.places.lock().await;
-        let found = match self.stores.show(name).await {
-            Ok(report) if only_outsider && report.uuid == uuid && !report.removed => {
-                let text = format!("the copy of volume {name} on this node is one of its replicas");
-                return Err(AdminError::Refused(text).into());
-            }
-            Ok(report) => {
-                report.uuid == uuid && (places.of(uuid).is_some() || !report.members.is_empty())
-            }
-            Err(RequestError::Refused(AdminError::NotFound(_))) => false,
-            Err(error) => return Err(error),
-        };
-        if only_outsider && !found {
+        let copy = self.copy_of(uuid).await?;
+        if only_outsider && copy.as_ref().is_some_and(|report| !report.removed) {
+            let text = format!("the copy of volume {name} on this node is one of its replicas");
+            return Err(AdminError::Refused(text).into());
+        }
+        let found = copy.filter(|r| places.of(uuid).is_some() || !r.members.is_empty());
+        if only_outsider && found.is_none() {
             let text = format!("there is no copy of volume {name}");
             return Err(AdminError::NotFound(text).into());
         }
-        if found {
-            self.stores.delete(name.to_owned(), with_snapshots).await?;
+        if let Some(copy) = found {
+            self.stores.delete(copy.name, with_snapshots).await?;
         }
         places.remove(uuid).map_err(internal)?;
         self.stores.tell_places(&places.all());

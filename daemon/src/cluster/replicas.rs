@@ -162,14 +162,15 @@ impl Cluster {
 
     /// Takes a replica into a group that this node leads, or out of it.
     pub(super) async fn change_here(&self, change: &Change) -> Result<()> {
-        let report = self.stores.show(&change.name).await?;
-        if report.uuid != change.uuid {
+        // Only where a volume spans nodes do all that take part learn another name of it.
+        let same = |r: &VolumeReport| r.name == change.name || !r.members.is_empty();
+        let Some(report) = self.copy_of(&change.uuid).await?.filter(same) else {
             let name = &change.name;
             return Err(
                 AdminError::NotFound(format!("no such volume is named {name} here")).into(),
             );
-        }
-        let (name, replica) = (change.name.clone(), change.replica);
+        };
+        let (name, replica) = (report.name, change.replica);
         match change.places.is_empty() {
             true => {
                 let only_outsider = change.only_outsider;
@@ -196,7 +197,9 @@ impl Cluster {
 
     async fn ask_leader_until(&self, change: &Change, end: Instant) -> Result<()> {
         loop {
-            let places = self.copies(&change.name).await?.1;
+            let copy = self.copy_of(&change.uuid).await?;
+            let name = copy.map_or_else(|| change.name.clone(), |report| report.name);
+            let places = self.copies(&name).await?.1;
             let others = places.values().map(|place| place.node);
             let mut nodes: Vec<NodeId> = others.filter(|n| *n != self.identity.node).collect();
             nodes.insert(0, self.identity.node);

@@ -193,6 +193,11 @@ pub enum Operation {
         /// nothing of it. None: the one replica that the volume has.
         members: Vec<MemberPlace>,
     },
+    /// The volume has a new name, on all its replicas.
+    Rename {
+        /// The name.
+        name: String,
+    },
     /// Labels of the volume change; the others stay.
     Relabel {
         /// New values by key; none takes the label away.
@@ -225,6 +230,7 @@ const TAG_CLONE: u8 = 10;
 const TAG_RELABEL: u8 = 16;
 const TAG_INGEST: u8 = 17;
 const TAG_BRANCH: u8 = 18;
+const TAG_RENAME: u8 = 19;
 const TAG_CLONE_SPANNING: u8 = 20;
 
 impl Operation {
@@ -279,6 +285,7 @@ impl Operation {
             | Self::DeleteSnapshot { .. }
             | Self::Clone { .. }
             | Self::Relabel { .. }
+            | Self::Rename { .. }
             | Self::Ingest { .. }
             | Self::Branch { .. } => None,
         }
@@ -311,6 +318,7 @@ impl Operation {
             Self::Clone { members, .. } if members.is_empty() => TAG_CLONE,
             Self::Clone { .. } => TAG_CLONE_SPANNING,
             Self::Relabel { .. } => TAG_RELABEL,
+            Self::Rename { .. } => TAG_RENAME,
             Self::Ingest { .. } => TAG_INGEST,
             Self::Branch { .. } => TAG_BRANCH,
         };
@@ -360,6 +368,7 @@ impl Operation {
                 w.zeros(3);
             }
             Self::Resize { size_bytes } => w.u64(*size_bytes),
+            Self::Rename { name } => w.bytes32(name.as_bytes()),
             Self::Snapshot {
                 stamp,
                 created_us,
@@ -469,6 +478,7 @@ impl Operation {
             TAG_SNAPSHOT => decode_snapshot(&mut r)?,
             TAG_CLONE | TAG_CLONE_SPANNING => decode_clone(&mut r, tag)?,
             TAG_RELABEL => decode_relabel(&mut r)?,
+            TAG_RENAME => decode_rename(&mut r)?,
             TAG_ROLLBACK => {
                 let (stamp, created_us, to) = (Stamp(r.u64()?), r.u64()?, Stamp(r.u64()?));
                 let name = text(&mut r)?;
@@ -586,6 +596,14 @@ fn decode_relabel(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
         labels.insert(key, value);
     }
     Ok(Operation::Relabel { labels })
+}
+
+fn decode_rename(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
+    let name = text(r)?;
+    if name.is_empty() || name.len() > limits::VOLUME_NAME_BYTES_MAX {
+        return Err(r.error("name of a volume is empty or too long"));
+    }
+    Ok(Operation::Rename { name })
 }
 
 fn encode_name(w: &mut Writer, name: &str, labels: &BTreeMap<String, String>) {
@@ -719,6 +737,7 @@ mod tests {
                 labels: BTreeMap::from([("by".into(), "cron".into())]),
             },
             Operation::DeleteSnapshot { cut: stamp },
+            Operation::Rename { name: "new".into() },
             Operation::Branch { to: stamp },
             Operation::Ingest {
                 runs: vec![
@@ -782,6 +801,14 @@ mod tests {
                     "{op:?} cut at {cut}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_volume_has_a_name() {
+        for name in [String::new(), "x".repeat(limits::VOLUME_NAME_BYTES_MAX + 1)] {
+            let op = Operation::Rename { name };
+            assert!(Operation::decode(&op.encode(RequestId::default())).is_err());
         }
     }
 

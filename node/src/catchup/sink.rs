@@ -615,7 +615,6 @@ impl Node {
         volume.member_places.clone_from(&places);
         volume.is_member = is_member(&group.meta);
         let name = group.meta.name.clone();
-        let old = std::mem::replace(&mut volume.name, name.clone());
         volume.group = match Group::new(config, raft_state(group)) {
             Ok(group) => Some(group),
             Err(error) => {
@@ -623,10 +622,7 @@ impl Node {
                 None
             }
         };
-        if old != name {
-            self.by_name.remove(&old);
-            self.by_name.insert(name, id);
-        }
+        self.take_name(id, &name);
         self.learn_places(&places);
         self.snapshots_changed = true;
         self.key_changed(id);

@@ -68,6 +68,8 @@ pub struct Applied {
     pub max_stamp: u64,
     /// Size in bytes.
     pub size_bytes: u64,
+    /// The name that an entry gave the volume.
+    pub name: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Snapshots, by stamp.
@@ -126,6 +128,10 @@ impl Applied {
             Operation::Resize { size_bytes } => {
                 self.size_bytes = self.size_bytes.max(*size_bytes);
                 return Outcome::Resized(self.size_bytes);
+            }
+            Operation::Rename { name } => {
+                self.name = Some(name.clone());
+                return Outcome::Renamed;
             }
             Operation::Relabel { labels } => {
                 for (key, value) in labels {
@@ -223,6 +229,7 @@ pub fn write_blocks(blocks: &mut Blocks, operation: &Operation, pages: &[Bytes])
         | Operation::DeleteSnapshot { .. }
         | Operation::Clone { .. }
         | Operation::Relabel { .. }
+        | Operation::Rename { .. }
         | Operation::Ingest { .. }
         | Operation::Branch { .. } => {}
     }
@@ -239,6 +246,8 @@ pub struct GroupModel {
     pub initial: Applied,
     /// Names the volume may have after a crash.
     pub names: Vec<String>,
+    /// One of them came from an operation of the store, and may be younger than that of an entry.
+    pub is_renamed_by_store: bool,
     /// The log as appended, from index 1.
     pub log: Vec<Arc<ModelEntry>>,
     /// The log as it is durable for certain.
@@ -275,6 +284,7 @@ impl GroupModel {
     pub fn new(meta: GroupMeta) -> Self {
         Self {
             names: vec![meta.name.clone()],
+            is_renamed_by_store: false,
             applied: Applied::new(meta.size_bytes),
             initial: Applied::new(meta.size_bytes),
             origin: None,
@@ -470,9 +480,6 @@ impl GroupModel {
     pub fn recovered(&mut self, found: &RecoveredGroup) -> Result<(), Violation> {
         let id = self.meta.group;
         let fail = |text: String| Err(Violation::new(format!("group {id}: {text}")));
-        if !self.names.contains(&found.meta.name) {
-            return fail(format!("has the name {:?}", found.meta.name));
-        }
         let applied = found.applied.0;
         if applied > self.applied_max {
             return fail(format!("applied {applied} was never applied"));
@@ -508,14 +515,20 @@ impl GroupModel {
                 hard.commit
             ));
         }
-        self.meta.name = found.meta.name.clone();
-        self.names = vec![self.meta.name.clone()];
         self.durable = candidate.clone();
         self.log = candidate;
         self.changes.clear();
         (self.hard, self.hard_durable) = (hard, hard);
         self.applied = self.initial.clone();
         self.apply_through(applied);
+        let is_last = self.applied.name.as_ref() == Some(&found.meta.name);
+        let by_store = self.applied.name.is_none() || self.is_renamed_by_store;
+        let is_right = is_last || by_store && self.names.contains(&found.meta.name);
+        if !is_right {
+            return fail(format!("has the name {:?}", found.meta.name));
+        }
+        self.meta.name = found.meta.name.clone();
+        self.names = vec![self.meta.name.clone()];
         if found.meta.labels != self.applied.labels {
             return fail(format!("has labels {:?}", found.meta.labels));
         }

@@ -225,6 +225,7 @@ impl World {
         let name = format!("renamed {token}");
         if let Some(model) = self.groups.get_mut(&id) {
             model.names.push(name.clone());
+            model.is_renamed_by_store = true;
         }
         self.catalog
             .insert(token, Catalog::Rename(id, name.clone()));
@@ -459,6 +460,11 @@ impl World {
                 let size_bytes = size_bytes.max(model.applied.size_bytes);
                 if size_bytes == model.applied.size_bytes {
                     let key = format!("k{}", stamp.0 % 5);
+                    if stamp.0.is_multiple_of(4) {
+                        let name = format!("entry {}", stamp.0);
+                        let operation = Some(Operation::Rename { name });
+                        return Some((entry_of(model.term, operation, Vec::new()), 0));
+                    }
                     let value = (!stamp.0.is_multiple_of(3)).then(|| stamp.0.to_string());
                     let labels = [(key, value)].into();
                     return Some((

@@ -60,6 +60,7 @@ impl StampWatch {
                 | Operation::DeleteSnapshot { .. }
                 | Operation::Clone { .. }
                 | Operation::Relabel { .. }
+                | Operation::Rename { .. }
                 | Operation::Ingest { .. }
                 | Operation::Branch { .. } => continue,
             };

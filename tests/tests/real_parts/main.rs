@@ -44,6 +44,7 @@ mod pattern;
 mod postgres;
 mod power_cut;
 mod readme;
+mod renames;
 mod repairs;
 mod rewind;
 mod sandbox;
