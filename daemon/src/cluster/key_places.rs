@@ -60,14 +60,15 @@ impl Cluster {
         self.stores.place_keys(beside.store, wrapped).await
     }
 
-    /// As [`Self::place_here`], for another member that asks by name and UUID.
+    /// As [`Self::place_here`], for another member, which may know the volume by another name.
     pub(super) async fn place_for(&self, name: &str, uuid: &str, keys: &[NamedKey]) -> Result<()> {
-        let report = self.stores.show(name).await?;
-        if report.uuid != uuid || !report.encrypted {
-            let text = format!("no such encrypted volume is named {name} here");
-            return Err(AdminError::NotFound(text).into());
+        match self.copy_of(uuid).await?.filter(|copy| copy.encrypted) {
+            Some(copy) => self.place_here(&copy, keys).await,
+            None => Err(AdminError::NotFound(format!(
+                "there is no copy of an encrypted volume {name} here"
+            ))
+            .into()),
         }
-        self.place_here(&report, keys).await
     }
 
     /// The keys of an encrypted volume, the one that a new copy begins with first.
