@@ -466,6 +466,14 @@ impl SimDisk {
         self.bad_pages.insert(page);
     }
 
+    /// What cannot be read reads as zeros from now on, as on a copy made by a tool that skips such sectors. How many pages that
+    /// were.
+    pub fn skip_bad_pages(&mut self) -> usize {
+        let pages = std::mem::take(&mut self.bad_pages);
+        self.damage(|image| pages.iter().for_each(|page| image.zero_page(*page)));
+        pages.len()
+    }
+
     /// Changes what is on the media, for reads and for good: damage chosen by a test.
     pub fn damage(&mut self, change: impl Fn(&mut Image)) {
         change(&mut self.durable);

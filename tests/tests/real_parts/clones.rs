@@ -193,3 +193,37 @@ fn a_node_that_was_away_gets_the_key_of_a_clone() {
         node.stop();
     }
 }
+
+/// A node comes back with an empty folder: it has lost its copy, and gets it anew without anybody's asking.
+#[test]
+fn a_node_that_lost_its_disk_gets_its_copy_anew() {
+    let members = Members::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|id| Some(members.start(id).ready())).collect();
+    let words = "volume create v --size 64MiB --replicas 3";
+    let words: Vec<_> = words.split(' ').collect();
+    nodes[0].as_ref().unwrap().esker(&words).ok();
+    let leader = serving(&nodes, "v");
+    let mut client = nodes[leader].as_ref().unwrap().client("v");
+    write(&mut client, 0..64, 1);
+    on_leader(&nodes, &["snapshot", "create", "v@s"]);
+    let lost = (leader + 1) % 3;
+    nodes[lost].take().unwrap().kill();
+    std::fs::remove_dir_all(members.data(lost + 1)).unwrap();
+    write(&mut client, 32..64, 2);
+    nodes[lost] = Some(members.start(lost + 1).ready());
+    let returned = nodes[lost].as_ref().unwrap();
+    until("the node has a copy again, and it votes", || {
+        let is_there = has(returned, "v")
+            && returned.json(&["volume", "show", "v"])["state"].as_str() == Some("ready");
+        let listed = copies(nodes[leader].as_ref().unwrap(), "v");
+        let voters = listed.iter().filter(|copy| copy.1 == "voter").count();
+        is_there && listed.len() == 3 && voters == 3
+    });
+    holds(&mut returned.client("v"), 0..32, 1);
+    holds(&mut returned.client("v"), 32..64, 2);
+    holds(&mut returned.client("v@s"), 0..64, 1);
+    drop(client);
+    for node in nodes.into_iter().flatten() {
+        node.stop();
+    }
+}
