@@ -149,8 +149,8 @@ fn a_node_that_was_away_for_long_gets_its_copy_of_a_clone() {
     verify(&members.data(away + 1).join("store-0.esker"));
 }
 
-/// A node is away while an encrypted volume is cloned, and gets the entry that makes the clone from the log, without the clone's key:
-/// whoever leads the clone gives it that.
+/// A node is away while an encrypted volume is cloned, and the one that made the clone's key dies before it is back: the third one has
+/// the key. The first gets the entry that makes the clone from the log, without the key: whoever leads the clone gives it that.
 #[test]
 fn a_node_that_was_away_gets_the_key_of_a_clone() {
     let members = Members::new(3);
@@ -167,6 +167,7 @@ fn a_node_that_was_away_gets_the_key_of_a_clone() {
     on_leader(&nodes, &["clone", "v@s", "w"]);
     let mut clone = nodes[leader].as_ref().unwrap().client("w");
     write(&mut clone, 0..16, 2);
+    nodes[leader].take().unwrap().kill();
     drop((client, clone));
     nodes[away] = Some(members.start(away + 1).ready());
     let returned = nodes[away].as_ref().unwrap();
@@ -174,8 +175,6 @@ fn a_node_that_was_away_gets_the_key_of_a_clone() {
         has(returned, "w")
             && returned.json(&["volume", "show", "w"])["state"].as_str() == Some("ready")
     });
-    // It reads by itself, and leads if it has to.
-    nodes[leader].take().unwrap().kill();
     let returned = nodes[away].as_ref().unwrap();
     let mut clone = returned.client("w");
     holds(&mut clone, 0..16, 2);
