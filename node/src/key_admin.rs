@@ -9,7 +9,10 @@ use esker_base::num::to_u64;
 use esker_base::{GroupId, VolumeId};
 use esker_crypto::{KeyName, WrappedKey};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+/// How long a key that another node has placed is kept for a volume that does not begin.
+const PLACED_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 /// Rotations on their way; further ones are refused.
 const ROTATIONS_MAX: usize = 64;
 
@@ -111,7 +114,8 @@ impl Node {
         if let Some(why) = self.keys.refusal() {
             return Err(refused(&why));
         }
-        let mut changes = Vec::new();
+        self.forget_old_places();
+        let (mut changes, mut is_full) = (Vec::new(), false);
         for wrapped in keys {
             let name = wrapped.name();
             if self.wrapped(name).is_some() {
@@ -120,13 +124,22 @@ impl Node {
             let Area::Open(area) = &mut self.keys.area else {
                 return Err(refused("its slots are not open"));
             };
-            let (_, pages) = area
-                .add(wrapped.clone())
-                .ok_or_else(|| refused(SLOTS_FULL))?;
+            let Some((_, pages)) = area.add(wrapped.clone()) else {
+                is_full = true;
+                break;
+            };
             changes.extend(pages.0);
             self.keys.reserved.insert(name);
+            self.keys.placed.insert(name, self.now);
             self.keys.deks.insert(name, Dek::Asked);
             self.keys.asks.push(KeyAsk::Open(wrapped));
+        }
+        if is_full {
+            // What has a slot by now has to be there on the device, too.
+            if !changes.is_empty() {
+                self.keys.change(changes, Then::Nothing);
+            }
+            return Err(refused(SLOTS_FULL));
         }
         if !changes.is_empty() {
             self.keys.change(changes, Then::Answer(token));
@@ -135,6 +148,19 @@ impl Node {
         match self.keys.is_durable() {
             true => Ok(Some(AdminReply::Done)),
             false => Err(refused("others are on their way to the device; try again")),
+        }
+    }
+
+    /// Keys that were placed long ago for volumes that have not begun are not reserved any more.
+    fn forget_old_places(&mut self) {
+        let now = self.now;
+        let (kept, old): (Vec<_>, Vec<_>) = std::mem::take(&mut self.keys.placed)
+            .into_iter()
+            .partition(|(_, at)| *at + PLACED_TIME_MAX > now);
+        self.keys.placed = kept.into_iter().collect();
+        for (name, _) in old {
+            self.keys.reserved.remove(&name);
+            self.keys.sweep();
         }
     }
 

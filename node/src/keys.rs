@@ -111,6 +111,8 @@ pub(crate) struct Keys {
     making: BTreeMap<KeyName, KeyFor>,
     /// Keys of volumes that are about to begin.
     pub(crate) reserved: BTreeSet<KeyName>,
+    /// When other nodes placed keys here.
+    pub(crate) placed: BTreeMap<KeyName, Moment>,
     pub(crate) rotations: Vec<Rotation>,
     pub(crate) asks: Vec<KeyAsk>,
     io_asks: Vec<(IoId, DiskOp)>,
@@ -144,6 +146,7 @@ impl Keys {
             next_io: KEY_IO,
             making: BTreeMap::new(),
             reserved: BTreeSet::new(),
+            placed: BTreeMap::new(),
             rotations: Vec::new(),
             asks: Vec::new(),
             io_asks: Vec::new(),

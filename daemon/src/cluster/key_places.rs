@@ -14,15 +14,15 @@ pub(super) type NamedKey = (KeyName, DataKey);
 impl Cluster {
     /// Draws the first key of a clone of a volume with several copies, and places it on their nodes: on a majority of them, this one
     /// included, so that nothing that the clone will acknowledge can be lost with its key. None where the volume has one copy or
-    /// is not encrypted.
+    /// is not encrypted, or where another node leads it and this one will refuse.
     ///
     /// # Errors
     /// When too few of the nodes take it.
     pub async fn place_clone_key(&self, origin: &str) -> Result<Option<VolumeId>> {
-        let Some((report, replicas)) = self.replicas(origin).await? else {
+        let Some((report, _)) = self.replicas(origin).await? else {
             return Ok(None);
         };
-        if !report.encrypted {
+        if !report.encrypted || !report.serves {
             return Ok(None);
         }
         let volume = draw_volume()?;
@@ -40,11 +40,11 @@ impl Cluster {
                 Err(error) => refused.push(error.to_string()),
             }
         }
-        match taken * 2 > replicas.len() {
+        match taken * 2 > nodes.len() {
             true => Ok(Some(volume)),
             false => Err(AdminError::Refused(format!(
                 "the clone's key is kept by {taken} of {} nodes, which is no majority: {}",
-                replicas.len(),
+                nodes.len(),
                 refused.join("; ")
             ))
             .into()),
