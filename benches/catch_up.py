@@ -12,134 +12,17 @@ Needs fio, nbdcopy, and release builds of eskerd and esker. Everything happens i
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
 import shutil
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from cluster import Cluster  # noqa: E402
 
 BLOCK = 4096
-CLUSTER = "7c0de9a4-5b1f-4f0e-8d1c-0a9b8c7d6e5f"
-PATIENCE = 300
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Node:
-    """One of the three."""
-
-    def __init__(self, id_, args, ports, members):
-        self.id, self.args, self.data = id_, args, f"{args.dir}/n{id_}"
-        links, control, self.metrics_port = ports
-        self.config = f"{args.dir}/n{id_}.toml"
-        with open(self.config, "w") as f:
-            f.write(f"[node]\nid = {id_}\n[cluster]\nid = '{CLUSTER}'\nlisten = '127.0.0.1:{links}'\n"
-                    f"control = '127.0.0.1:{control}'\n{members}")
-        self.process = None
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [f"{self.args.bin}/eskerd", "--data", self.data, "--config", self.config, "--store-size",
-             self.args.store_size, "--nbd", "none", "--metrics", f"127.0.0.1:{self.metrics_port}"],
-            stdout=subprocess.PIPE, stderr=open(f"{self.data}.log", "a"), text=True)
-        if not self.process.stdout.readline():
-            sys.exit(f"node {self.id} does not start: see {self.data}.log")
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-
-    def esker(self, *words):
-        done = subprocess.run([f"{self.args.bin}/esker", "--data", self.data, *words], check=False,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            sys.exit(f"esker {' '.join(words)} at node {self.id}: {done.stderr}")
-        return done.stdout
-
-    def volume(self):
-        status = json.loads(self.esker("-o", "json", "status"))
-        return next((v for v in status["volumes"] if v["name"] == "v"), None)
-
-    def counts(self):
-        """Bytes received on links, bytes fetched by versions, and replicas that are at it."""
-        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        text = urllib.request.urlopen(url, timeout=10).read().decode()
-        received = fetched = running = 0
-        for line in text.splitlines():
-            name, _, value = line.rpartition(" ")
-            if name.startswith("esker_peer_bytes_total") and 'direction="in"' in name:
-                received += int(float(value))
-            elif name.startswith("esker_catch_up_fetched_bytes_total"):
-                fetched += int(float(value))
-            elif name.startswith("esker_catch_up_replicas{"):
-                running += int(float(value))
-        return received, fetched, running
-
-    def uri(self, name):
-        return f"nbd+unix:///{name}?socket={self.data}/nbd.sock"
-
-    def hash_of(self, name):
-        digest = hashlib.sha256()
-        copy = subprocess.Popen(["nbdcopy", self.uri(name), "-"], stdout=subprocess.PIPE)
-        while piece := copy.stdout.read(1 << 20):
-            digest.update(piece)
-        if copy.wait():
-            sys.exit(f"{name} cannot be read at node {self.id}")
-        return digest.hexdigest()
-
-
-class Cluster:
-    def __init__(self, args):
-        self.args, self.seed = args, 0
-        ports = {n: (free_port(), free_port(), free_port()) for n in (1, 2, 3)}
-        members = "".join(f"[[cluster.node]]\nid = {n}\naddress = '127.0.0.1:{p[0]}'\ncontrol = '127.0.0.1:{p[1]}'\n"
-                          for n, p in ports.items())
-        self.nodes = {n: Node(n, args, p, members) for n, p in ports.items()}
-        for node in self.nodes.values():
-            node.start()
-        self.nodes[1].esker("volume", "create", "v", "--size", args.size, "--replicas", "3")
-
-    def leader(self, door):
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            volume = door.volume()
-            if volume and volume["leader"]:
-                return self.nodes[int(volume["leader"])]
-            time.sleep(0.1)
-        sys.exit("nobody leads")
-
-    def write(self, node, blocks, how="randwrite"):
-        """That many blocks, nowhere twice."""
-        self.seed += 1
-        subprocess.run(["fio", "--name=w", "--ioengine=nbd", f"--uri={node.uri('v')}", f"--rw={how}",
-                        "--bs=" + ("4k" if how == "randwrite" else "256k"), "--iodepth=32",
-                        f"--size={self.args.size}", f"--number_ios={blocks}", "--random_generator=lfsr",
-                        f"--randseed={self.seed}", "--refill_buffers=1", f"--output={self.args.dir}/fio"], check=True)
-
-    def caught_up(self, node):
-        """Waits until the leader holds nothing that the node does not."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            leader = self.leader(self.nodes[1] if node.id != 1 else self.nodes[2])
-            replicas = (leader.volume() or {}).get("replicas", [])
-            at = [r for r in replicas if r["node"] == str(node.id)]
-            if at and at[0]["state"] == "ready" and at[0]["lag_bytes"] == 0 and node.counts()[2] == 0:
-                return
-            time.sleep(0.05)
-        sys.exit(f"node {node.id} does not catch up: {replicas}")
 
 
 def one_case(cluster, name, blocks, snapshots):
@@ -185,7 +68,7 @@ def main():
     os.makedirs(args.dir)
     cluster = None
     try:
-        cluster = Cluster(args)
+        cluster = Cluster(args.dir, args.bin, args.store_size, args.size)
         cluster.write(cluster.leader(cluster.nodes[1]), args.base_mib * 4, "write")
         results = []
         for case in args.cases.split(","):
@@ -193,9 +76,8 @@ def main():
             results.append(one_case(cluster, name, int(blocks), int(snapshots)))
             print(json.dumps(results[-1]), flush=True)
     finally:
-        for node in cluster.nodes.values() if cluster else []:
-            if node.process and node.process.poll() is None:
-                node.stop()
+        if cluster:
+            cluster.stop()
         shutil.rmtree(args.dir)
     if args.json:
         with open(args.json, "w") as f:

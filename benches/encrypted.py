@@ -14,12 +14,12 @@ import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fio_table  # noqa: E402
+import measuring  # noqa: E402
 
 ROWS = [
     ("random write, 4 KiB, depth 32", ["--rw=randwrite", "--bs=4k", "--iodepth=32"]),
@@ -86,11 +86,11 @@ def measure(args, data, pid, rows):
         for row, arguments in rows:
             # Neither is always the one that comes after the other.
             for name in sorted(VOLUMES, reverse=number % 2 == 1):
-                before = fio_table.cpu_seconds(pid)
+                before = measuring.cpu_seconds(pid)
                 done = fio(name, args.seconds, arguments)
                 # The ramp of a second is in the CPU and not in the count.
                 ios = done["iops"] * (args.seconds + 1)
-                done["cpu_us"] = (fio_table.cpu_seconds(pid) - before) * 1e6 / max(1, ios)
+                done["cpu_us"] = measuring.over((measuring.cpu_seconds(pid) - before) * 1e6, ios)
                 runs[row][name].append(done)
     return runs
 
@@ -100,15 +100,15 @@ def show(runs, rows):
     print("|---|---|---|---|---|")
     for row, arguments in rows:
         plain, encrypted = runs[row]["plain"], runs[row]["encrypted"]
-        ratios = [e["iops"] / p["iops"] for p, e in zip(plain, encrypted)]
+        ratios = measuring.ratios(encrypted, plain)
 
         def median(of, what):
-            return statistics.median(run[what] for run in of)
+            return measuring.shown(measuring.median(run[what] for run in of), "{:,.0f}" if what == "iops" else "{:.1f}")
         unit = "MiB/s" if "--bs=1m" in arguments else "IOPS"
-        by_round = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"| {row} | {median(plain, 'iops'):,.0f} {unit} | {median(encrypted, 'iops'):,.0f} {unit} "
-              f"| {statistics.median(ratios):.2f}: {by_round} "
-              f"| {median(encrypted, 'cpu_us'):.1f} instead of {median(plain, 'cpu_us'):.1f} |")
+        by_round = ", ".join(measuring.shown(ratio) for ratio in ratios)
+        print(f"| {row} | {median(plain, 'iops')} {unit} | {median(encrypted, 'iops')} {unit} "
+              f"| {measuring.shown(measuring.median(ratios))}: {by_round} "
+              f"| {median(encrypted, 'cpu_us')} instead of {median(plain, 'cpu_us')} |")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import measuring  # noqa: E402
 
 ROWS = [
     ("random write, qd 32", ["--rw=randwrite", "--bs=4k", "--iodepth=32"]),
@@ -37,23 +39,11 @@ ROWS = [
 
 
 def fio(where, size, seconds, arguments, out):
-    command = ["fio", "--name=row", f"--size={size}", "--output-format=json", f"--output={out}"]
-    command += where + arguments
+    command = ["fio", "--name=row", f"--size={size}"] + where + arguments
     if seconds:
         command += ["--time_based", f"--runtime={seconds}", "--ramp_time=1"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    with open(out) as f:
-        job = json.load(f)["jobs"][0]
-    if job["error"]:
-        sys.exit(f"fio failed: {command}")
-    side = job["write"] if job["write"]["io_bytes"] else job["read"]
-    return {"iops": side["iops"], "mean_us": side["clat_ns"]["mean"] / 1000, "ios": side["total_ios"]}
-
-
-def cpu_seconds(pid):
-    with open(f"/proc/{pid}/stat") as f:
-        fields = f.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    job = measuring.fio(command, out)
+    return dict(measuring.outcome(job), p99_us=measuring.p99_us(job))
 
 
 def wait_for(path, process):
@@ -137,12 +127,12 @@ def main():
         for number in range(args.rounds):
             for row, arguments in rows:
                 for name, where, pid in targets:
-                    before = cpu_seconds(pid) if pid else 0
+                    before = measuring.cpu_seconds(pid) if pid else 0
                     result = fio(where, size, args.seconds, arguments, f"{args.dir}/fio.json")
                     # The ramp is not in fio's count; scale the CPU time to what is.
                     share = args.seconds / (args.seconds + 1)
-                    used = (cpu_seconds(pid) - before) * share if pid else 0
-                    result["cpu_us"] = used / result["ios"] * 1e6
+                    used = (measuring.cpu_seconds(pid) - before) * share if pid else 0
+                    result["cpu_us"] = measuring.over(used * 1e6, result["ios"])
                     runs.setdefault(row, {}).setdefault(name, []).append(result)
                 print(f"round {number + 1}: {row}", file=sys.stderr)
         report(args, runs)
@@ -170,13 +160,12 @@ def report(args, runs):
     print("|" + "---|" * (len(heads) + 1))
     for row, by_name in runs.items():
         def median(name, key):
-            return statistics.median(r[key] for r in by_name[name])
+            return measuring.median(r[key] for r in by_name[name])
 
         def ratio(other):
-            ratios = sorted(e["iops"] / o["iops"] for e, o in zip(by_name["esker"], by_name[other]))
-            return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+            return measuring.spread(measuring.ratios(by_name["esker"], by_name[other]))
         cells = [f"{median(name, 'iops'):,.0f}" for name in names] + [ratio(name) for name in others]
-        cells.append(", ".join(f"{median(name, 'cpu_us'):.1f} µs" for name in served))
+        cells.append(", ".join(measuring.shown(median(name, "cpu_us"), "{:.1f} µs") for name in served))
         print(f"| {row} | {' | '.join(cells)} |")
     if args.json:
         with open(args.json, "w") as f:

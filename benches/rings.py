@@ -21,6 +21,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fio_table  # noqa: E402
+import measuring  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RINGS = ["ours", "tokio-uring"]
@@ -89,10 +90,10 @@ def main():
 
 
 def measure(where, pid, arguments, args):
-    cpu, waits = fio_table.cpu_seconds(pid), syscalls(pid)
+    cpu, waits = measuring.cpu_seconds(pid), syscalls(pid)
     result = fio_table.fio(where, f"{args.size_mib}m", args.seconds, arguments, f"{args.dir}/fio.json")
     share = args.seconds / (args.seconds + 1)  # the ramp is not in fio's count
-    result["cpu_us"] = (fio_table.cpu_seconds(pid) - cpu) * share / result["ios"] * 1e6
+    result["cpu_us"] = (measuring.cpu_seconds(pid) - cpu) * share / result["ios"] * 1e6
     result["waits"] = (syscalls(pid) - waits) * share / result["ios"]
     return result
 

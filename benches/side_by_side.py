@@ -33,6 +33,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fio_table  # noqa: E402
+import measuring  # noqa: E402
 import plot  # noqa: E402
 
 TARGETS = ["raw", "qemu-nbd", "qcow2", "nbdkit", "esker"]
@@ -104,7 +105,7 @@ class Target:
         if not self.process:
             return (0, 0, 0)
         io = dict(line.split(": ") for line in self.proc("io").splitlines())
-        return (fio_table.cpu_seconds(self.process.pid), int(io["read_bytes"]), int(io["write_bytes"]))
+        return (measuring.cpu_seconds(self.process.pid), int(io["read_bytes"]), int(io["write_bytes"]))
 
     def resident_mib(self):
         pages = re.search(r"VmRSS:\s+(\d+) kB", self.proc("status"))

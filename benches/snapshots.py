@@ -34,6 +34,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import admin  # noqa: E402
 import fio_table  # noqa: E402
+import measuring  # noqa: E402
 import plot  # noqa: E402
 import start  # noqa: E402
 
@@ -146,12 +147,9 @@ def measure(target, arguments, args):
     before = cpu_ns(target)
     result = fio_table.fio(target.where, size_of(args), args.seconds, arguments + ["--norandommap", "--randrepeat=0"],
                            out)
-    with open(out) as f:
-        job = json.load(f)["jobs"][0]
-    side = job["write"] if job["write"]["io_bytes"] else job["read"]
-    result["p99_us"] = side["clat_ns"]["percentile"]["99.000000"] / 1000
     # The ramp of a second is not in fio's count.
-    result["cpu_us"] = (cpu_ns(target) - before) / 1000 / result["ios"] * args.seconds / (args.seconds + 1)
+    used = (cpu_ns(target) - before) / 1000 * args.seconds / (args.seconds + 1)
+    result["cpu_us"] = measuring.over(used, result["ios"])
     return result
 
 
@@ -379,11 +377,11 @@ def esker_levels(args):
 
 
 def median(rows, row, name, key):
-    return statistics.median(r[key] for r in rows[row][name])
+    return measuring.median(r[key] for r in rows[row][name])
 
 
 def ratios(rows, row):
-    return sorted(b["iops"] / n["iops"] for b, n in zip(rows[row]["bench"], rows[row]["none"]))
+    return measuring.known(measuring.ratios(rows[row]["bench"], rows[row]["none"]))
 
 
 def print_cpu(results):
@@ -393,10 +391,9 @@ def print_cpu(results):
     for found in results["esker"]:
         cells = [f"{found['snapshots']:,}"]
         for row, _ in ROWS:
-            both = zip(found["rows"][row]["bench"], found["rows"][row]["none"])
-            shares = sorted(bench["cpu_us"] / none["cpu_us"] for bench, none in both)
-            cells.append(f"{median(found['rows'], row, 'bench', 'cpu_us'):.1f} µs; {statistics.median(shares):.2f} "
-                         f"({shares[0]:.2f}–{shares[-1]:.2f})")
+            shares = measuring.ratios(found["rows"][row]["bench"], found["rows"][row]["none"], "cpu_us")
+            cpu = measuring.shown(median(found["rows"], row, "bench", "cpu_us"), "{:.1f} µs")
+            cells.append(f"{cpu}; {measuring.spread(shares)}")
         print("| " + " | ".join(cells) + " |")
 
 
@@ -408,10 +405,9 @@ def print_results(results):
     for found in results["esker"]:
         rows, cells = found["rows"], [f"{found['snapshots']:,}"]
         for row, _ in ROWS:
-            r = ratios(rows, row)
+            p99 = measuring.shown(median(rows, row, "bench", "p99_us"), "{:.0f} µs")
             cells.append(f"{median(rows, row, 'bench', 'iops'):,.0f}, {median(rows, row, 'bench', 'mean_us'):.0f} µs, "
-                         f"{median(rows, row, 'bench', 'p99_us'):.0f} µs; {statistics.median(r):.2f} "
-                         f"({r[0]:.2f}–{r[-1]:.2f})")
+                         f"{p99}; {measuring.spread(ratios(rows, row))}")
         cells.append(f"{found['device_per_client_byte']:.2f}")
         cells.append(f"{found['checkpoint']['bytes'] / 1024:,.0f} KiB")
         cells.append(f"{found['resident_mib']:.0f} MiB, {found['peak_mib']:.0f} MiB")

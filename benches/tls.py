@@ -19,12 +19,11 @@ import platform
 import re
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import fio_table  # noqa: E402
+import measuring  # noqa: E402
 
 ROWS = [
     ("random write, 4 KiB, depth 1", ["--rw=randwrite", "--bs=4k", "--iodepth=1"]),
@@ -63,20 +62,14 @@ def certificates(args):
 
 def fio(args, uri, seconds, arguments):
     """As `fio_table.fio`, by who has the certificates."""
-    command = ["fio", "--name=row", f"--size={args.size}", "--output-format=json", "--ioengine=nbd", f"--uri={uri}"]
+    command = ["fio", "--name=row", f"--size={args.size}", "--ioengine=nbd", f"--uri={uri}"]
     if os.geteuid() == 0:
         command = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"] + command
     if seconds:
         command += ["--time_based", f"--runtime={seconds}", "--ramp_time=1"]
     home = f"{args.dir}/home"
-    subprocess.run(command + ["--output=found.json"] + arguments, check=True, stdout=subprocess.DEVNULL, cwd=home,
-                   env=dict(os.environ, HOME=home))
-    with open(f"{home}/found.json") as f:
-        job = json.load(f)["jobs"][0]
-    if job["error"]:
-        sys.exit(f"fio failed: {command}")
-    side = job["write"] if job["write"]["io_bytes"] else job["read"]
-    return {"iops": side["iops"], "ios": side["total_ios"]}
+    job = measuring.fio(command + arguments, "found.json", cwd=home, env=dict(os.environ, HOME=home))
+    return measuring.outcome(job)
 
 
 def main():
@@ -133,11 +126,11 @@ def measure(args, pid, where, rows):
         for row, arguments in rows:
             # Neither is always the one that comes after the other.
             for name in sorted(where, reverse=number % 2 == 1):
-                before = fio_table.cpu_seconds(pid)
+                before = measuring.cpu_seconds(pid)
                 done = fio(args, where[name], args.seconds, arguments)
                 # The ramp of a second is in the CPU and not in the count.
                 ios = done["iops"] * (args.seconds + 1)
-                done["cpu_us"] = (fio_table.cpu_seconds(pid) - before) * 1e6 / max(1, ios)
+                done["cpu_us"] = measuring.over((measuring.cpu_seconds(pid) - before) * 1e6, ios)
                 runs[row][name].append(done)
     return runs
 
@@ -147,15 +140,15 @@ def show(runs, rows):
     print("|---|---|---|---|---|")
     for row, arguments in rows:
         plain, tls = runs[row]["plain"], runs[row]["tls"]
-        ratios = [t["iops"] / p["iops"] for p, t in zip(plain, tls)]
+        ratios = measuring.ratios(tls, plain)
 
         def median(of, what):
-            return statistics.median(run[what] for run in of)
+            return measuring.shown(measuring.median(run[what] for run in of), "{:,.0f}" if what == "iops" else "{:.1f}")
         unit = "MiB/s" if "--bs=1m" in arguments else "IOPS"
-        by_round = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"| {row} | {median(plain, 'iops'):,.0f} {unit} | {median(tls, 'iops'):,.0f} {unit} "
-              f"| {statistics.median(ratios):.2f}: {by_round} "
-              f"| {median(tls, 'cpu_us'):.1f} instead of {median(plain, 'cpu_us'):.1f} |")
+        by_round = ", ".join(measuring.shown(ratio) for ratio in ratios)
+        print(f"| {row} | {median(plain, 'iops')} {unit} | {median(tls, 'iops')} {unit} "
+              f"| {measuring.shown(measuring.median(ratios))}: {by_round} "
+              f"| {median(tls, 'cpu_us')} instead of {median(plain, 'cpu_us')} |")
 
 
 if __name__ == "__main__":
