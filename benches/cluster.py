@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -101,6 +102,8 @@ class Cluster:
         members = "".join(f"[[cluster.node]]\nid = {n}\naddress = '127.0.0.1:{p[0]}'\ncontrol = '127.0.0.1:{p[1]}'\n"
                           for n, p in ports.items())
         self.nodes = {n: Node(n, self.folder, binaries, store_size, p, members) for n, p in ports.items()}
+        # The daemons end with the script, however it ends.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
         try:
             for node in self.nodes.values():
                 node.start()

@@ -226,3 +226,53 @@ fn what_encryption_costs_is_measured() {
         serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
     assert_measured(&found, &["plain", "encrypted"]);
 }
+
+/// `benches/replicated.py --quick` measures rows on a volume with three copies and on one with one, and snapshots
+/// between writes. What was answered is at least at two of the three devices.
+#[test]
+fn three_copies_are_measured() {
+    if !has(&["python3", "fio"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let json = folder.join("found.json").display().to_string();
+    let words = ["--quick", "--json", &json, "--targets", "three,one"];
+    let rows = ["--rows", "^random write, qd (32|1)$|^snapshots"];
+    let table = script(120, "replicated.py", &folder, &[&words[..], &rows].concat());
+    assert!(!table.contains("does not have its stores"), "{table}");
+    let found: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let row = &found["runs"]["random write, qd 32"];
+    assert!(row["one"][0]["ios"].as_u64().unwrap() > 0, "{row}");
+    let bytes = &row["three"][0]["device_per_client_byte"];
+    assert!(bytes.as_f64().unwrap() >= 2.0, "{row}");
+    let snapshots = &found["runs"]["snapshots while writing, qd 32"]["three"][0];
+    for way in ["command_ms", "api_ms"] {
+        assert_eq!(snapshots[way].as_array().unwrap().len(), 1, "{snapshots}");
+    }
+}
+
+/// `benches/failover.py --quick` kills a leader under load; an error at a client, a block that is not what was
+/// written and copies that differ end it with an error.
+#[test]
+fn the_pause_of_a_failover_is_measured() {
+    if !has(&["python3", "fio", "nbdcopy"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (json, svg) = (path("found.json"), path("found.svg"));
+    let words = ["--quick", "--json", &json, "--svg", &svg];
+    let table = script(120, "failover.py", &folder, &words);
+    assert!(table.contains("1 kills of the leader, no error"), "{table}");
+    let found: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let clients = found["kills"][0]["clients"].as_object().unwrap();
+    assert_eq!(clients.len(), 2, "{found}");
+    for client in clients.values() {
+        for count in ["writes", "checked"] {
+            assert!(client[count].as_u64().unwrap() > 0, "{count}");
+        }
+    }
+    assert!(fs::read_to_string(&svg).unwrap().contains("<polyline"));
+}
