@@ -107,6 +107,8 @@ pub struct Group {
     attempt: u64,
     led_term: Option<u64>,
     pub(crate) ticks: u64,
+    /// The tick of each member's last answer.
+    pub(crate) heard: BTreeMap<u64, u64>,
     pub(crate) catch_up_reported: BTreeMap<u64, u64>,
     pub(crate) log_stopped: bool,
 }
@@ -165,6 +167,7 @@ impl Group {
             attempt: 0,
             led_term: None,
             ticks: 0,
+            heard: BTreeMap::new(),
             catch_up_reported: BTreeMap::new(),
             log_stopped: false,
         };
@@ -400,8 +403,9 @@ impl Group {
     fn others_can_do_without(&self, index: u64, failed: &[u64]) -> bool {
         let raft = &self.raw.raft;
         let (me, progress) = (self.config.replica.0, raft.prs());
-        let lack =
-            |(id, p): &(&u64, &raft::Progress)| **id != me && p.recent_active && p.matched < index;
+        let lack = |(id, p): &(&u64, &raft::Progress)| {
+            **id != me && self.answers(**id) && p.matched < index
+        };
         let lacking = progress.iter().filter(lack).map(|(id, _)| *id);
         let goes_elsewhere = raft.lead_transferee.is_some_and(|to| !failed.contains(&to));
         index > raft.raft_log.committed
@@ -430,7 +434,8 @@ impl Group {
             let peer = progress.get(to.0);
             *to != me
                 && !failed.contains(&to.0)
-                && peer.is_some_and(|p| p.recent_active && p.matched >= committed)
+                && self.answers(to.0)
+                && peer.is_some_and(|p| p.matched >= committed)
         };
         self.membership().voters.iter().copied().find(able)
     }
@@ -520,8 +525,8 @@ impl Group {
         }
         let (me, progress) = (self.config.replica, self.raw.raft.prs());
         let others = self.membership().voters.into_iter().filter(|to| *to != me);
-        let able =
-            others.filter_map(|to| Some((to, progress.get(to.0).filter(|p| p.recent_active)?)));
+        let others = others.filter(|to| self.answers(to.0));
+        let able = others.filter_map(|to| Some((to, progress.get(to.0)?)));
         if let Some((to, _)) = able.max_by_key(|(_, p)| p.matched) {
             self.raw.transfer_leader(to.0);
             self.settle();
@@ -635,7 +640,15 @@ impl Group {
     #[must_use]
     pub fn progress(&self, of: ReplicaId) -> Option<(RaftIndex, bool)> {
         let progress = self.raw.raft.prs().get(of.0).filter(|_| self.leads())?;
-        Some((RaftIndex(progress.matched), progress.recent_active))
+        Some((RaftIndex(progress.matched), self.answers(of.0)))
+    }
+
+    /// Whether a member answered within the last election timeout. raft-rs's own note of that begins anew with each of its
+    /// looks at the quorum: for some ticks of every timeout it holds nobody.
+    fn answers(&self, member: u64) -> bool {
+        let within = to_u64(self.config.election_ticks);
+        let heard = self.heard.get(&member);
+        member == self.config.replica.0 || heard.is_some_and(|at| self.ticks - at <= within)
     }
 
     /// Bytes of payload kept in memory for peers.

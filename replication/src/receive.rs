@@ -142,6 +142,9 @@ impl Group {
         if as_leader && kind == MessageType::MsgHeartbeatResponse {
             self.notice_caught_up(from, message.commit);
         }
+        if is_response(kind) {
+            self.heard.insert(from, self.ticks);
+        }
         let stepped = self.raw.step(message);
         if kind == MessageType::MsgAppend && last_entry.is_some() {
             // What raft-rs took is in its unstable part, from where it goes to `Output::Append`.

@@ -151,6 +151,34 @@ fn a_leader_that_is_about_to_stop_hands_over_to_one_that_answers() {
     cluster.run_until(60, |c| c.nodes[&others[0]].leads());
 }
 
+/// A leader that looks every so many ticks for somebody to hand over to must find one, also when each of its looks comes right after
+/// raft-rs's at the quorum: one without its key looked at such moments alone, and led for ever.
+#[test]
+fn who_answers_is_known_at_every_tick() {
+    let mut cluster = Cluster::new(7, &[1, 2, 3], Options::default());
+    cluster.write_everywhere();
+    cluster.run(60);
+    let old = cluster.leader().unwrap();
+    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    let answers = |cluster: &mut Cluster, of: u64| {
+        let progress = cluster.node(old).group().progress(ReplicaId(of));
+        progress.unwrap().1
+    };
+    let timeout = cluster.node(old).group().config().election_ticks;
+    for _ in 0..4 * timeout {
+        cluster.tick(old);
+        for other in &others {
+            assert!(answers(&mut cluster, *other), "right after a tick");
+        }
+        cluster.run(1);
+    }
+    cluster.crash(others[0]);
+    cluster.run(4 * timeout as u64);
+    assert!(!answers(&mut cluster, others[0]));
+    assert!(answers(&mut cluster, others[1]));
+    assert!(answers(&mut cluster, old), "itself");
+}
+
 /// A leader whose copies of what a follower needs are damaged would ask its disk for them for ever. The
 /// other follower has them.
 #[test]
