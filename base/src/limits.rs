@@ -33,8 +33,12 @@ pub const STORE_VOLUMES_MAX: usize = 65_536;
 pub const SNAPSHOT_NAME_BYTES_MAX: usize = 128;
 /// Snapshots per volume.
 pub const VOLUME_SNAPSHOTS_MAX: usize = 65_536;
-/// Labels per volume.
+/// Labels that operators can give a volume or a snapshot.
 pub const VOLUME_LABELS_MAX: usize = 32;
+/// The volume whose labels say which nodes a cluster has. It is no export, and operators do not change it.
+pub const METADATA_VOLUME: &str = ".cluster";
+/// Labels of that volume: one for each node and a few more. No volume has more of them.
+pub const METADATA_LABELS_MAX: usize = 96;
 /// Longest label key or value, in bytes.
 pub const LABEL_BYTES_MAX: usize = 256;
 /// Blocks in one log entry; a larger request is split into several entries (1 MiB of payload).

@@ -145,10 +145,10 @@ pub enum Noun {
     /// List the copies of a volume, add one on another node of the cluster, take one away
     #[command(subcommand)]
     Replica(ReplicaVerb),
-    /// List the nodes of the cluster, drain one
+    /// List the nodes of the cluster, add one, drain one, take one away
     #[command(subcommand)]
     Node(NodeVerb),
-    /// Show the cluster
+    /// Begin a cluster, show it
     #[command(subcommand)]
     Cluster(ClusterVerb),
     /// Show where the space is, of the node or of one volume
@@ -253,6 +253,32 @@ pub enum ReplicaVerb {
 pub enum NodeVerb {
     /// List the nodes: whether they answer, how full they are, and what they hold
     List,
+    /// Add a new node to the cluster, one that waits for it (`cluster.join` in its configuration), and wait until it serves. Asked
+    /// again after an interruption it goes on
+    Add {
+        /// Where the node answers others: its `cluster.control`, as all of them reach it
+        #[arg(value_name = "HOST:PORT")]
+        control: String,
+        /// Its id; the one its certificate names, or the next free one, when none is said
+        #[arg(long, value_name = "ID")]
+        id: Option<u64>,
+        /// Where its links are reached, when not as its `cluster.listen` says
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+        /// Where it stands: zone=a; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+        /// Do not wait until it serves
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take a node out of the cluster that holds nothing any more (`esker node drain`), or that is gone and whose copies have
+    /// been made anew elsewhere
+    Remove {
+        /// Node
+        #[arg(value_name = "ID")]
+        node: u64,
+    },
     /// Have the copies on a node go to other nodes while they are used; waits until it holds none. It gets no new ones,
     /// through restarts too, until it is taken back
     Drain {
@@ -268,9 +294,21 @@ pub enum NodeVerb {
     },
 }
 
-/// What to show of the cluster.
+/// What to do with the cluster.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ClusterVerb {
+    /// Make this node the first of a cluster; `esker node add` adds others
+    Init {
+        /// Where others reach its links, when not as its `cluster.listen` says
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+        /// Where others reach its `control`, when not as its `cluster.control` says
+        #[arg(long, value_name = "HOST:PORT")]
+        control: Option<String>,
+        /// Where it stands: zone=a; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+    },
     /// Show the nodes, and what is wrong between them
     Status,
 }

@@ -22,6 +22,9 @@ pub enum CliError {
     /// The daemon's answer lacks what it must hold.
     #[error("the daemon's answer has no {0}; are eskerd and esker of the same version?")]
     Answer(&'static str),
+    /// What was asked for is done, and what it leads to has not come within the time that is waited.
+    #[error("{0}")]
+    NotYet(String),
     /// The user did not confirm.
     #[error("{0}")]
     NotConfirmed(String),

@@ -7,8 +7,10 @@ use crate::table::{Align, Table};
 use esker_api::{size, v1};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// How long a node that was added may take to start.
+const START_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How often is asked what a node still holds.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -90,6 +92,8 @@ struct Cluster {
     nodes: Vec<Node>,
     /// What is wrong between nodes, since when, and the next safe step.
     problems: Vec<String>,
+    /// The last change of the members; 0 where configurations name them.
+    members_revision: u64,
 }
 
 impl From<v1::ShowClusterResponse> for Cluster {
@@ -98,13 +102,14 @@ impl From<v1::ShowClusterResponse> for Cluster {
         Self {
             id: shown.id,
             healthy: is_up && shown.problems.is_empty(),
+            members_revision: shown.members_revision,
             nodes: shown.nodes.into_iter().map(Node::from).collect(),
             problems: shown.problems,
         }
     }
 }
 
-/// Lists nodes, drains one.
+/// Lists nodes, adds one, drains one, takes one away.
 ///
 /// # Errors
 /// When the daemon refuses, or is alone.
@@ -113,6 +118,33 @@ pub async fn run(verb: NodeVerb, client: &mut Client, output: &mut Output) -> Re
         NodeVerb::List => {
             let nodes = shown(client).await?.nodes;
             output.show(&nodes, |nodes| table(nodes))
+        }
+        NodeVerb::Add {
+            control,
+            id,
+            address,
+            labels,
+            no_wait,
+        } => {
+            let request = v1::AddNodeRequest {
+                control,
+                node: id.map(|id| id.to_string()).unwrap_or_default(),
+                address: address.unwrap_or_default(),
+                labels: labels.into_iter().collect(),
+            };
+            let node = client.add_node(request).await?.into_inner().node;
+            let state = match no_wait {
+                true => "added".into(),
+                false => wait_until_up(&node, client).await?,
+            };
+            output.show(&Changed { node, state }, Changed::text)
+        }
+        NodeVerb::Remove { node } => {
+            let node = node.to_string();
+            let request = v1::RemoveNodeRequest { node: node.clone() };
+            client.remove_node(request).await?;
+            let state = "removed".into();
+            output.show(&Changed { node, state }, Changed::text)
         }
         NodeVerb::Drain {
             node,
@@ -146,7 +178,7 @@ pub async fn run(verb: NodeVerb, client: &mut Client, output: &mut Output) -> Re
     }
 }
 
-/// Shows the cluster.
+/// Begins a cluster, or shows it.
 ///
 /// # Errors
 /// When the daemon refuses, or is alone.
@@ -155,9 +187,88 @@ pub async fn cluster(
     client: &mut Client,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let ClusterVerb::Status = verb;
-    let cluster = shown(client).await?;
-    output.show(&cluster, cluster_text)
+    match verb {
+        ClusterVerb::Status => {
+            let cluster = shown(client).await?;
+            output.show(&cluster, cluster_text)
+        }
+        ClusterVerb::Init {
+            address,
+            control,
+            labels,
+        } => {
+            let request = v1::InitClusterRequest {
+                address: address.unwrap_or_default(),
+                control: control.unwrap_or_default(),
+                labels: labels.into_iter().collect(),
+            };
+            let begun = client.init_cluster(request).await?.into_inner();
+            let begun = Begun {
+                id: begun.id,
+                node: begun.node,
+            };
+            output.show(&begun, Begun::text)
+        }
+    }
+}
+
+/// A cluster that has begun.
+#[derive(Debug, Serialize)]
+struct Begun {
+    /// UUID.
+    id: String,
+    /// Its first node.
+    node: String,
+}
+
+impl Begun {
+    fn text(&self) -> String {
+        let (id, node) = (&self.id, &self.node);
+        format!(
+            "cluster {id} begins with node {node}; `esker node add HOST:PORT` adds nodes that wait for it\n"
+        )
+    }
+}
+
+/// A node that was added or removed.
+#[derive(Debug, Serialize)]
+struct Changed {
+    node: String,
+    /// `up`, or `added` where nobody waited for that; `removed`.
+    state: String,
+}
+
+impl Changed {
+    fn text(&self) -> String {
+        let (node, state) = (&self.node, &self.state);
+        match state.as_str() {
+            "removed" => format!("node {node} is removed: stop it, if it runs\n"),
+            "added" => format!("node {node} is added\n"),
+            state => format!("node {node} is added and {state}\n"),
+        }
+    }
+}
+
+/// Waits until a node that was added serves; tells what it is then.
+async fn wait_until_up(node: &str, client: &mut Client) -> Result<String, CliError> {
+    let end = Instant::now() + START_WAIT_MAX;
+    loop {
+        let nodes = shown(client).await?.nodes;
+        let found = nodes.into_iter().find(|n| n.id == node);
+        match found {
+            Some(found) if found.state != "down" => return Ok(found.state),
+            Some(found) if Instant::now() >= end => {
+                return Err(CliError::NotYet(format!(
+                    "node {node} is a member and does not answer yet: {}; `esker node list` tells when it does",
+                    found.reason
+                )))
+            }
+            None if Instant::now() >= end => {
+                return Err(CliError::NotYet(format!("node {node} is not in the list of nodes")))
+            }
+            Some(_) | None => tokio::time::sleep(LOOK_INTERVAL).await,
+        }
+    }
 }
 
 async fn shown(client: &mut Client) -> Result<Cluster, CliError> {

@@ -101,7 +101,10 @@ async fn copies(volume: &str, client: &mut Client) -> Result<Replicas, CliError>
         name: volume.into(),
     };
     client.show_volume(request).await?;
-    let status = client.status(v1::StatusRequest {}).await?.into_inner();
+    let status = client
+        .status(v1::StatusRequest { all: true })
+        .await?
+        .into_inner();
     let found = Status::from(status).volumes.into_iter();
     let mut found = found.filter(|v| v.name == volume);
     Ok(match found.next() {

@@ -11,7 +11,10 @@ use esker_api::{size, v1};
 /// # Errors
 /// When the daemon refuses.
 pub async fn run(why: bool, client: &mut Client, output: &mut Output) -> Result<(), CliError> {
-    let answer = client.status(v1::StatusRequest {}).await?.into_inner();
+    let answer = client
+        .status(v1::StatusRequest::default())
+        .await?
+        .into_inner();
     output.show(&Status::from(answer), |status| text(status, why))
 }
 

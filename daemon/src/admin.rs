@@ -14,6 +14,7 @@ use crate::stores::Stores;
 use crate::uri::Endpoints;
 use esker_api::v1::admin_server::{Admin, AdminServer};
 use esker_api::{v1, MESSAGE_BYTES_MAX};
+use esker_base::limits::METADATA_VOLUME;
 use esker_base::num::{to_u32_saturating, to_usize};
 use esker_node::admin::{AdminError, VolumeReport};
 use esker_node::rewind::REWIND_LABEL;
@@ -175,10 +176,19 @@ impl AdminService {
         self.require_shared_cluster().map(AsRef::as_ref)
     }
 
+    /// What makes this node a member, whether it is one or not.
+    fn any_cluster(&self) -> Result<&Arc<Cluster>, Status> {
+        let cluster = self.cluster.as_ref();
+        cluster.ok_or_else(|| Status::failed_precondition("this node takes part in no cluster"))
+    }
+
     fn require_shared_cluster(&self) -> Result<&Arc<Cluster>, Status> {
         let cluster = self.cluster.as_ref().filter(|cluster| cluster.is_member());
         cluster.ok_or_else(|| {
-            Status::failed_precondition("this node is alone: see [cluster] of its configuration")
+            Status::failed_precondition(
+                "this node is alone: `esker cluster init` makes it the first of a cluster, if [cluster] of its configuration says where it \
+                 listens",
+            )
         })
     }
 
@@ -258,6 +268,16 @@ fn window_label(text: &str) -> Result<Option<String>, Status> {
     Ok(window.0.map(|seconds| seconds.to_string()))
 }
 
+/// Refuses what would change the volume that the cluster keeps its members in.
+fn require_ordinary(name: &str) -> Result<(), Status> {
+    match name == METADATA_VOLUME {
+        false => Ok(()),
+        true => Err(Status::invalid_argument(format!(
+            "{METADATA_VOLUME} is the volume that a cluster keeps its members in; `esker node` changes them"
+        ))),
+    }
+}
+
 /// Labels that somebody asks for.
 fn labels_of(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
     retention::check_keys(labels.keys()).map_err(|error| refusal(error.into()))?;
@@ -271,6 +291,7 @@ impl Admin for AdminService {
         request: Request<v1::CreateVolumeRequest>,
     ) -> Answer<v1::CreateVolumeResponse> {
         let request = request.into_inner();
+        require_ordinary(&request.name)?;
         tracing::info!(
             name = request.name,
             size_bytes = request.size_bytes,
@@ -308,6 +329,7 @@ impl Admin for AdminService {
         let reports = self.stores.list().await.map_err(refusal)?;
         let volumes = reports
             .into_iter()
+            .filter(|r| r.name != METADATA_VOLUME)
             .map(|r| report::volume(r, &self.endpoints))
             .collect();
         Ok(Response::new(v1::ListVolumesResponse { volumes }))
@@ -328,6 +350,7 @@ impl Admin for AdminService {
         request: Request<v1::ResizeVolumeRequest>,
     ) -> Answer<v1::ResizeVolumeResponse> {
         let request = request.into_inner();
+        require_ordinary(&request.name)?;
         tracing::info!(
             name = request.name,
             size_bytes = request.size_bytes,
@@ -349,6 +372,7 @@ impl Admin for AdminService {
             unlabel,
             rewind,
         } = request.into_inner();
+        require_ordinary(&name)?;
         tracing::info!(name, snapshot_schedule, rewind, "set volume");
         retention::check_keys(unlabel.iter()).map_err(|error| refusal(error.into()))?;
         let labels = labels_of(labels)?;
@@ -392,6 +416,8 @@ impl Admin for AdminService {
         request: Request<v1::RenameVolumeRequest>,
     ) -> Answer<v1::RenameVolumeResponse> {
         let request = request.into_inner();
+        require_ordinary(&request.name)?;
+        require_ordinary(&request.new_name)?;
         tracing::info!(
             name = request.name,
             new_name = request.new_name,
@@ -414,6 +440,7 @@ impl Admin for AdminService {
             name,
             with_snapshots,
         } = request.into_inner();
+        require_ordinary(&name)?;
         tracing::info!(name, with_snapshots, "delete volume");
         let is_replicated = match &self.cluster {
             None => false,
@@ -438,6 +465,7 @@ impl Admin for AdminService {
             name,
             labels,
         } = request.into_inner();
+        require_ordinary(&volume)?;
         tracing::info!(volume, name, "create snapshot");
         let labels = labels_of(labels)?;
         let created = self.stores.snapshot_create(volume, name, labels).await;
@@ -487,6 +515,7 @@ impl Admin for AdminService {
             name,
             labels,
         } = request.into_inner();
+        require_ordinary(&name)?;
         tracing::info!(volume, snapshot, name, "clone volume");
         let labels = labels_of(labels)?;
         let at = rewind::moment(&snapshot, now_us()).map_err(Status::invalid_argument)?;
@@ -659,9 +688,57 @@ impl Admin for AdminService {
         let nodes = cluster.nodes().await.into_iter();
         Ok(Response::new(v1::ShowClusterResponse {
             id: cluster.id(),
+            members_revision: cluster.members_revision(),
             nodes: nodes.map(report::cluster_node).collect(),
             problems: cluster.problems(),
         }))
+    }
+
+    async fn init_cluster(
+        &self,
+        request: Request<v1::InitClusterRequest>,
+    ) -> Answer<v1::InitClusterResponse> {
+        let v1::InitClusterRequest {
+            address,
+            control,
+            labels,
+        } = request.into_inner();
+        tracing::info!("init cluster");
+        let cluster = self.any_cluster()?;
+        let begun = cluster.init(&address, &control, labels).await;
+        begun.map_err(refusal)?;
+        Ok(Response::new(v1::InitClusterResponse {
+            id: cluster.id(),
+            node: self.identity.node.to_string(),
+        }))
+    }
+
+    async fn add_node(&self, request: Request<v1::AddNodeRequest>) -> Answer<v1::AddNodeResponse> {
+        let v1::AddNodeRequest {
+            control,
+            node,
+            address,
+            labels,
+        } = request.into_inner();
+        tracing::info!(control, node, "add node");
+        let node = node_id(&node)?;
+        let added = self
+            .any_cluster()?
+            .add_node(&control, node, &address, labels);
+        let node = added.await.map_err(refusal)?.to_string();
+        Ok(Response::new(v1::AddNodeResponse { node }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Answer<v1::RemoveNodeResponse> {
+        let node = node_id(&request.into_inner().node)?;
+        let node = node.ok_or_else(|| Status::invalid_argument("no node"))?;
+        tracing::info!(node = node.0, "remove node");
+        let cluster = self.require_shared_cluster()?;
+        cluster.remove_node(node).await.map_err(refusal)?;
+        Ok(Response::new(v1::RemoveNodeResponse {}))
     }
 
     async fn drain_node(
@@ -719,8 +796,11 @@ impl Admin for AdminService {
         }))
     }
 
-    async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         let mut status = report::status(&self.stores.status().await, &self.identity);
+        if !request.into_inner().all {
+            status.volumes.retain(|v| v.name != METADATA_VOLUME);
+        }
         if let Some(cluster) = &self.cluster {
             let problems = cluster.problems();
             status.healthy &= problems.is_empty();

@@ -19,7 +19,7 @@ use tonic::server::NamedService;
 use tonic::Status;
 
 /// The least role that each request needs. One that is not here needs `admin`.
-pub const LEAST_ROLES: [(&str, AdminRole); 27] = [
+pub const LEAST_ROLES: [(&str, AdminRole); 30] = [
     ("ListVolumes", AdminRole::Viewer),
     ("ShowVolume", AdminRole::Viewer),
     ("ListSnapshots", AdminRole::Viewer),
@@ -43,6 +43,9 @@ pub const LEAST_ROLES: [(&str, AdminRole); 27] = [
     ("ShowCluster", AdminRole::Viewer),
     ("ShowNode", AdminRole::Viewer),
     ("AddReplica", AdminRole::Operator),
+    ("InitCluster", AdminRole::Admin),
+    ("AddNode", AdminRole::Admin),
+    ("RemoveNode", AdminRole::Admin),
     ("DrainNode", AdminRole::Admin),
     ("RemoveReplica", AdminRole::Admin),
     ("DeleteVolume", AdminRole::Admin),

@@ -4,7 +4,10 @@ use crate::admin::{AdminService, AdminSocket};
 use crate::admin_tcp::AdminTcp;
 use crate::args::Args;
 use crate::certificates::Certificates;
+use crate::cluster::agreed::{Agreed, Note};
+use crate::cluster::config::ClusterConfig;
 use crate::cluster::drained::Drained;
+use crate::cluster::joining;
 use crate::cluster::places::Places;
 use crate::cluster::{self, Cluster};
 use crate::config::{Config, ListenOn};
@@ -93,6 +96,16 @@ where
     let mut known = KnownStores::load(&config.data)?;
     let mut tls = TlsKeeper::load(&config.tls)?;
     let certificates = Certificates::new(tls.ends(), &config.keys);
+    if config.cluster.join && !config.data.join("node.toml").exists() {
+        let waited = tokio::select! {
+            () = signals.next() => return Ok(()),
+            waited = wait_to_be_added(&config, &tls) => waited,
+        };
+        waited?;
+    }
+    let note = Note::new(&config.data);
+    let agreed = note.load()?;
+    let settings = cluster_settings(&config, agreed.as_ref())?;
     let given = Given {
         node: config.cluster.node,
         cluster: config.cluster.id,
@@ -102,13 +115,9 @@ where
     tls.expect_node(identity.node)?;
     let places = Places::load(&config.data)?;
     let drained = Drained::load(&config.data)?;
-    let node_tls = cluster::tls(
-        &config.cluster,
-        config.tls.files.as_ref(),
-        tls.nodes().get(),
-    );
+    let node_tls = cluster::tls(&settings, config.tls.files.as_ref(), tls.nodes().get());
     let started_us = esker_runtime::timer::wall_now().0;
-    let directory = cluster::directory(&config.cluster, &identity, node_tls.as_ref(), started_us)?;
+    let directory = cluster::directory(&settings, &identity, node_tls.as_ref(), started_us)?;
     // Addresses before stores: what is busy is found before anything is written.
     let metrics = match (handed.metrics, resolve(&config.metrics, "metrics")?) {
         (Some(listener), _) => Some(listener),
@@ -166,9 +175,12 @@ where
             known.mark(&config.stores)?; // before the admin API: a new store has no volume until then
             let admin = admin.publish(&admin_path)?;
             let stores = Arc::clone(&supervisor.stores);
-            let settings = config.cluster.clone();
             let cluster = Cluster::new(identity, settings, Arc::clone(&stores), places, Arc::clone(&keys), drained, started_us);
-            let cluster = Arc::new(cluster.with_tls(node_tls));
+            let cluster = cluster.with_tls(node_tls);
+            let cluster = Arc::new(match config.cluster.is_agreed() {
+                true => cluster.with_agreement(note, agreed),
+                false => cluster,
+            });
             let keeper = cluster::keep(Arc::clone(&cluster));
             servers.spawn(async move {
                 keeper.await;
@@ -237,6 +249,39 @@ where
         tracing::info!("stopped; everything is durable");
     }
     served.and(stopped)
+}
+
+/// The settings of the cluster, with the members that are agreed on.
+fn cluster_settings(
+    config: &Config,
+    agreed: Option<&Agreed>,
+) -> Result<ClusterConfig, DaemonError> {
+    let mut settings = config.cluster.clone();
+    let Some(agreed) = agreed else {
+        return Ok(settings);
+    };
+    if !settings.is_agreed() {
+        let path = config.data.join("members.json");
+        let text = format!(
+            "{} says that the members are agreed on: set cluster.listen and cluster.control, and name no [[cluster.node]]",
+            path.display()
+        );
+        return Err(DaemonError::Cluster(text));
+    }
+    settings.members.clone_from(&agreed.members);
+    Ok(settings)
+}
+
+/// A node without an id waits until a cluster gives it one.
+async fn wait_to_be_added(config: &Config, tls: &TlsKeeper) -> Result<(), DaemonError> {
+    let nodes = tls.nodes().get();
+    let node_tls = cluster::tls(&config.cluster, config.tls.files.as_ref(), nodes);
+    let on = resolve(&config.cluster.control, "members of the cluster")?;
+    let on =
+        on.ok_or_else(|| DaemonError::Cluster("cluster.join without cluster.control".into()))?;
+    notify(&[NotifyState::Ready]);
+    let ends = (node_tls, tls.certified_node());
+    joining::wait_to_be_added(&config.cluster, &config.data, on, ends).await
 }
 
 /// Watches the stores through the daemon's life.

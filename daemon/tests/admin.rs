@@ -290,7 +290,7 @@ async fn a_dead_store_is_told_and_never_taken_for_an_empty_one() {
         node.states
             .send_modify(|states| states[0].ended = Some(Ended::Failed("broke".into())));
         let status = client
-            .status(v1::StatusRequest {})
+            .status(v1::StatusRequest::default())
             .await
             .unwrap()
             .into_inner();
@@ -308,7 +308,7 @@ async fn a_fenced_store_makes_the_node_unhealthy() {
     against(FakeNode::new(&[1 << 20]), async |mut client, node, _| {
         client.create_volume(create("x", 4096)).await.unwrap();
         let well = client
-            .status(v1::StatusRequest {})
+            .status(v1::StatusRequest::default())
             .await
             .unwrap()
             .into_inner();
@@ -326,7 +326,7 @@ async fn a_fenced_store_makes_the_node_unhealthy() {
             .unwrap()
             .state = VolumeState::Fenced;
         let ill = client
-            .status(v1::StatusRequest {})
+            .status(v1::StatusRequest::default())
             .await
             .unwrap()
             .into_inner();

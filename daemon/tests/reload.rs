@@ -193,7 +193,7 @@ fn a_log_that_nobody_reads_holds_nothing_up() {
         let mut client = esker_api::client::connect(&socket).await.unwrap();
         for _ in 0..2000 {
             client
-                .status(esker_api::v1::StatusRequest {})
+                .status(esker_api::v1::StatusRequest::default())
                 .await
                 .unwrap();
         }

@@ -436,7 +436,7 @@ fn relabel(
             None => _ = changed.remove(key),
         }
     }
-    let fits = changed.len() <= limits::VOLUME_LABELS_MAX;
+    let fits = changed.len() <= limits::METADATA_LABELS_MAX;
     if fits {
         *labels = changed;
     }

@@ -233,7 +233,9 @@ impl Node {
 
     pub(crate) fn check_new(&self, name: &str, size_bytes: u64) -> Result<(), AdminError> {
         self.writable()?;
-        check_word("volume", name, limits::VOLUME_NAME_BYTES_MAX)?;
+        if name != limits::METADATA_VOLUME {
+            check_word("volume", name, limits::VOLUME_NAME_BYTES_MAX)?;
+        }
         check_size(size_bytes)?;
         if self.by_name.contains_key(name) {
             return Err(AdminError::Exists(format!("a volume named {name} exists")));
@@ -265,7 +267,7 @@ impl Node {
         if encrypted {
             self.require_keys()?;
         }
-        check_label_set("volume", &labels)?;
+        check_volume_labels(&name, &labels)?;
         let high = u128::from(self.random());
         let volume = VolumeId::from_random(high << 64 | u128::from(self.random()));
         // Ids have 62 bits, so that they never meet a sentinel or a sign.
@@ -291,7 +293,7 @@ impl Node {
 
     fn replica_create(&mut self, token: AdminToken, spec: ReplicaSpec) -> Outcome {
         self.check_new(&spec.name, spec.size_bytes)?;
-        check_label_set("volume", &spec.labels)?;
+        check_volume_labels(&spec.name, &spec.labels)?;
         let odd = spec.voters.contains(&spec.replica) == spec.learns
             || spec.voters.is_empty()
             || spec.replica.0 == 0
@@ -375,7 +377,7 @@ impl Node {
             after.remove(key);
             after.extend(value.clone().map(|value| (key.clone(), value)));
         }
-        check_label_set("volume", after)?;
+        check_volume_labels(name, after)?;
         // One at a time, so that the log never holds one that is refused for its number of labels: a copy that is made
         // later begins with what the labels are then, and would take it.
         let volume = self.volumes.get(&id).filter(|v| v.spans);
@@ -880,9 +882,26 @@ pub(crate) fn check_label_set(
     noun: &str,
     labels: &BTreeMap<String, String>,
 ) -> Result<(), AdminError> {
+    check_labels(noun, labels, limits::VOLUME_LABELS_MAX)
+}
+
+/// Refuses labels that the volume of this name cannot have.
+fn check_volume_labels(name: &str, labels: &BTreeMap<String, String>) -> Result<(), AdminError> {
+    let most = match name == limits::METADATA_VOLUME {
+        true => limits::METADATA_LABELS_MAX,
+        false => limits::VOLUME_LABELS_MAX,
+    };
+    check_labels("volume", labels, most)
+}
+
+fn check_labels(
+    noun: &str,
+    labels: &BTreeMap<String, String>,
+    count_max: usize,
+) -> Result<(), AdminError> {
     let most = to_u64(limits::LABEL_BYTES_MAX);
     let long = |text: &str| to_u64(text.len()) > most;
-    if labels.len() > limits::VOLUME_LABELS_MAX
+    if labels.len() > count_max
         || labels
             .iter()
             .any(|(k, v)| k.is_empty() || long(k) || long(v))

@@ -50,10 +50,10 @@ impl Node {
     /// Exports of this store that another one can answer for.
     pub(crate) fn own_exports(&self) -> Vec<ExportInfo> {
         let mut room = SNAPSHOTS_LISTED_SUM_MAX;
-        let own = self.by_name.iter().filter_map(|(name, id)| {
-            let volume = self.volumes.get(id).filter(|v| !v.deleting)?;
+        let own = self.exported().filter_map(|(name, id)| {
+            let volume = self.volumes.get(&id).filter(|v| !v.deleting)?;
             let most = SNAPSHOTS_LISTED_MAX.min(room);
-            let snapshots = self.engine.snapshots_before(*id, HEAD, most);
+            let snapshots = self.engine.snapshots_before(id, HEAD, most);
             room -= snapshots.len();
             Some(ExportInfo {
                 name: name.clone(),
@@ -99,14 +99,21 @@ impl Node {
         }
     }
 
+    /// Names of this store that clients can ask for.
+    fn exported(&self) -> impl Iterator<Item = (&String, GroupId)> {
+        let named = self.by_name.iter().map(|(name, id)| (name, *id));
+        named.filter(|(name, _)| *name != limits::METADATA_VOLUME)
+    }
+
     /// The volume of this store that a name stands for; the empty name is the only one.
     fn own_volume(&self, name: &str) -> Option<GroupId> {
-        let exists = |id: &&GroupId| self.volumes.get(id).is_some_and(|v| !v.deleting);
+        let exists = |id: &GroupId| self.volumes.get(id).is_some_and(|v| !v.deleting);
         if name.is_empty() {
-            let mut own = self.by_name.values().filter(exists);
-            return own.next().copied().filter(|_| own.next().is_none());
+            let mut own = self.exported().map(|(_, id)| id).filter(exists);
+            return own.next().filter(|_| own.next().is_none());
         }
-        self.by_name.get(name).filter(exists).copied()
+        let own = self.by_name.get(name).copied().filter(exists);
+        own.filter(|_| name != limits::METADATA_VOLUME)
     }
 
     fn place_of_volume(&self, name: &str) -> Option<Place> {
@@ -123,8 +130,9 @@ impl Node {
             return here.or_else(there);
         }
         let others: usize = self.others.values().map(Vec::len).sum();
-        let exists = |id: &&GroupId| self.volumes.get(id).is_some_and(|v| !v.deleting);
-        match (self.by_name.values().filter(exists).take(2).count(), others) {
+        let exists = |id: &GroupId| self.volumes.get(id).is_some_and(|v| !v.deleting);
+        let own = self.exported().map(|(_, id)| id).filter(exists);
+        match (own.take(2).count(), others) {
             (1, 0) => self.own_volume("").map(Place::Here),
             (0, 1) => {
                 let mut others = self.others.iter();
@@ -168,7 +176,7 @@ impl Node {
         nbd::ExportError::Unknown(match (volume, snapshot) {
             ("", None) => {
                 let others = self.others.values().flatten().count();
-                let all = self.by_name.len() + others;
+                let all = self.exported().count() + others;
                 format!("name a volume: this node has {all}")
             }
             _ => format!("no volume is named {}", one_line(volume)),

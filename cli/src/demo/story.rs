@@ -496,7 +496,7 @@ async fn leader_of(nodes: &Nodes, gone: Option<u64>) -> Result<Option<u64>, CliE
 async fn status_at(nodes: &Nodes, id: u64) -> Result<Status, CliError> {
     let mut admin = nodes.node(id)?.admin().await?;
     Ok(admin
-        .status(v1::StatusRequest {})
+        .status(v1::StatusRequest::default())
         .await?
         .into_inner()
         .into())

@@ -9,10 +9,11 @@
 //! listen = "10.0.0.1:10811"                 # for the links of other members
 //! control = "10.0.0.1:10812"                # for what members ask of each other
 //! insecure = false                          # plain connections between machines; for trials
+//! join = false                              # a new node waits until `esker node add` at another one makes it a member
 //! spread = ["zone", "rack"]                 # labels in which the copies of a volume differ, the first one most of all
 //! replace_after = "30m"                     # copies of a node that is away for so long are made anew elsewhere, or "none"
 //!
-//! [[cluster.node]]                          # every member, this node included
+//! [[cluster.node]]                          # every member, this node included; or none, and `esker cluster init`
 //! id = 1
 //! address = "10.0.0.1:10811"
 //! control = "10.0.0.1:10812"
@@ -90,11 +91,13 @@ pub struct ClusterConfig {
     pub control: ListenOn,
     /// Connections between members may be plain beyond this machine.
     pub insecure: bool,
+    /// A node without an id yet waits until a cluster gives it one.
+    pub join: bool,
     /// Labels in which the copies of a volume differ, as far as can be; the first one matters most.
     pub spread: Vec<String>,
     /// How long a node has to be away until its copies are made anew elsewhere.
     pub replace_after: ReplaceAfter,
-    /// All members; none outside a cluster.
+    /// All members; none outside a cluster, nor in a file where members are agreed on ([`super::agreed`]).
     pub members: Vec<Member>,
 }
 
@@ -119,6 +122,7 @@ impl Default for ClusterConfig {
             listen: ListenOn::None,
             control: ListenOn::None,
             insecure: false,
+            join: false,
             spread: vec!["zone".into(), "rack".into()],
             replace_after: ReplaceAfter::default(),
             members: Vec::new(),
@@ -131,6 +135,12 @@ impl ClusterConfig {
     #[must_use]
     pub fn is_member(&self) -> bool {
         !self.members.is_empty()
+    }
+
+    /// Whether members are agreed on by the cluster: this one listens for others and the file names none.
+    #[must_use]
+    pub fn is_agreed(&self) -> bool {
+        !self.is_member() && self.listen != ListenOn::None
     }
 
     /// The other members.
@@ -148,6 +158,7 @@ impl ClusterConfig {
                 of.listen.clone(),
                 of.control.clone(),
                 of.insecure,
+                of.join,
                 of.is_member(),
             )
         };
@@ -159,15 +170,26 @@ impl ClusterConfig {
     /// # Errors
     /// One line.
     pub fn check(&self) -> Result<(), String> {
+        let listens = [&self.listen, &self.control].map(|on| *on != ListenOn::None);
         if !self.is_member() {
-            return match (&self.listen, &self.control) {
-                (ListenOn::None, ListenOn::None) => Ok(()),
-                _ => Err(
-                    "cluster.listen or cluster.control without members: name all of them, \
-                          [[cluster.node]] each"
+            if listens[0] != listens[1] {
+                return Err("cluster.listen and cluster.control: set both or none".into());
+            }
+            if self.join && !listens[0] {
+                return Err(
+                    "cluster.join without cluster.listen and cluster.control: say where this \
+                            node is reached"
                         .into(),
-                ),
-            };
+                );
+            }
+            return check_labels("cluster.spread", &self.spread);
+        }
+        if self.join {
+            return Err(
+                "cluster.join and [[cluster.node]]: a node that joins learns the members; name \
+                        none"
+                    .into(),
+            );
         }
         if self.members.len() > MEMBERS_MAX {
             let count = self.members.len();
@@ -182,7 +204,7 @@ impl ClusterConfig {
                     .into(),
             );
         }
-        if self.listen == ListenOn::None || self.control == ListenOn::None {
+        if listens != [true; 2] {
             return Err(
                 "[[cluster.node]] without cluster.listen and cluster.control: say where this \
                         node listens for the others"
@@ -190,24 +212,7 @@ impl ClusterConfig {
             );
         }
         check_labels("cluster.spread", &self.spread)?;
-        for (index, member) in self.members.iter().enumerate() {
-            let labels = member.labels.iter().flat_map(|(key, value)| [key, value]);
-            check_labels("[[cluster.node]]: labels", &Vec::from_iter(labels.cloned()))?;
-            let before = &self.members[..index];
-            if before.iter().any(|other| other.id == member.id) {
-                return Err(format!(
-                    "[[cluster.node]]: node {} is named twice",
-                    member.id
-                ));
-            }
-            for address in [&member.address, &member.control] {
-                let is_taken = |m: &Member| m.address == *address || m.control == *address;
-                let own = member.address == member.control;
-                if own || before.iter().any(is_taken) {
-                    return Err(format!("[[cluster.node]]: {address} is named twice"));
-                }
-            }
-        }
+        check_members(&self.members).map_err(|why| format!("[[cluster.node]]: {why}"))?;
         self.node.map_or(Ok(()), |node| self.check_member(node))
     }
 
@@ -224,6 +229,29 @@ impl ClusterConfig {
             )),
         }
     }
+}
+
+/// That each member has an id and addresses of its own.
+///
+/// # Errors
+/// One line.
+pub(super) fn check_members(members: &[Member]) -> Result<(), String> {
+    for (index, member) in members.iter().enumerate() {
+        let labels = member.labels.iter().flat_map(|(key, value)| [key, value]);
+        check_labels("labels", &Vec::from_iter(labels.cloned()))?;
+        let before = &members[..index];
+        if before.iter().any(|other| other.id == member.id) {
+            return Err(format!("node {} is named twice", member.id));
+        }
+        for address in [&member.address, &member.control] {
+            let is_taken = |m: &Member| m.address == *address || m.control == *address;
+            let own = member.address == member.control;
+            if own || before.iter().any(is_taken) {
+                return Err(format!("{address} is named twice"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_labels(key: &str, labels: &[String]) -> Result<(), String> {
@@ -256,6 +284,7 @@ pub(crate) struct RawCluster {
     listen: Option<Spanned<String>>,
     control: Option<Spanned<String>>,
     insecure: Option<bool>,
+    join: Option<bool>,
     spread: Option<Vec<String>>,
     replace_after: Option<Spanned<String>>,
     #[serde(default)]
@@ -316,6 +345,7 @@ pub(crate) fn of_raw(
             .value("cluster.control", raw.control, ListenOn::from_str)?
             .unwrap_or(default.control),
         insecure: raw.insecure.unwrap_or(default.insecure),
+        join: raw.join.unwrap_or(default.join),
         spread: raw.spread.unwrap_or(default.spread),
         replace_after: source
             .value(
@@ -378,8 +408,10 @@ mod tests {
         for (text, part) in [
             (
                 "[cluster]\nlisten = 'h:7'\n".to_string(),
-                "[[cluster.node]]",
+                "cluster.listen and cluster.control: set both",
             ),
+            ("[cluster]\njoin = true\n".to_string(), "cluster.join"),
+            (format!("{head}join = true\n{}", members(&[1])), "name none"),
             (
                 format!("[cluster]\nid = 'x'\n{}", members(&[1])),
                 "cluster.id: `x` is not a UUID",

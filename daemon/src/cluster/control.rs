@@ -1,15 +1,18 @@
 //! What members ask of each other: `esker.cluster.v1`, each request on a connection of its own.
 
+use super::agreed::{self, Agreed, Change as MemberChange};
 use super::key_places::{named_keys, NamedKey};
 use super::replicas::Change;
 use super::stream::{self, Once};
 use super::{internal, require_safe, Cluster, NewVolume, Replicas, Result};
 use crate::admin::AdminService;
 use crate::cluster::config::Member;
+use crate::config::ListenOn;
 use crate::door::Said;
 use crate::error::DaemonError;
 use crate::store::RequestError;
 use esker_api::cluster as v1;
+use esker_api::cluster::joining_client::JoiningClient;
 use esker_api::cluster::members_client::MembersClient;
 use esker_api::cluster::members_server::{Members, MembersServer};
 use esker_api::raw::Bytes;
@@ -52,6 +55,7 @@ pub async fn serve(
     admin: AdminServer<AdminService>,
 ) -> std::result::Result<(), DaemonError> {
     let tls = cluster.tls.clone();
+    let joining = super::joining::of_member(&cluster);
     let service = MembersServer::new(Service(cluster, admin))
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(LIST_BYTES_MAX);
@@ -59,6 +63,7 @@ pub async fn serve(
     let served = tonic::transport::Server::builder()
         .concurrency_limit_per_connection(CONNECTION_REQUESTS_MAX)
         .add_service(service)
+        .add_service(joining)
         .serve_with_incoming(ReceiverStream::new(incoming));
     let result = tokio::select! {
         result = served => result,
@@ -165,6 +170,64 @@ pub(super) async fn carry_out(
             _ => Said::Lost(status.message().to_owned()),
         },
     }
+}
+
+/// Asks a node that may become a member what it is.
+pub(super) async fn introduce(
+    cluster: &Cluster,
+    control: &ListenOn,
+) -> Result<v1::IntroduceResponse> {
+    let channel = open(cluster, control, None).await?;
+    let mut client = JoiningClient::new(channel);
+    let asked = client.introduce(v1::IntroduceRequest {}).await;
+    Ok(asked.map_err(refusal)?.into_inner())
+}
+
+/// Makes a node that waits a member.
+pub(super) async fn join(cluster: &Cluster, member: &Member, agreed: &Agreed) -> Result<()> {
+    let request = v1::JoinRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        node: member.id.0,
+        members: Some(agreed.to_told()),
+    };
+    let channel = open(cluster, &member.control, Some(member.id)).await?;
+    let mut client = JoiningClient::new(channel);
+    client.join(request).await.map_err(refusal)?;
+    Ok(())
+}
+
+/// Asks a member which members it knows.
+pub(super) async fn list_members(cluster: &Cluster, member: &Member) -> Result<Agreed> {
+    let request = v1::ListMembersRequest {
+        cluster: cluster.identity.cluster.to_string(),
+    };
+    let mut client = connect(cluster, member).await?;
+    let listed = client.list_members(request).await.map_err(refusal)?;
+    agreed_of(listed.into_inner().members)
+}
+
+/// Has a member change who is one, if it leads the metadata volume.
+pub(super) async fn change_members(
+    cluster: &Cluster,
+    member: &Member,
+    change: &MemberChange,
+) -> Result<Agreed> {
+    let mut request = v1::ChangeMembersRequest {
+        cluster: cluster.identity.cluster.to_string(),
+        ..Default::default()
+    };
+    match change {
+        MemberChange::Add(member) => request.add = Some(agreed::to_told(member)),
+        MemberChange::Remove(node) => request.remove = node.0,
+    }
+    let mut client = connect(cluster, member).await?;
+    let changed = client.change_members(request).await.map_err(refusal)?;
+    agreed_of(changed.into_inner().members)
+}
+
+fn agreed_of(told: Option<v1::MemberList>) -> Result<Agreed> {
+    let told = told.ok_or_else(|| RequestError::Silent("no list of members".into()))?;
+    Agreed::of_told(&told).map_err(RequestError::Silent)
 }
 
 /// That who answers is who was meant.
@@ -317,7 +380,12 @@ fn replica_place((replica, place): (&ReplicaId, &Place)) -> v1::ReplicaPlace {
 }
 
 async fn connect(cluster: &Cluster, member: &Member) -> Result<MembersClient<Channel>> {
-    let control = &member.control;
+    let channel = open(cluster, &member.control, Some(member.id)).await?;
+    Ok(MembersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// Connects to whoever answers members there; to that node, if one is expected and there is TLS.
+async fn open(cluster: &Cluster, control: &ListenOn, expected: Option<NodeId>) -> Result<Channel> {
     let silent = |why: String| {
         RequestError::Silent(format!(
             "no answer at {control}: {why}; is its eskerd running?"
@@ -327,14 +395,13 @@ async fn connect(cluster: &Cluster, member: &Member) -> Result<MembersClient<Cha
     let address = address.ok_or_else(|| silent("no address".into()))?;
     let is_plain = cluster.tls.is_none();
     require_safe(&cluster.config(), is_plain, address, "cluster.node.control").map_err(internal)?;
-    let dialing = stream::dial(address, member, cluster.tls.as_ref());
+    let dialing = stream::dial(address, expected, cluster.tls.as_ref());
     let dialed = tokio::time::timeout(CONNECT_WAIT_MAX, dialing).await;
     let dialed = dialed.map_err(|_| silent("silence".into()))?;
     let once = Once(Some(dialed.map_err(silent)?));
     let endpoint = Endpoint::from_static("http://member").timeout(REQUEST_WAIT_MAX);
     let connected = endpoint.connect_with_connector(once).await;
-    let channel = connected.map_err(|e| silent(innermost(&e)))?;
-    Ok(MembersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    connected.map_err(|e| silent(innermost(&e)))
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -354,6 +421,7 @@ fn refusal(status: Status) -> RequestError {
         Code::FailedPrecondition => AdminError::Refused(text),
         Code::ResourceExhausted => AdminError::NoSpace(text),
         Code::Aborted => AdminError::NotLeading(text),
+        code if text.is_empty() => return RequestError::Silent(code.to_string()),
         _ => return RequestError::Silent(text),
     })
 }
@@ -482,6 +550,33 @@ impl Members for Service {
         let replicas = self.0.replicas_here(&request.name).await;
         let replicas = replicas.map_err(crate::admin::refusal)?;
         Ok(Response::new(v1::ListReplicasResponse { replicas }))
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<v1::ListMembersRequest>,
+    ) -> Answer<v1::ListMembersResponse> {
+        self.require_cluster(&request.into_inner().cluster)?;
+        let members = self.0.agreed().map(|agreed| agreed.to_told());
+        Ok(Response::new(v1::ListMembersResponse { members }))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<v1::ChangeMembersRequest>,
+    ) -> Answer<v1::ChangeMembersResponse> {
+        let request = request.into_inner();
+        self.require_cluster(&request.cluster)?;
+        let change = match &request.add {
+            Some(member) => agreed::told_new(member).map(MemberChange::Add),
+            None => Ok(MemberChange::Remove(NodeId(request.remove))),
+        };
+        let change = change.map_err(Status::invalid_argument)?;
+        let changed = self.0.change_members_here(&change).await;
+        let members = changed.map_err(crate::admin::refusal)?.to_told();
+        Ok(Response::new(v1::ChangeMembersResponse {
+            members: Some(members),
+        }))
     }
 
     async fn carry_out(

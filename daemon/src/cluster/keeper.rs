@@ -69,7 +69,7 @@ pub(super) fn is_changing(volume: &VolumeReport) -> bool {
 
 /// Looks after the copies of the volumes that this node leads, for ever.
 pub async fn keep(cluster: Arc<Cluster>) {
-    if !cluster.is_member() {
+    if !cluster.is_member() && cluster.agreement.is_none() {
         return std::future::pending().await;
     }
     let mut memory = Memory::default();
@@ -77,6 +77,7 @@ pub async fn keep(cluster: Arc<Cluster>) {
         cluster.look().await;
         // A store that does not answer says so in the status.
         if let Ok(volumes) = cluster.stores.list().await {
+            cluster.agree(&volumes).await;
             cluster.clear_away(&volumes, &mut memory).await;
             cluster.give_lacking_keys(&volumes).await;
             cluster.move_copies(&volumes, &mut memory).await;

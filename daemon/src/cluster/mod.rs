@@ -1,13 +1,16 @@
 //! A node among others: who they are, volumes with copies on several of them, and what they ask of each other.
 //!
-//! The members are those of the configuration, the same on all of them. Whoever is asked for a volume with several
+//! The members are those of the configuration, the same on all of them, or those that they agree on ([`agreed`]). Whoever is asked for a volume with several
 //! copies places them and has each member make its own ([`Cluster::create`]); the data path needs nobody after that.
 
+pub mod agreed;
 pub mod config;
 mod control;
 pub mod drained;
+pub mod joining;
 mod keeper;
 mod key_places;
+mod membership;
 mod missing;
 pub mod nodes;
 mod passing;
@@ -21,6 +24,7 @@ use crate::identity::{random, Identity};
 use crate::keys::KeyService;
 use crate::store::RequestError;
 use crate::stores::Stores;
+use agreed::{Agreed, Note};
 use config::{ClusterConfig, Member};
 pub use control::{listen as listen_control, serve};
 use drained::Drained;
@@ -31,6 +35,7 @@ use esker_node::admin::{AdminError, AdminRequest, MemberReport, ReplicaSpec, Vol
 use esker_runtime::peers::{Neighbour, PeerTls};
 use esker_runtime::{Directory, Listener};
 pub use keeper::keep;
+use membership::Agreement;
 use nodes::Seen;
 use placement::{Candidate, Labels};
 use places::{Places, Replicas};
@@ -61,6 +66,8 @@ pub struct Cluster {
     stuck: SyncMutex<BTreeMap<String, String>>,
     /// Something has changed that may make copies go elsewhere.
     stirred: Notify,
+    /// The members as they are agreed on; none where the configuration names them.
+    agreement: Option<Agreement>,
 }
 
 type Result<T> = std::result::Result<T, RequestError>;
@@ -105,7 +112,15 @@ impl Cluster {
             places: Mutex::new(places),
             tls: None,
             keys,
+            agreement: None,
         }
+    }
+
+    /// With members that are agreed on, as this node noted them last.
+    #[must_use]
+    pub fn with_agreement(mut self, note: Note, noted: Option<Agreed>) -> Self {
+        self.agreement = Some(Agreement::new(note, noted.unwrap_or_default()));
+        self
     }
 
     /// The node's stores.
@@ -380,9 +395,19 @@ impl Cluster {
     /// a node is to go that has a copy of a volume of this one's. Nothing has changed then.
     pub async fn reload(&self, wanted: &ClusterConfig) -> std::result::Result<(), String> {
         let old = self.config();
-        if *wanted == *old || old.needs_restart(wanted) {
+        let mut wanted = wanted.clone();
+        if self.agreement.is_some() && !wanted.is_member() {
+            wanted.members.clone_from(&old.members);
+        }
+        if wanted == *old || old.needs_restart(&wanted) {
             return Ok(());
         }
+        self.take_up(&wanted).await
+    }
+
+    /// Goes by these settings and members from now on.
+    async fn take_up(&self, wanted: &ClusterConfig) -> std::result::Result<(), String> {
+        let old = self.config();
         wanted.check_member(self.identity.node)?;
         let is_named = |config: &ClusterConfig, node: NodeId| {
             let mut members = config.members.iter();
@@ -394,7 +419,7 @@ impl Cluster {
             let nodes = volume.members.iter().filter_map(|member| member.node);
             if let Some(node) = nodes.map(NodeId).find(goes) {
                 return Err(format!(
-                    "node {node} is no [[cluster.node]] any more and has a copy of volume {}: `esker node drain {node}` first",
+                    "node {node} is no member any more and has a copy of volume {}: `esker node drain {node}` first",
                     volume.name
                 ));
             }
@@ -570,7 +595,7 @@ pub fn directory(
     tls: Option<&NodeTls>,
     started_us: u64,
 ) -> std::result::Result<Option<Directory>, DaemonError> {
-    if !config.is_member() {
+    if !config.is_member() && !config.is_agreed() {
         return Ok(None);
     }
     config
@@ -605,8 +630,9 @@ pub fn tls(
     files: Option<&ServerFiles>,
     nodes: Option<NodeTls>,
 ) -> Option<NodeTls> {
-    let nodes = nodes.filter(|_| config.is_member());
-    if nodes.is_none() && config.is_member() && files.is_some_and(|files| files.ca.is_some()) {
+    let is_one = config.is_member() || config.is_agreed();
+    let nodes = nodes.filter(|_| is_one);
+    if nodes.is_none() && is_one && files.is_some_and(|files| files.ca.is_some()) {
         tracing::warn!(
             "members of the cluster are spoken to without TLS: tls_cert names no node; `esker cert node` makes one that does"
         );

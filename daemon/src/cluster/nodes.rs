@@ -61,10 +61,13 @@ pub(super) fn leads(report: &VolumeReport) -> bool {
 impl Cluster {
     /// What this node says of itself.
     pub(super) async fn describe_here(&self) -> v1::DescribeResponse {
+        let agreed = self.agreed();
         let mut told = v1::DescribeResponse {
             node: self.identity.node.0,
             version: VERSION.into(),
             drained: self.drained.is(),
+            members_revision: agreed.as_ref().map_or(0, |agreed| agreed.revision),
+            members_crc: agreed.map_or(0, |agreed| agreed.crc()),
             ..Default::default()
         };
         for status in self.stores.status().await {
@@ -106,6 +109,7 @@ impl Cluster {
         };
         let held = |volume: VolumeReport| v1::HeldReplica {
             leads: leads(&volume),
+            nodes: volume.members.iter().filter_map(|m| m.node).collect(),
             volume: volume.uuid,
             name: volume.name,
             removed: volume.removed,
@@ -257,6 +261,7 @@ impl Cluster {
         }
         let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         problems.extend(stuck.values().cloned());
+        problems.extend(self.outside());
         problems
     }
 

@@ -1,6 +1,6 @@
 //! Connections between members for what they ask of each other: with TLS when the nodes have certificates, else plain.
 
-use crate::cluster::config::Member;
+use esker_base::NodeId;
 use esker_keys::NodeTls;
 use hyper_util::rt::TokioIo;
 use std::future::{ready, Ready};
@@ -115,10 +115,10 @@ pub(super) async fn accept(
     }
 }
 
-/// Connects to a member at this address.
+/// Connects to a member at this address; to that node, if one is expected.
 pub(super) async fn dial(
     address: SocketAddr,
-    member: &Member,
+    expected: Option<NodeId>,
     tls: Option<&NodeTls>,
 ) -> Result<Stream, String> {
     let stream = TcpStream::connect(address)
@@ -128,7 +128,7 @@ pub(super) async fn dial(
     let Some(tls) = tls else {
         return Ok(Stream::new(stream, None));
     };
-    let config = tls.client(Some(member.id)).map_err(|e| e.to_string())?;
+    let config = tls.client(expected).map_err(|e| e.to_string())?;
     let connecting = TlsConnector::from(config).connect(NodeTls::server_name(), stream);
     let connected = connecting.await.map_err(|e| format!("TLS: {e}"))?;
     Ok(Stream::new(connected, None))

@@ -581,7 +581,7 @@ fn decode_clone(r: &mut Reader<'_>, tag: u8) -> Result<Operation, FormatError> {
 
 fn decode_relabel(r: &mut Reader<'_>) -> Result<Operation, FormatError> {
     let count = r.count32(9)?;
-    if count > 2 * limits::VOLUME_LABELS_MAX {
+    if count > 2 * limits::METADATA_LABELS_MAX {
         return Err(r.error("has too many labels"));
     }
     let mut labels = BTreeMap::new();
@@ -624,7 +624,7 @@ fn decode_name(
         return Err(r.error("name of a snapshot or volume is empty or too long"));
     }
     let count = r.count32(8)?;
-    if count > limits::VOLUME_LABELS_MAX {
+    if count > limits::METADATA_LABELS_MAX {
         return Err(r.error("has too many labels"));
     }
     let mut labels = BTreeMap::new();

@@ -28,6 +28,8 @@ pub struct Members {
     has_tls: bool,
     /// Further lines of `[cluster]`.
     settings: String,
+    /// No configuration names members: they are agreed on.
+    is_agreed: bool,
 }
 
 impl Members {
@@ -45,7 +47,34 @@ impl Members {
             own,
             has_tls: false,
             settings: String::new(),
+            is_agreed: false,
         }
+    }
+
+    /// Whose configurations name no members: all but the first wait to be added.
+    pub fn agreed(count: usize) -> Self {
+        Self {
+            is_agreed: true,
+            ..Self::new(count)
+        }
+    }
+
+    /// The same with certificates of one authority.
+    pub fn agreed_with_tls(count: usize) -> Self {
+        Self {
+            is_agreed: true,
+            ..Self::with_tls(count)
+        }
+    }
+
+    /// Where a node answers others.
+    pub fn control(&self, id: usize) -> &str {
+        &self.own[id - 1].1
+    }
+
+    /// Whether configurations name all members from now on, or none.
+    pub fn name_all(&mut self, all: bool) {
+        self.is_agreed = !all;
     }
 
     /// With a zone for each, and further settings of `[cluster]`.
@@ -117,6 +146,13 @@ impl Members {
             }
             false => String::new(),
         };
+        if self.is_agreed {
+            return format!(
+                "{tls}[cluster]\nlisten = '{links}'\ncontrol = '{control}'\njoin = {}\n{}",
+                id != 1,
+                self.settings
+            );
+        }
         format!(
             "{tls}[node]\nid = {id}\n[cluster]\nid = '{cluster}'\nlisten = '{links}'\ncontrol = '{control}'\n{}{}",
             self.settings, self.list

@@ -16,6 +16,7 @@
 
 mod activation;
 mod admin_tcp;
+mod agreed;
 mod bad_input;
 mod benches;
 mod born;
