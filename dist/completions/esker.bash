@@ -103,11 +103,17 @@ _esker() {
             esker__subcmd__cluster,help)
                 cmd="esker__subcmd__cluster__subcmd__help"
                 ;;
+            esker__subcmd__cluster,init)
+                cmd="esker__subcmd__cluster__subcmd__init"
+                ;;
             esker__subcmd__cluster,status)
                 cmd="esker__subcmd__cluster__subcmd__status"
                 ;;
             esker__subcmd__cluster__subcmd__help,help)
                 cmd="esker__subcmd__cluster__subcmd__help__subcmd__help"
+                ;;
+            esker__subcmd__cluster__subcmd__help,init)
+                cmd="esker__subcmd__cluster__subcmd__help__subcmd__init"
                 ;;
             esker__subcmd__cluster__subcmd__help,status)
                 cmd="esker__subcmd__cluster__subcmd__help__subcmd__status"
@@ -175,6 +181,9 @@ _esker() {
             esker__subcmd__help__subcmd__cert,show)
                 cmd="esker__subcmd__help__subcmd__cert__subcmd__show"
                 ;;
+            esker__subcmd__help__subcmd__cluster,init)
+                cmd="esker__subcmd__help__subcmd__cluster__subcmd__init"
+                ;;
             esker__subcmd__help__subcmd__cluster,status)
                 cmd="esker__subcmd__help__subcmd__cluster__subcmd__status"
                 ;;
@@ -199,11 +208,17 @@ _esker() {
             esker__subcmd__help__subcmd__key,show)
                 cmd="esker__subcmd__help__subcmd__key__subcmd__show"
                 ;;
+            esker__subcmd__help__subcmd__node,add)
+                cmd="esker__subcmd__help__subcmd__node__subcmd__add"
+                ;;
             esker__subcmd__help__subcmd__node,drain)
                 cmd="esker__subcmd__help__subcmd__node__subcmd__drain"
                 ;;
             esker__subcmd__help__subcmd__node,list)
                 cmd="esker__subcmd__help__subcmd__node__subcmd__list"
+                ;;
+            esker__subcmd__help__subcmd__node,remove)
+                cmd="esker__subcmd__help__subcmd__node__subcmd__remove"
                 ;;
             esker__subcmd__help__subcmd__replica,add)
                 cmd="esker__subcmd__help__subcmd__replica__subcmd__add"
@@ -313,6 +328,9 @@ _esker() {
             esker__subcmd__key__subcmd__help,show)
                 cmd="esker__subcmd__key__subcmd__help__subcmd__show"
                 ;;
+            esker__subcmd__node,add)
+                cmd="esker__subcmd__node__subcmd__add"
+                ;;
             esker__subcmd__node,drain)
                 cmd="esker__subcmd__node__subcmd__drain"
                 ;;
@@ -322,6 +340,12 @@ _esker() {
             esker__subcmd__node,list)
                 cmd="esker__subcmd__node__subcmd__list"
                 ;;
+            esker__subcmd__node,remove)
+                cmd="esker__subcmd__node__subcmd__remove"
+                ;;
+            esker__subcmd__node__subcmd__help,add)
+                cmd="esker__subcmd__node__subcmd__help__subcmd__add"
+                ;;
             esker__subcmd__node__subcmd__help,drain)
                 cmd="esker__subcmd__node__subcmd__help__subcmd__drain"
                 ;;
@@ -330,6 +354,9 @@ _esker() {
                 ;;
             esker__subcmd__node__subcmd__help,list)
                 cmd="esker__subcmd__node__subcmd__help__subcmd__list"
+                ;;
+            esker__subcmd__node__subcmd__help,remove)
+                cmd="esker__subcmd__node__subcmd__help__subcmd__remove"
                 ;;
             esker__subcmd__replica,add)
                 cmd="esker__subcmd__replica__subcmd__add"
@@ -998,7 +1025,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__cluster)
-            opts="-o -h -V --data --admin --certs --cert --key --ca --output --help --version status help"
+            opts="-o -h -V --data --admin --certs --cert --key --ca --output --help --version init status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1044,7 +1071,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__cluster__subcmd__help)
-            opts="status help"
+            opts="init status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1071,6 +1098,20 @@ _esker() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        esker__subcmd__cluster__subcmd__help__subcmd__init)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         esker__subcmd__cluster__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -1078,6 +1119,64 @@ _esker() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__cluster__subcmd__init)
+            opts="-o -h -V --address --control --label --data --admin --certs --cert --key --ca --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --address)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --label)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --certs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cert)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -1348,8 +1447,22 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__cluster)
-            opts="status"
+            opts="init status"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__cluster__subcmd__init)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1558,8 +1671,22 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__node)
-            opts="list drain"
+            opts="list add remove drain"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__node__subcmd__add)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1586,6 +1713,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__node__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__node__subcmd__remove)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -2554,12 +2695,70 @@ _esker() {
             return 0
             ;;
         esker__subcmd__node)
-            opts="-o -h -V --data --admin --certs --cert --key --ca --output --help --version list drain help"
+            opts="-o -h -V --data --admin --certs --cert --key --ca --output --help --version list add remove drain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --certs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cert)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__node__subcmd__add)
+            opts="-o -h -V --id --address --label --no-wait --data --admin --certs --cert --key --ca --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --address)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --label)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -2646,8 +2845,22 @@ _esker() {
             return 0
             ;;
         esker__subcmd__node__subcmd__help)
-            opts="list drain help"
+            opts="list add remove drain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__node__subcmd__help__subcmd__add)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -2701,7 +2914,67 @@ _esker() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        esker__subcmd__node__subcmd__help__subcmd__remove)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         esker__subcmd__node__subcmd__list)
+            opts="-o -h -V --data --admin --certs --cert --key --ca --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --certs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cert)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__node__subcmd__remove)
             opts="-o -h -V --data --admin --certs --cert --key --ca --output --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

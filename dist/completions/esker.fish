@@ -41,8 +41,8 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "snapshot" -d 'Take, lis
 complete -c esker -n "__fish_esker_needs_command" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
 complete -c esker -n "__fish_esker_needs_command" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
 complete -c esker -n "__fish_esker_needs_command" -f -a "replica" -d 'List the copies of a volume, add one on another node of the cluster, take one away'
-complete -c esker -n "__fish_esker_needs_command" -f -a "node" -d 'List the nodes of the cluster, drain one'
-complete -c esker -n "__fish_esker_needs_command" -f -a "cluster" -d 'Show the cluster'
+complete -c esker -n "__fish_esker_needs_command" -f -a "node" -d 'List the nodes of the cluster, add one, drain one, take one away'
+complete -c esker -n "__fish_esker_needs_command" -f -a "cluster" -d 'Begin a cluster, show it'
 complete -c esker -n "__fish_esker_needs_command" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_needs_command" -f -a "status" -d 'Show the health of the node'
 complete -c esker -n "__fish_esker_needs_command" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
@@ -430,21 +430,23 @@ complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_sub
 complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from help" -f -a "add" -d 'Give a volume another copy while it is used; waits until that one has everything and votes'
 complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Take a copy of a volume away while it is used'
 complete -c esker -n "__fish_esker_using_subcommand replica; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -f -a "list" -d 'List the nodes: whether they answer, how full they are, and what they hold'
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -f -a "drain" -d 'Have the copies on a node go to other nodes while they are used; waits until it holds none. It gets no new ones, through restarts too, until it is taken back'
-complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list drain help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -f -a "list" -d 'List the nodes: whether they answer, how full they are, and what they hold'
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -f -a "add" -d 'Add a new node to the cluster, one that waits for it (`cluster.join` in its configuration), and wait until it serves. Asked again after an interruption it goes on'
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -f -a "remove" -d 'Take a node out of the cluster that holds nothing any more (`esker node drain`), or that is gone and whose copies have been made anew elsewhere'
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -f -a "drain" -d 'Have the copies on a node go to other nodes while they are used; waits until it holds none. It gets no new ones, through restarts too, until it is taken back'
+complete -c esker -n "__fish_esker_using_subcommand node; and not __fish_seen_subcommand_from list add remove drain help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from list" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
@@ -457,6 +459,34 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from list" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l id -d 'Its id; the one its certificate names, or the next free one, when none is said' -r
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l address -d 'Where its links are reached, when not as its `cluster.listen` says' -r
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l label -d 'Where it stands: zone=a; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -l no-wait -d 'Do not wait until it serves'
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from add" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from remove" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from drain" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from drain" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from drain" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
@@ -472,22 +502,40 @@ complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from drain" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from drain" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from help" -f -a "list" -d 'List the nodes: whether they answer, how full they are, and what they hold'
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from help" -f -a "add" -d 'Add a new node to the cluster, one that waits for it (`cluster.join` in its configuration), and wait until it serves. Asked again after an interruption it goes on'
+complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Take a node out of the cluster that holds nothing any more (`esker node drain`), or that is gone and whose copies have been made anew elsewhere'
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from help" -f -a "drain" -d 'Have the copies on a node go to other nodes while they are used; waits until it holds none. It gets no new ones, through restarts too, until it is taken back'
 complete -c esker -n "__fish_esker_using_subcommand node; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -f -a "status" -d 'Show the nodes, and what is wrong between them'
-complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -f -a "init" -d 'Make this node the first of a cluster; `esker node add` adds others'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -f -a "status" -d 'Show the nodes, and what is wrong between them'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and not __fish_seen_subcommand_from init status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l address -d 'Where others reach its links, when not as its `cluster.listen` says' -r
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l control -d 'Where others reach its `control`, when not as its `cluster.control` says' -r
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l label -d 'Where it stands: zone=a; may be repeated' -r
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from init" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from status" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from status" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from status" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
@@ -500,6 +548,7 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from status" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from help" -f -a "init" -d 'Make this node the first of a cluster; `esker node add` adds others'
 complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from help" -f -a "status" -d 'Show the nodes, and what is wrong between them'
 complete -c esker -n "__fish_esker_using_subcommand cluster; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand space" -l data -d 'The daemon\'s folder' -r -F
@@ -769,8 +818,8 @@ complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "clone" -d 'Make a volume that begins as a snapshot is, or as a volume was at a second of its rewind window'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "key" -d 'Show and rotate the keys of encrypted volumes'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "replica" -d 'List the copies of a volume, add one on another node of the cluster, take one away'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "node" -d 'List the nodes of the cluster, drain one'
-complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "cluster" -d 'Show the cluster'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "node" -d 'List the nodes of the cluster, add one, drain one, take one away'
+complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "cluster" -d 'Begin a cluster, show it'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "space" -d 'Show where the space is, of the node or of one volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "status" -d 'Show the health of the node'
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "cert" -d 'Make certificates for TLS, with an authority of your own'
@@ -801,7 +850,10 @@ complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcom
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from replica" -f -a "add" -d 'Give a volume another copy while it is used; waits until that one has everything and votes'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from replica" -f -a "remove" -d 'Take a copy of a volume away while it is used'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "list" -d 'List the nodes: whether they answer, how full they are, and what they hold'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "add" -d 'Add a new node to the cluster, one that waits for it (`cluster.join` in its configuration), and wait until it serves. Asked again after an interruption it goes on'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "remove" -d 'Take a node out of the cluster that holds nothing any more (`esker node drain`), or that is gone and whose copies have been made anew elsewhere'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "drain" -d 'Have the copies on a node go to other nodes while they are used; waits until it holds none. It gets no new ones, through restarts too, until it is taken back'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cluster" -f -a "init" -d 'Make this node the first of a cluster; `esker node add` adds others'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cluster" -f -a "status" -d 'Show the nodes, and what is wrong between them'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "init" -d 'Make an authority: ca.pem, which everybody is given, and ca.key, which makes certificates'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from cert" -f -a "server" -d 'Issue a certificate for a node'
