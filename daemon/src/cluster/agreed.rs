@@ -69,7 +69,7 @@ struct Raw {
 /// A change of the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// With id 0 it gets the next one that nobody ever had.
+    /// With id 0 it gets the next one that nobody ever had. One that is a member gets other labels, if it is given some.
     Add(Member),
     Remove(NodeId),
 }
@@ -173,14 +173,20 @@ impl Agreed {
                         member.id.0 += 1;
                     }
                 }
-                if self.members.contains(&member) {
-                    return Ok(None);
-                }
-                if let Some(other) = self.member(member.id) {
-                    let (id, at) = (member.id, &other.control);
-                    return Err(format!(
-                        "node {id} is the one at {at} already: remove that one first (`esker node remove {id}`)"
-                    ));
+                if let Some(old) = self.member(member.id) {
+                    if old.control != member.control {
+                        let (id, at) = (member.id, &old.control);
+                        return Err(format!(
+                            "node {id} is the one at {at} already: remove that one first (`esker node remove {id}`)"
+                        ));
+                    }
+                    if member.labels.is_empty() {
+                        member.labels.clone_from(&old.labels);
+                    }
+                    if *old == member {
+                        return Ok(None);
+                    }
+                    next.members.retain(|other| other.id != member.id);
                 }
                 let text = node_label(&member).1;
                 if text.len() > limits::LABEL_BYTES_MAX {
@@ -432,6 +438,18 @@ mod tests {
             ..node(2)
         };
         assert_eq!(two.change(&Change::Add(any)), Ok(None));
+        let bare = Member {
+            labels: Labels::new(),
+            ..node(2)
+        };
+        assert_eq!(two.change(&Change::Add(bare)), Ok(None), "labels stay");
+        let moved = Member {
+            labels: Labels::from([("zone".into(), "other".into())]),
+            ..node(2)
+        };
+        let after = changed(&two, &Change::Add(moved));
+        assert_eq!(after.members[1].labels["zone"], "other");
+        assert_eq!((after.members.len(), after.revision), (2, 3));
         assert_eq!(two.change(&Change::Remove(NodeId(5))), Ok(None));
     }
 

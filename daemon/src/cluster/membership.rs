@@ -9,6 +9,7 @@ use super::placement::Labels;
 use super::{control, internal, on_node, Cluster, Result};
 use crate::config::ListenOn;
 use crate::store::RequestError;
+use esker_api::cluster::HeldReplica;
 use esker_base::limits::METADATA_VOLUME;
 use esker_base::NodeId;
 use esker_node::admin::{AdminError, VolumeReport};
@@ -209,15 +210,24 @@ impl Cluster {
             ))
             .into());
         };
-        let drain = format!("`esker node drain {node}` first");
-        if let Ok(held) = control::list_replicas(self, &member, "").await {
-            if let Some(copy) = held.first() {
-                let (count, name) = (held.len(), &copy.name);
-                return refuse(format!(
-                    "node {node} holds {count} copies, one of volume {name}: {drain}"
-                ));
+        // Its copy of the list goes with it.
+        let is_volume = |copy: &&HeldReplica| copy.name != METADATA_VOLUME;
+        let remedy = match control::list_replicas(self, &member, "").await {
+            Ok(held) => {
+                let remedy = format!("`esker node drain {node}` first");
+                if let Some(copy) = held.iter().find(is_volume) {
+                    let name = &copy.name;
+                    return refuse(format!(
+                        "node {node} holds a copy of volume {name}: {remedy}"
+                    ));
+                }
+                remedy
             }
-        }
+            Err(_) => format!(
+                "it does not answer, and its copies are made anew elsewhere when it has been silent for long \
+                 (cluster.replace_after), where there is a node for them; or take each away: `esker replica remove VOLUME --node {node}`"
+            ),
+        };
         for other in config.members.iter().filter(|other| other.id != node) {
             let held = match self.member(other.id) {
                 None => self.replicas_here("").await,
@@ -229,12 +239,11 @@ impl Cluster {
                     "{why}; without its answer it is not known whether volumes count on node {node}"
                 ))
             })?;
-            let counts_on = held
-                .iter()
-                .find(|copy| !copy.removed && copy.nodes.contains(&node.0));
+            let mut counting = held.iter().filter(is_volume);
+            let counts_on = counting.find(|copy| !copy.removed && copy.nodes.contains(&node.0));
             if let Some(copy) = counts_on {
                 let name = &copy.name;
-                return refuse(format!("volume {name} has a copy on node {node}: {drain}"));
+                return refuse(format!("volume {name} has a copy on node {node}: {remedy}"));
             }
         }
         self.change_members(&Change::Remove(node)).await?;
@@ -300,10 +309,26 @@ impl Cluster {
         let Some((_, labels)) = changed else {
             return Ok(now);
         };
+        if let Change::Remove(node) = change {
+            self.take_list_from(&volume, *node).await?;
+        }
         let after = self.stores.relabel(METADATA_VOLUME.into(), labels).await?;
         let after = Agreed::of_labels(&after.labels).map_err(RequestError::Silent)?;
         self.adopt(&after).await?;
         Ok(after)
+    }
+
+    /// Takes a node's copy of the metadata volume away.
+    async fn take_list_from(&self, volume: &VolumeReport, node: NodeId) -> Result<()> {
+        let holds = |volume: &VolumeReport| volume.members.iter().any(|m| m.node == Some(node.0));
+        if !holds(volume) {
+            return Ok(());
+        }
+        match self.remove_replica(METADATA_VOLUME, node).await {
+            // One that is silent keeps what it has, and counts no more.
+            Err(error) if holds(&self.stores.show(METADATA_VOLUME).await?) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Goes by these members from now on, through restarts too, if they are newer.

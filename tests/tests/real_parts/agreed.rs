@@ -157,6 +157,22 @@ fn a_cluster_begins_with_one_node_and_others_come_and_go() {
     until("the list has moved, too", || {
         metadata_nodes(first).len() == 3 && !metadata_nodes(first).contains(&"20".to_owned())
     });
+
+    // One that is dead goes with its copy of the list, once no volume counts on it.
+    nodes[3].take().unwrap().kill();
+    let first = nodes[0].as_ref().unwrap();
+    let four = nodes_of(first)[1].clone();
+    let told = first.esker(&["node", "remove", &four]).line(1);
+    assert!(told.contains("esker replica remove VOLUME"), "{told}");
+    until("the copy there is none any more", || {
+        let removed = first.esker(&["replica", "remove", "v", "--node", &four]);
+        removed.code == Some(0) || copies(first, "v").len() == 2
+    });
+    first.esker(&["node", "remove", &four]).ok();
+    until("the list is where it can change", || {
+        nodes_of(first).len() == 2 && metadata_nodes(first).len() < 2
+    });
+    holds(&mut first.client("v"), 0..64, 1);
     for node in nodes.into_iter().flatten() {
         node.stop();
     }
