@@ -400,6 +400,7 @@ impl Admin for AdminService {
             dry_run,
             snapshot_schedule,
         } = request.into_inner();
+        require_ordinary(&volume)?;
         tracing::info!(volume, dry_run, "prune snapshots");
         if snapshot_schedule.is_some() && !dry_run {
             return Err(Status::invalid_argument(
@@ -515,6 +516,7 @@ impl Admin for AdminService {
             name,
             labels,
         } = request.into_inner();
+        require_ordinary(&volume)?;
         require_ordinary(&name)?;
         tracing::info!(volume, snapshot, name, "clone volume");
         let labels = labels_of(labels)?;
@@ -549,6 +551,7 @@ impl Admin for AdminService {
         request: Request<v1::DeleteSnapshotRequest>,
     ) -> Answer<v1::DeleteSnapshotResponse> {
         let v1::DeleteSnapshotRequest { volume, name } = request.into_inner();
+        require_ordinary(&volume)?;
         tracing::info!(volume, name, "delete snapshot");
         let deleted = self.stores.snapshot_delete(volume, name).await;
         deleted.map_err(refusal)?;
@@ -566,6 +569,7 @@ impl Admin for AdminService {
             discard,
             force,
         } = request.into_inner();
+        require_ordinary(&volume)?;
         tracing::warn!(volume, name, keep, discard, force, "roll volume back");
         let keep = match (discard, keep.as_str()) {
             (true, "") => Some(None),
@@ -643,6 +647,7 @@ impl Admin for AdminService {
         request: Request<v1::RotateKeysRequest>,
     ) -> Answer<v1::RotateKeysResponse> {
         let v1::RotateKeysRequest { volume, data_key } = request.into_inner();
+        require_ordinary(&volume)?;
         tracing::info!(volume, data_key, "rotate keys");
         let keys = self.stores.rotate_keys(volume, data_key).await;
         let keys = keys.map_err(refusal)?.into_iter().map(report::key);

@@ -441,8 +441,25 @@ impl Stores {
         name: String,
         labels: BTreeMap<String, Option<String>>,
     ) -> Result<VolumeReport> {
+        self.relabel_where(name, labels, None).await
+    }
+
+    /// The same, if a label still has the value that it was seen with.
+    ///
+    /// # Errors
+    /// As [`Self::relabel`]; [`AdminError::NotLeading`] when it has not.
+    pub async fn relabel_where(
+        &self,
+        name: String,
+        labels: BTreeMap<String, Option<String>>,
+        expects: Option<(String, String)>,
+    ) -> Result<VolumeReport> {
         let store = self.find(&name).await?;
-        let request = AdminRequest::VolumeRelabel { name, labels };
+        let request = AdminRequest::VolumeRelabel {
+            name,
+            labels,
+            expects,
+        };
         let changed = volume_of(store, store.request(request).await?);
         self.changed.notify_one();
         changed

@@ -62,6 +62,8 @@ pub enum AdminRequest {
         name: String,
         /// New values by key; none takes the label away.
         labels: BTreeMap<String, Option<String>>,
+        /// A label that has this value, or nothing is changed ([`AdminError::NotLeading`]): whoever asks has decided by what it saw.
+        expects: Option<(String, String)>,
     },
     /// Rename a volume. One with one copy is refused while sessions are attached under the old name.
     VolumeRename {

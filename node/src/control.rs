@@ -111,9 +111,11 @@ impl Node {
             AdminRequest::VolumeResize { name, size_bytes } => {
                 self.volume_resize(token, &name, size_bytes)
             }
-            AdminRequest::VolumeRelabel { name, labels } => {
-                self.volume_relabel(token, &name, labels)
-            }
+            AdminRequest::VolumeRelabel {
+                name,
+                labels,
+                expects,
+            } => self.volume_relabel(token, &name, labels, expects.as_ref()),
             AdminRequest::VolumeRename { name, new_name } => {
                 self.volume_rename(token, &name, new_name, effects)
             }
@@ -368,9 +370,18 @@ impl Node {
         token: AdminToken,
         name: &str,
         labels: BTreeMap<String, Option<String>>,
+        expects: Option<&(String, String)>,
     ) -> Outcome {
         let id = self.find(name)?;
         self.writable()?;
+        if let (Some((key, value)), Some(volume)) = (expects, self.volumes.get(&id)) {
+            let is_so = volume.labels.get(key) == Some(value);
+            if !volume.is_serving() || volume.is_relabelled() || !is_so {
+                return Err(AdminError::NotLeading(format!(
+                    "the labels of volume {name} have changed since they were looked at, or its leader has"
+                )));
+            }
+        }
         let mut changed = self.volumes.get(&id).map(|v| v.labels.clone());
         let after = changed.get_or_insert_default();
         for (key, value) in &labels {

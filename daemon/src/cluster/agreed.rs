@@ -76,12 +76,13 @@ pub(super) enum Change {
 
 impl Agreed {
     /// A cluster of one node.
-    pub fn first(member: Member) -> Self {
-        Self {
-            revision: 1,
-            last_id: counted(member.id),
-            members: vec![member],
-        }
+    ///
+    /// # Errors
+    /// One line: when it cannot be written down.
+    pub fn first(member: Member) -> Result<Self, String> {
+        check_fits(&member)?;
+        let last_id = counted(member.id);
+        Self::checked(1, vec![member], last_id)
     }
 
     /// What the labels of the metadata volume say.
@@ -145,6 +146,11 @@ impl Agreed {
         labels
     }
 
+    /// The label that says of which revision it is: what a change of it expects.
+    pub(super) fn mark(&self) -> (String, String) {
+        (REVISION_LABEL.into(), self.revision.to_string())
+    }
+
     /// Tells lists of one revision apart.
     pub fn crc(&self) -> u32 {
         let text = serde_json::to_string(&self.raw()).unwrap_or_default();
@@ -188,14 +194,7 @@ impl Agreed {
                     }
                     next.members.retain(|other| other.id != member.id);
                 }
-                let text = node_label(&member).1;
-                if text.len() > limits::LABEL_BYTES_MAX {
-                    let most = limits::LABEL_BYTES_MAX;
-                    return Err(format!(
-                        "its addresses and labels take {} bytes; at most {most}",
-                        text.len()
-                    ));
-                }
+                check_fits(&member)?;
                 next.last_id = next.last_id.max(counted(member.id));
                 next.members.push(member);
             }
@@ -204,6 +203,9 @@ impl Agreed {
                     return Ok(None);
                 }
                 next.members.retain(|member| member.id != *node);
+                if next.members.is_empty() {
+                    return Err(format!("node {node} is the only one"));
+                }
             }
         }
         next = Self::checked(self.revision + 1, next.members, next.last_id)?;
@@ -236,6 +238,17 @@ impl Agreed {
             revision: self.revision,
             members: self.members.iter().map(raw).collect(),
         }
+    }
+}
+
+/// That a member can be written into a label.
+fn check_fits(member: &Member) -> Result<(), String> {
+    let (bytes, most) = (node_label(member).1.len(), limits::LABEL_BYTES_MAX);
+    match bytes > most {
+        true => Err(format!(
+            "its addresses and labels take {bytes} bytes; at most {most}"
+        )),
+        false => Ok(()),
     }
 }
 
@@ -402,7 +415,7 @@ mod tests {
 
     #[test]
     fn members_come_and_go_and_ids_are_not_given_twice() {
-        let one = Agreed::first(node(7));
+        let one = Agreed::first(node(7)).unwrap();
         let any = |id| Member {
             id: NodeId(0),
             ..node(id)
@@ -419,7 +432,8 @@ mod tests {
         let drawn = Agreed::first(Member {
             id: NodeId(NODE_ID_MAX - 1),
             ..node(1)
-        });
+        })
+        .unwrap();
         let first = changed(&drawn, &Change::Add(any(2)));
         assert_eq!(first.members[0].id, NodeId(1));
         // Not 8, which another node was.
@@ -431,7 +445,7 @@ mod tests {
 
     #[test]
     fn what_was_done_is_not_done_again() {
-        let two = changed(&Agreed::first(node(1)), &Change::Add(node(2)));
+        let two = changed(&Agreed::first(node(1)).unwrap(), &Change::Add(node(2)));
         assert_eq!(two.change(&Change::Add(node(2))), Ok(None));
         let any = Member {
             id: NodeId(0),
@@ -455,7 +469,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let two = changed(&Agreed::first(node(1)), &Change::Add(node(2)));
+        let two = changed(&Agreed::first(node(1)).unwrap(), &Change::Add(node(2)));
         let refused = |member: Member| two.change(&Change::Add(member)).unwrap_err();
         let other = Member {
             id: NodeId(2),
@@ -471,6 +485,27 @@ mod tests {
         long.labels.insert("x".into(), "y".repeat(127));
         long.labels.insert("z".into(), "y".repeat(127));
         assert!(refused(long).contains("bytes; at most 256"));
+        let last = Agreed::first(node(1)).unwrap();
+        let gone = last.change(&Change::Remove(NodeId(1))).unwrap_err();
+        assert!(gone.contains("the only one"), "{gone}");
+        // What could not be read again is not written either.
+        let empty = Labels::from([("zone".into(), String::new())]);
+        let twice = Member {
+            control: node(1).address,
+            ..node(1)
+        };
+        for (odd, part) in [
+            (
+                Member {
+                    labels: empty,
+                    ..node(1)
+                },
+                "labels",
+            ),
+            (twice, "named twice"),
+        ] {
+            assert!(Agreed::first(odd).unwrap_err().contains(part), "{part}");
+        }
         for (text, part) in [
             ("0.0.0.0:1", "cannot reach"),
             ("h:0", "cannot reach"),
@@ -482,7 +517,7 @@ mod tests {
 
     #[test]
     fn the_most_members_fit() {
-        let mut agreed = Agreed::first(node(1));
+        let mut agreed = Agreed::first(node(1)).unwrap();
         for id in 2..=MEMBERS_MAX as u64 {
             agreed = changed(&agreed, &Change::Add(node(id)));
         }
@@ -499,7 +534,7 @@ mod tests {
 
     #[test]
     fn a_list_is_told_and_noted_as_it_is() {
-        let two = changed(&Agreed::first(node(1)), &Change::Add(node(2)));
+        let two = changed(&Agreed::first(node(1)).unwrap(), &Change::Add(node(2)));
         let heard = Agreed::of_told(&two.to_told()).unwrap();
         assert_eq!(
             (heard.revision, &heard.members, heard.crc()),

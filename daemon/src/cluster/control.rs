@@ -236,7 +236,9 @@ fn require_node(member: &Member, node: u64) -> Result<()> {
         return Ok(());
     }
     let control = &member.control;
-    let text = format!("{control} answers as node {node}; look at [[cluster.node]]");
+    let text = format!(
+        "{control} answers as node {node}; look at the addresses of members (`esker node list`)"
+    );
     Err(AdminError::Refused(text).into())
 }
 

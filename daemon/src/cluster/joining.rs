@@ -32,6 +32,8 @@ pub(super) enum Introduced {
     Waits {
         /// The node that its certificate or its configuration names.
         named: Option<NodeId>,
+        /// The cluster that its configuration names.
+        cluster: Option<ClusterId>,
     },
     /// It is a node already.
     Is(Identity),
@@ -52,8 +54,15 @@ pub(super) struct Waiting {
     named: Option<NodeId>,
     /// The cluster that its configuration names.
     cluster: Option<ClusterId>,
-    /// Answers once.
-    joined: Mutex<Option<oneshot::Sender<()>>>,
+    told: Mutex<Told>,
+}
+
+/// What a node that waits was told.
+struct Told {
+    /// Ends the waiting.
+    joined: Option<oneshot::Sender<()>>,
+    /// What it is since.
+    is: Option<(NodeId, ClusterId)>,
 }
 
 impl Waiting {
@@ -61,9 +70,9 @@ impl Waiting {
     fn join(&self, request: &v1::JoinRequest) -> Result<(), Status> {
         let cluster = crate::identity::parse_cluster(&request.cluster);
         let cluster = cluster.map_err(Status::invalid_argument)?;
-        let told = request.members.as_ref();
-        let told = told.ok_or_else(|| Status::invalid_argument("no members"))?;
-        let agreed = Agreed::of_told(told).map_err(Status::invalid_argument)?;
+        let members = request.members.as_ref();
+        let members = members.ok_or_else(|| Status::invalid_argument("no members"))?;
+        let agreed = Agreed::of_told(members).map_err(Status::invalid_argument)?;
         let node = NodeId(request.node);
         if agreed.member(node).is_none() {
             return Err(Status::invalid_argument(format!(
@@ -81,6 +90,15 @@ impl Waiting {
                 "its configuration says that it is of cluster {other}, not of {cluster}"
             ));
         }
+        // One after the other: what it was told first, it is.
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match told.is {
+            Some(is) if is == (node, cluster) => return Ok(()),
+            Some((other, of)) => {
+                return refuse(format!("it is node {other} of cluster {of} by now"))
+            }
+            None => {}
+        }
         let failed = |error: DaemonError| Status::internal(error.to_string());
         Note::new(&self.data).save(&agreed).map_err(failed)?;
         let given = Given {
@@ -89,8 +107,8 @@ impl Waiting {
             certified: None,
         };
         Identity::load_or_create(&self.data, &given).map_err(failed)?;
-        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(joined) = joined.take() {
+        told.is = Some((node, cluster));
+        if let Some(joined) = told.joined.take() {
             let _ = joined.send(()); // nobody waits when the daemon is stopping
         }
         Ok(())
@@ -104,7 +122,7 @@ impl Joining for Service {
         _: Request<v1::IntroduceRequest>,
     ) -> Result<Response<v1::IntroduceResponse>, Status> {
         let (waits, node, cluster) = match &self.introduced {
-            Introduced::Waits { named } => (true, named.unwrap_or(NodeId(0)), None),
+            Introduced::Waits { named, cluster } => (true, named.unwrap_or(NodeId(0)), *cluster),
             Introduced::Is(identity) => (false, identity.node, Some(identity.cluster)),
         };
         Ok(Response::new(v1::IntroduceResponse {
@@ -150,13 +168,19 @@ pub async fn wait_to_be_added(
     let listener: TcpListener = control::listen(config, on, tls.is_none()).await?;
     let (joined, told) = oneshot::channel();
     let service = Service {
-        introduced: Introduced::Waits { named },
+        introduced: Introduced::Waits {
+            named,
+            cluster: config.id,
+        },
         address: config.listen.to_string(),
         waiting: Some(Waiting {
             data: data.to_path_buf(),
             named,
             cluster: config.id,
-            joined: Mutex::new(Some(joined)),
+            told: Mutex::new(Told {
+                joined: Some(joined),
+                is: None,
+            }),
         }),
     };
     let (sender, incoming) = mpsc::channel(1);

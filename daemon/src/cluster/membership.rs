@@ -119,6 +119,7 @@ impl Cluster {
             control: reached("cluster.control", control, &config.control)?,
             labels,
         });
+        let first = first.map_err(AdminError::Invalid)?;
         let size = METADATA_BYTES;
         let created = self
             .stores
@@ -155,6 +156,12 @@ impl Cluster {
                 "{control} is node {} of another cluster ({}); only one that has never served can be added: give it an empty \
                  data directory and set cluster.join",
                 told.node, told.cluster
+            ));
+        }
+        if told.waits && !told.cluster.is_empty() && !is_ours {
+            return refuse(format!(
+                "the configuration of {control} says that it is of cluster {}",
+                told.cluster
             ));
         }
         let certified = Some(NodeId(told.node)).filter(|node| node.0 != 0);
@@ -200,10 +207,16 @@ impl Cluster {
     /// When it holds some, another node does not answer (it may know of some), or the members cannot be changed.
     pub async fn remove_node(&self, node: NodeId) -> Result<()> {
         self.require_agreement()?;
-        let config = self.config();
         if node == self.identity.node {
             return refuse("a node does not remove itself: ask another one");
         }
+        // Whoever was added a moment ago is asked, too: a change to what this node is already brings the newest list.
+        let own = self.agreed();
+        let own = own.as_ref().and_then(|a| a.member(self.identity.node));
+        if let Some(own) = own {
+            self.change_members(&Change::Add(own.clone())).await?;
+        }
+        let config = self.config();
         let Some(member) = self.member(node) else {
             return Err(AdminError::NotFound(format!(
                 "there is no node {node} in this cluster; `esker node list` shows all"
@@ -285,7 +298,7 @@ impl Cluster {
                 let why = told.unwrap_or_else(|| "no node that answers has it".into());
                 return refuse(format!(
                     "the members cannot be changed while nobody leads what they are kept in ({why}); volumes go on. Start \
-                     the nodes that are down (`esker node list`), then ask again"
+                     the nodes that are down (`esker node list`), then ask again; docs/peers.md tells what to do when they are lost"
                 ));
             }
             tokio::time::sleep(ROUND_WAIT).await;
@@ -300,7 +313,7 @@ impl Cluster {
         let agreement = self.require_agreement()?;
         let _one = agreement.changing.lock().await;
         let volume = self.stores.show(METADATA_VOLUME).await?;
-        if !leads(&volume) {
+        if !volume.serves {
             let text = "this node does not lead what the members are kept in".to_string();
             return Err(AdminError::NotLeading(text).into());
         }
@@ -310,9 +323,18 @@ impl Cluster {
             return Ok(now);
         };
         if let Change::Remove(node) = change {
+            if *node == self.identity.node && volume.members.len() <= 1 {
+                return refuse(format!(
+                    "node {node} has the only copy of the list of members: `esker node drain {node}` first"
+                ));
+            }
             self.take_list_from(&volume, *node).await?;
         }
-        let after = self.stores.relabel(METADATA_VOLUME.into(), labels).await?;
+        let name = METADATA_VOLUME.into();
+        let after = self
+            .stores
+            .relabel_where(name, labels, Some(now.mark()))
+            .await?;
         let after = Agreed::of_labels(&after.labels).map_err(RequestError::Silent)?;
         self.adopt(&after).await?;
         Ok(after)
@@ -337,6 +359,7 @@ impl Cluster {
     /// When they cannot be kept, or a volume of this node's counts on a node that is not among them.
     pub(super) async fn adopt(&self, agreed: &Agreed) -> Result<()> {
         let agreement = self.require_agreement()?;
+        let _one = self.taking.lock().await;
         if agreed.revision <= self.members_revision() {
             return Ok(());
         }
@@ -435,8 +458,13 @@ impl Cluster {
         if most == 0 {
             return Ok(());
         }
+        let _one = self.require_agreement()?.changing.lock().await;
         let (_, labels) = agreed.above(most);
-        let after = self.stores.relabel(METADATA_VOLUME.into(), labels).await?;
+        let name = METADATA_VOLUME.into();
+        let after = self
+            .stores
+            .relabel_where(name, labels, Some(agreed.mark()))
+            .await?;
         let after = Agreed::of_labels(&after.labels).map_err(RequestError::Silent)?;
         self.adopt(&after).await
     }

@@ -68,6 +68,8 @@ pub struct Cluster {
     stirred: Notify,
     /// The members as they are agreed on; none where the configuration names them.
     agreement: Option<Agreement>,
+    /// Other settings or members are taken up one after the other.
+    taking: Mutex<()>,
 }
 
 type Result<T> = std::result::Result<T, RequestError>;
@@ -113,6 +115,7 @@ impl Cluster {
             tls: None,
             keys,
             agreement: None,
+            taking: Mutex::new(()),
         }
     }
 
@@ -394,6 +397,7 @@ impl Cluster {
     /// One line: when what this node itself is called or where it listens is to change, it joins a cluster or leaves it, or
     /// a node is to go that has a copy of a volume of this one's. Nothing has changed then.
     pub async fn reload(&self, wanted: &ClusterConfig) -> std::result::Result<(), String> {
+        let _one = self.taking.lock().await;
         let old = self.config();
         let mut wanted = wanted.clone();
         if self.agreement.is_some() && !wanted.is_member() {

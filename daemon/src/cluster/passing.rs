@@ -108,7 +108,7 @@ impl Cluster {
         }
         match self.member(node) {
             Some(member) => control::carry_out(self, &member, rule.method, request).await,
-            None => Said::Unreached("no [[cluster.node]] of this node's configuration".into()),
+            None => Said::Unreached("no member of the cluster, as far as this node knows".into()),
         }
     }
 

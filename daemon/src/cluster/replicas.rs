@@ -305,7 +305,7 @@ impl Cluster {
             }
             if self.config().members.iter().all(|member| member.id != id) {
                 return refuse(format!(
-                    "there is no node {id} in this cluster: see [[cluster.node]]"
+                    "there is no node {id} in this cluster; `esker node list` shows all"
                 ));
             }
         }

@@ -117,7 +117,7 @@ impl FakeStore {
                 volume.size_bytes = size_bytes;
                 Ok(AdminReply::Volume(volume.clone()))
             }
-            AdminRequest::VolumeRelabel { name, labels } => {
+            AdminRequest::VolumeRelabel { name, labels, .. } => {
                 let volume = volumes.get_mut(&name).ok_or_else(|| not_found(&name))?;
                 for (key, value) in labels {
                     volume.labels.remove(&key);

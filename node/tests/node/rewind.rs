@@ -14,7 +14,11 @@ fn set_window(world: &mut World, seconds: Option<u64>) {
     let labels = [(REWIND_LABEL.into(), seconds)].into();
     let name = "v".into();
     world
-        .ask(AdminRequest::VolumeRelabel { name, labels })
+        .ask(AdminRequest::VolumeRelabel {
+            name,
+            labels,
+            expects: None,
+        })
         .unwrap();
 }
 

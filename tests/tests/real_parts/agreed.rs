@@ -59,6 +59,10 @@ fn a_cluster_begins_with_one_node_and_others_come_and_go() {
         .esker(&["cluster", "init", "--control", "0.0.0.0:7"])
         .line(1);
     assert!(told.contains("others cannot reach `0.0.0.0:7`"), "{told}");
+    let told = first
+        .esker(&["cluster", "init", "--label", "zone="])
+        .line(1);
+    assert!(told.contains("labels"), "{told}");
     let begun = first.json(&["cluster", "init", "--label", "zone=a"]);
     assert!(first
         .esker(&["cluster", "init"])
@@ -169,8 +173,15 @@ fn a_cluster_begins_with_one_node_and_others_come_and_go() {
         removed.code == Some(0) || copies(first, "v").len() == 2
     });
     first.esker(&["node", "remove", &four]).ok();
-    until("the list is where it can change", || {
-        nodes_of(first).len() == 2 && metadata_nodes(first).len() < 2
+    assert_eq!(nodes_of(first).len(), 2);
+    // The list goes on changing with the two that are left.
+    let three = members.control(3);
+    first
+        .esker(&["node", "add", three, "--label", "zone=z"])
+        .ok();
+    let third = nodes[2].as_ref().unwrap();
+    until("the third has another label", || {
+        third.json(&["node", "list"])[0]["labels"]["zone"] == "z"
     });
     holds(&mut first.client("v"), 0..64, 1);
     for node in nodes.into_iter().flatten() {
@@ -192,6 +203,9 @@ fn certified_nodes_are_added_as_what_they_are() {
     assert!(told.contains("is node 2 and not node 7"), "{told}");
     first.esker(&["node", "add", members.control(2)]).ok();
     let second = second.join().unwrap();
+    assert_eq!(nodes_of(&second), ["1", "2"]);
+    let told = second.esker(&["node", "remove", "1"]).line(1);
+    assert!(told.contains("the only copy of the list"), "{told}");
     assert_eq!(nodes_of(&second), ["1", "2"]);
     let words = [
         "volume",
