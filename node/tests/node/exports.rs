@@ -5,7 +5,7 @@ use crate::harness::{
 };
 use esker_base::num::to_usize;
 use esker_base::{limits, ConnId};
-use esker_node::admin::AdminRequest;
+use esker_node::admin::{AdminError, AdminRequest};
 use esker_node::Event;
 
 const ACK: u32 = 1;
@@ -238,4 +238,43 @@ fn lists_are_bounded_and_everything_is_found_by_its_name() {
     assert_eq!(list("v@s2", &["qemu:"]), [since(1), since(0)]);
     assert_eq!(list("v@s2", &[&since(2), &since(3)]), Vec::<String>::new());
     assert!(attached(&world.go(2, "v@s0", &[])));
+}
+
+/// Who decides by labels that were seen does nothing when they are others by then.
+#[test]
+fn labels_change_only_from_what_they_were_seen_as() {
+    let mut world = World::new();
+    let mut set = |value: &str, expects: Option<(&str, &str)>| {
+        let text = |(key, value): (&str, &str)| (key.to_string(), value.to_string());
+        world.ask(AdminRequest::VolumeRelabel {
+            name: "v".into(),
+            labels: [("n".to_string(), Some(value.to_string()))].into(),
+            expects: expects.map(text),
+        })
+    };
+    let is_refused = |answer| matches!(answer, Err(AdminError::NotLeading(_)));
+    assert!(is_refused(set("1", Some(("n", "0")))), "there is none");
+    set("1", None).unwrap();
+    set("2", Some(("n", "1"))).unwrap();
+    assert!(is_refused(set("3", Some(("n", "1")))), "it is 2");
+    set("3", Some(("n", "2"))).unwrap();
+}
+
+/// What a cluster keeps its members in is nobody's export, nor the only volume.
+#[test]
+fn the_metadata_volume_is_no_export() {
+    let mut world = World::new();
+    let name = limits::METADATA_VOLUME;
+    let created = world.ask(AdminRequest::VolumeCreate {
+        name: name.into(),
+        size_bytes: 4096,
+        labels: [].into(),
+        encrypted: false,
+    });
+    created.unwrap();
+    assert!(attached(&world.go(1, "", &[])), "the only other one");
+    let refused = world.go(2, name, &[]);
+    assert_eq!(refused.last().unwrap().0, ERR_UNKNOWN);
+    let refused = world.go(3, &format!("{name}@s"), &[]);
+    assert_eq!(refused.last().unwrap().0, ERR_UNKNOWN);
 }
