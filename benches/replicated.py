@@ -258,6 +258,8 @@ def take(targets, args):
     facts["direct"] = {t.name: is_direct(t.pids()) for t in targets if t.pids()}
     facts["idle"] = {t.name: idle(t, 1 if args.quick else 5) for t in targets if t.pids()}
     rows = [row for row in ROWS if re.search(args.rows, row[0])]
+    if not rows:
+        raise SystemExit(f"replicated.py: no row matches {args.rows!r}; there are: {'; '.join(row[0] for row in ROWS)}")
     runs = {row: {t.name: [] for t in targets if t.has(row)} for row, _ in rows}
     for args.number in range(args.rounds):
         turn = (args.number + args.turn) % len(targets)

@@ -13,7 +13,8 @@ tests="nbdinfo:libnbd-bin nbdfuse:libnbd-bin
     /usr/lib/python3/dist-packages/nbd.py:python3-libnbd
     /usr/lib/python3/dist-packages/prometheus_client/__init__.py:python3-prometheus-client
     fio:fio nbd-client:nbd-client qemu-io:qemu-utils qemu-img:qemu-utils fusermount3:fuse3 nbdkit:nbdkit
-    losetup:mount mkfs.ext4:e2fsprogs e2fsck:e2fsprogs fstrim:util-linux cmp:diffutils openssl:openssl"
+    losetup:mount mkfs.ext4:e2fsprogs e2fsck:e2fsprogs fstrim:util-linux cmp:diffutils openssl:openssl
+    ip:iproute2 tc:iproute2 nsenter:util-linux"
 
 case ${1:-all} in
     build) wanted=$build ;;

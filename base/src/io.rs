@@ -14,7 +14,7 @@ pub enum DiskOp {
         /// Length in bytes.
         length: usize,
     },
-    /// Write the concatenation of `bufs` at `offset`.
+    /// Write the concatenation of `bufs` at `offset`. It overlaps no other write on its way: nothing orders them.
     Write {
         /// Byte offset on the device.
         offset: u64,

@@ -649,7 +649,17 @@ impl Admin for AdminService {
         let v1::RotateKeysRequest { volume, data_key } = request.into_inner();
         require_ordinary(&volume)?;
         tracing::info!(volume, data_key, "rotate keys");
-        let keys = self.stores.rotate_keys(volume, data_key).await;
+        let rotated = match &self.cluster {
+            Some(cluster) if data_key => {
+                let rotated = cluster.rotate_data_key(&volume).await;
+                rotated.map_err(refusal)?
+            }
+            _ => None,
+        };
+        let keys = match rotated {
+            Some(keys) => Ok(keys),
+            None => self.stores.rotate_keys(volume, data_key).await,
+        };
         let keys = keys.map_err(refusal)?.into_iter().map(report::key);
         let keys = keys.collect();
         Ok(Response::new(v1::RotateKeysResponse { keys }))

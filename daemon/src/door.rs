@@ -39,11 +39,14 @@ pub struct Rule {
     pub look: &'static str,
 }
 
+/// How long a leader is asked how far it is.
+const LOOK_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// A clone is another volume than the one that a request names.
 const CLONES: &str = "esker volume list";
 
 /// What is passed on. All that is not here is about the node that is asked, or about volumes that are there alone.
-pub const RULES: [Rule; 15] = [
+pub const RULES: [Rule; 16] = [
     leader("ResizeVolume", true, "esker volume show"),
     leader("RenameVolume", false, "esker volume show"),
     leader("SetVolume", false, "esker volume show"),
@@ -53,6 +56,7 @@ pub const RULES: [Rule; 15] = [
     leader("PruneSnapshots", false, "esker snapshot list"),
     leader("DiffSnapshots", true, "esker snapshot list"),
     leader("CloneVolume", false, CLONES),
+    leader("RotateKeys", false, "esker key show"),
     holder("DeleteVolume", false, "esker volume show"),
     holder("AddReplica", false, "esker replica list"),
     holder("RemoveReplica", false, "esker replica list"),
@@ -231,13 +235,58 @@ impl UnaryService<Bytes> for Passing {
             let volume = named
                 .map_err(|e| Status::invalid_argument(e.to_string()))?
                 .volume;
-            let done = match volume.is_empty() {
+            let done = match volume.is_empty() || is_of_this_node(rule.method, &request)? {
                 true => carry_out(&here, rule.method, request).await,
-                false => cluster.pass(&here, rule, &volume, request).await,
+                false => {
+                    let done = cluster.pass(&here, rule, &volume, request.clone()).await?;
+                    Ok(as_led(&cluster, &here, (rule, &volume), request, done).await)
+                }
             };
             done.map(Response::new)
         })
     }
+}
+
+/// A holder's answer about a volume, with how far the leader is that seals it anew: nobody else knows.
+async fn as_led(
+    cluster: &Cluster,
+    here: &AdminServer<AdminService>,
+    (rule, volume): (Rule, &str),
+    request: Bytes,
+    done: Bytes,
+) -> Bytes {
+    if rule.method != "ShowVolume" {
+        return done;
+    }
+    let shown = |answer: Bytes| {
+        esker_api::v1::ShowVolumeResponse::decode(answer)
+            .ok()?
+            .volume
+    };
+    let Some(mut own) = shown(done.clone()).filter(|v| v.reseal.is_some() && v.replicas > 1) else {
+        return done;
+    };
+    let rule = leader("ShowVolume", true, rule.look);
+    let led = tokio::time::timeout(LOOK_WAIT_MAX, cluster.pass(here, rule, volume, request));
+    let led = led.await.ok().and_then(Result::ok).and_then(shown);
+    let Some(reseal) = led.and_then(|volume| volume.reseal) else {
+        return done;
+    };
+    own.reseal = Some(reseal);
+    let volume = Some(own);
+    esker_api::v1::ShowVolumeResponse { volume }
+        .encode_to_vec()
+        .into()
+}
+
+/// Whether a request is about the node that is asked after all: each one wraps its own copies of the keys.
+fn is_of_this_node(method: &str, request: &Bytes) -> Result<bool, Status> {
+    if method != "RotateKeys" {
+        return Ok(false);
+    }
+    let asked = esker_api::v1::RotateKeysRequest::decode(request.clone());
+    let asked = asked.map_err(|e| Status::invalid_argument(e.to_string()))?;
+    Ok(!asked.data_key)
 }
 
 /// Carries a request out on this node.

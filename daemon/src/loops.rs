@@ -33,6 +33,10 @@ pub struct StoreSetup {
     pub may_format: bool,
     /// What can be changed later.
     pub tuning: esker_node::admin::Tuning,
+    /// It is a block device, not a file.
+    pub is_device: bool,
+    /// Who leads a volume with several copies answers reads without asking for each.
+    pub read_leases: bool,
     /// The node it belongs to.
     pub identity: Identity,
     /// Where replicas live.
@@ -99,8 +103,10 @@ where
             index,
             size_bytes,
             cache_bytes: config.cache_bytes,
+            is_device: store.file.is_device(),
             may_format: store.may_format,
             tuning: config.live.tuning(),
+            read_leases: config.cluster.read_leases,
             identity: *identity,
             places: surroundings.places.clone(),
             seed: random()?,

@@ -4,6 +4,7 @@ use crate::loops::StoreSetup;
 use esker_base::num::to_usize;
 use esker_base::{Moment, WallClock};
 use esker_node::{Effect, Node, NodeConfig};
+use std::time::Duration;
 
 /// Makes the machine of a store.
 pub fn node(
@@ -22,6 +23,10 @@ pub fn node(
         };
         config.engine.format_if_blank = setup.may_format;
         config.engine.device_bytes = setup.size_bytes;
+        config.engine.zero_ahead = !setup.is_device;
+        if !setup.read_leases {
+            config.lease = Duration::ZERO;
+        }
         if let Some(bytes) = setup.cache_bytes {
             config.engine.cache_bytes = to_usize(bytes);
         }

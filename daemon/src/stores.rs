@@ -4,7 +4,7 @@
 use crate::retention::Counters;
 use crate::store::{RequestError, StoreHandle};
 use esker_base::{Place, ReplicaId, VolumeId};
-use esker_crypto::WrappedKey;
+use esker_crypto::{KeyName, WrappedKey};
 use esker_node::admin::{
     one_line, AdminError, AdminReply, AdminRequest, DiffPage, KeyReport, RolledBack, ScrubPage,
     ScrubPlace, SnapshotPage, SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport,
@@ -12,7 +12,7 @@ use esker_node::admin::{
 };
 use esker_node::meters::StoreSample;
 use esker_runtime::DirectorySlot;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
@@ -513,7 +513,7 @@ impl Stores {
     /// The data keys of an encrypted volume, wrapped as its store keeps them.
     ///
     /// # Errors
-    /// When no store has it, it is not encrypted, or it has had several keys of its own.
+    /// When no store has it, it is not encrypted, or one of its keys is in no slot.
     pub async fn wrapped_keys(&self, volume: String) -> Result<Vec<WrappedKey>> {
         let store = self.find(&volume).await?;
         match store.request(AdminRequest::KeysWrapped { volume }).await? {
@@ -526,14 +526,43 @@ impl Stores {
     ///
     /// # Errors
     /// When there is no such store, or it refuses.
-    pub async fn place_keys(&self, store: usize, keys: Vec<WrappedKey>) -> Result<()> {
+    pub async fn place_keys(&self, store: usize, keys: Vec<WrappedKey>, fresh: bool) -> Result<()> {
         let found = self.stores.get(store);
         let none = || AdminError::Invalid(format!("there is no store {store}"));
         let found = found.ok_or_else(none)?;
-        done(
-            found,
-            found.request(AdminRequest::KeysPlace { keys }).await?,
-        )
+        let request = AdminRequest::KeysPlace { keys, fresh };
+        done(found, found.request(request).await?)
+    }
+
+    /// The key that a volume with several copies gets next.
+    ///
+    /// # Errors
+    /// When no store has it, it is not led here, or not encrypted.
+    pub async fn next_key(&self, volume: String) -> Result<KeyName> {
+        let store = self.find(&volume).await?;
+        match store.request(AdminRequest::KeyNext { volume }).await? {
+            AdminReply::NextKey(name) => Ok(name),
+            other => Err(mismatch(store, &other)),
+        }
+    }
+
+    /// Has a volume with several copies write under a key that the nodes of these replicas have.
+    ///
+    /// # Errors
+    /// When no store has it, it is not led here, or it has changed since the key was placed.
+    pub async fn key_in_force(
+        &self,
+        volume: String,
+        key_id: u32,
+        replicas: BTreeSet<ReplicaId>,
+    ) -> Result<Vec<KeyReport>> {
+        let store = self.find(&volume).await?;
+        let request = AdminRequest::KeyInForce {
+            volume,
+            key_id,
+            replicas,
+        };
+        keys_of(store, store.request(request).await?)
     }
 
     /// Wraps the keys of an encrypted volume anew.

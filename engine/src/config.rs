@@ -48,6 +48,11 @@ pub struct EngineConfig {
     pub unsynced_time_max: Duration,
     /// Time without writes after which the closing record is written.
     pub idle_time: Duration,
+    /// Segments that were never used are written with zeros before they are: the device is a file whose extents turn from
+    /// unwritten to written at a price.
+    pub zero_ahead: bool,
+    /// Time without writes after which that begins.
+    pub ahead_idle_time: Duration,
     /// Applied entries kept in the Raft log of a group with several members, for followers that
     /// lag; a group of one keeps none.
     pub retained_entries_max: u64,
@@ -93,6 +98,8 @@ impl Default for EngineConfig {
             unsynced_bytes_max: 2 << 20,
             unsynced_time_max: Duration::from_millis(50),
             idle_time: Duration::from_millis(20),
+            zero_ahead: false,
+            ahead_idle_time: Duration::from_millis(500),
             retained_entries_max: 16_384,
             reserve_percent: 15,
             collect: true,
@@ -150,4 +157,6 @@ pub enum Sabotage {
     ReturnStamps,
     /// A new leadership goes on in the epoch of the one before, with the stamp after the last that was applied.
     ResumeStamps,
+    /// A segment is opened while zeros are on their way to it.
+    OpenWhileZeroed,
 }

@@ -22,6 +22,7 @@ use crate::scrub::ScrubState;
 use crate::snapshot::deadlist::Deadlists;
 use crate::snapshot::forest::Forest;
 use crate::snapshot::{DiffState, Orphans, Totals};
+use crate::space::ahead::Ahead;
 use crate::space::{Segments, TableShape};
 use bytes::Bytes;
 use esker_base::num::{to_u32_saturating, to_u64};
@@ -73,6 +74,8 @@ pub(crate) enum Purpose {
     /// A batch of survivors.
     Survivors(u64),
     MapWrite(Vec<VAddr>),
+    /// Zeros for what was never written.
+    Ahead,
     Super,
     Recovery(usize),
 }
@@ -165,6 +168,7 @@ pub struct Engine {
     /// A violation met where no effect could be given; the next step fences.
     pub(crate) fence_pending: Option<StoreError>,
     pub(crate) stopping: bool,
+    pub(crate) ahead: Ahead,
     pub(crate) stopped: bool,
     /// What waits for the log does not fit the store.
     pub(crate) stalled: bool,
@@ -232,6 +236,7 @@ impl Engine {
             fenced: None,
             fence_pending: None,
             stopping: false,
+            ahead: Ahead::default(),
             stopped: false,
             stalled: false,
             refused: Cell::new(false),
@@ -338,6 +343,9 @@ impl Engine {
             self.collect_step(effects);
         }
         self.sync_if_due(now, effects);
+        if self.is_open() {
+            self.ahead_step(now, effects);
+        }
         if let Some(error) = self.fence_pending.take() {
             self.fence(error, effects);
         }
@@ -373,7 +381,9 @@ impl Engine {
             .closing_is_due()
             .then(|| self.log.quiet_since + self.config.idle_time);
         let reclaim = self.reclaim_at.filter(|_| self.checkpoint.is_none());
-        sync.into_iter().chain(closing).chain(reclaim).min()
+        let ahead = self.ahead_due();
+        let due = sync.into_iter().chain(closing).chain(reclaim);
+        due.chain(ahead).min()
     }
 
     fn disk_done(
@@ -400,6 +410,8 @@ impl Engine {
                 Ok(_) => self.map_written(&nodes),
                 Err(error) => self.fence_write(offset, error, effects),
             },
+            // No data is lost with it; whatever is wrong, the next record meets it.
+            Purpose::Ahead => self.ahead_written(now, result.is_ok()),
             Purpose::Super => match result {
                 Ok(_) => self.superblock_written(),
                 Err(error) => self.fence_write(offset, error, effects),
@@ -866,6 +878,12 @@ impl Engine {
     #[must_use]
     pub fn repaired_blocks(&self) -> u64 {
         self.damages.repaired
+    }
+
+    /// Bytes of zeros written ahead of the log since then.
+    #[must_use]
+    pub fn zeroed_bytes(&self) -> u64 {
+        self.ahead.bytes
     }
 
     /// Branches of recovery and of the log that were taken.

@@ -173,6 +173,8 @@ pub struct EngineSample {
     pub damaged_blocks: u64,
     /// Blocks repaired from other replicas since then.
     pub repaired_blocks: u64,
+    /// Bytes of zeros written ahead of the log since then.
+    pub zeroed_bytes: u64,
     /// The store takes no more writes.
     pub is_fenced: bool,
 }
@@ -208,6 +210,7 @@ impl Engine {
             disk_in_flight: to_u64(self.purposes.len()),
             damaged_blocks: self.damaged_blocks(),
             repaired_blocks: self.repaired_blocks(),
+            zeroed_bytes: self.zeroed_bytes(),
             is_fenced: self.fenced.is_some(),
         }
     }

@@ -2,7 +2,7 @@
 //! over gRPC; the simulator issues them directly.
 
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an operator asks of one store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,6 +200,22 @@ pub enum AdminRequest {
     KeysPlace {
         /// As this node's provider opens them.
         keys: Vec<esker_crypto::WrappedKey>,
+        /// They were made just now: refused when a key of such a number is in a slot.
+        fresh: bool,
+    },
+    /// The number of the key that a volume with several copies gets next: answered by the node that leads it.
+    KeyNext {
+        /// The volume.
+        volume: String,
+    },
+    /// Write to a volume with several copies under a key that has been placed on the nodes of all of them.
+    KeyInForce {
+        /// The volume.
+        volume: String,
+        /// The key's number.
+        key_id: u32,
+        /// The replicas whose nodes have it.
+        replicas: BTreeSet<esker_base::ReplicaId>,
     },
     /// Wrap them anew, under the newest key of their provider.
     KeyRotate {
@@ -286,6 +302,8 @@ pub enum AdminReply {
     Keys(Vec<KeyReport>),
     /// To wrapped keys.
     Wrapped(Vec<esker_crypto::WrappedKey>),
+    /// The key that a volume gets next.
+    NextKey(esker_crypto::KeyName),
     /// To a part of a volume sealed anew; none when no volume has anything to do.
     Resealed(Option<ResealPage>),
     /// To space.

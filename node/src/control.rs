@@ -178,7 +178,13 @@ impl Node {
             AdminRequest::Tune(tuning) => Ok(Some(self.tune(tuning))),
             AdminRequest::KeyShow { volume } => self.key_show(&volume),
             AdminRequest::KeysWrapped { volume } => self.keys_wrapped(&volume),
-            AdminRequest::KeysPlace { keys } => self.keys_place(token, keys),
+            AdminRequest::KeysPlace { keys, fresh } => self.keys_place(token, keys, fresh),
+            AdminRequest::KeyNext { volume } => self.key_next(&volume),
+            AdminRequest::KeyInForce {
+                volume,
+                key_id,
+                replicas,
+            } => self.key_in_force(token, &volume, key_id, &replicas),
             AdminRequest::KeyRotate { volume, data_key } => {
                 self.key_rotate(token, &volume, data_key)
             }

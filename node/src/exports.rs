@@ -382,7 +382,13 @@ impl Node {
         let Some(volume) = self.volumes.get_mut(&group) else {
             return;
         };
-        let serves = volume.spans || volume.is_serving();
+        // What keeps them waiting is looked at before the group is asked anew, which may answer at once.
+        let waits = volume.lock == Lock::Waits || volume.is_rolling_back;
+        let serves = if volume.spans {
+            !waits
+        } else {
+            volume.is_serving()
+        };
         if volume.attaching.is_empty() || !(serves || volume.trouble.is_some()) {
             return;
         }

@@ -12,7 +12,7 @@ use crate::rewind::Rewind;
 use crate::volume::{EpochState, Proposal, Volume};
 use crate::ReadyReport;
 use bytes::Bytes;
-use esker_base::{GroupId, NodeId, Place, RaftIndex, Term};
+use esker_base::{GroupId, NodeId, Place, RaftIndex, ReplicaId, Term};
 use esker_engine::event::{
     self as engine_event, Append, AppendEntry, Opened, Outcome, RecoveredGroup,
 };
@@ -220,7 +220,7 @@ impl Node {
                 meta.name, meta.name
             ));
         } else {
-            let config = GroupConfig::new(id, meta.replica, self.random());
+            let config = self.group_config(id, meta.replica);
             match Group::new(config, raft_state(group)) {
                 Ok(group) => volume.group = Some(group),
                 Err(error) => {
@@ -239,6 +239,14 @@ impl Node {
     }
 
     /// Carries out what a group wants until it wants nothing more.
+    /// How a group of this node's works.
+    pub(crate) fn group_config(&mut self, id: GroupId, replica: ReplicaId) -> GroupConfig {
+        GroupConfig {
+            lease: self.config.lease,
+            ..GroupConfig::new(id, replica, self.random())
+        }
+    }
+
     pub(crate) fn drive(&mut self, id: GroupId, effects: &mut Vec<Effect>) {
         let mut outputs = Vec::new();
         loop {
@@ -250,7 +258,7 @@ impl Node {
                 self.started(id, effects);
                 return;
             };
-            group.take_ready(&mut outputs);
+            group.take_ready(self.now, &mut outputs);
             if outputs.is_empty() {
                 let elect = volume.is_single() && self.phase == Phase::Serving;
                 let group = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut());

@@ -17,7 +17,7 @@ const PLACED_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 const ROTATIONS_MAX: usize = 64;
 
 impl Node {
-    fn encrypted(&self, name: &str) -> Result<GroupId, AdminError> {
+    pub(crate) fn encrypted(&self, name: &str) -> Result<GroupId, AdminError> {
         let id = self.find(name)?;
         match self.volumes.get(&id).is_some_and(|v| v.key_id != 0) {
             true => Ok(id),
@@ -78,11 +78,14 @@ impl Node {
     /// The keys that a volume reads and writes with, as this store keeps them; the one that a new copy begins with first.
     pub(crate) fn keys_wrapped(&self, name: &str) -> Outcome {
         let id = self.encrypted(name)?;
-        let first = self
-            .first_own_key(id)
-            .map_err(|why| AdminError::Refused(format!("volume {name} {why}")))?;
-        let others = self.keys_of_volume(id).into_iter();
-        let all = std::iter::once(first).chain(others.filter(|key| *key != first));
+        let all = self.keys_of_volume(id);
+        let first = self.volumes.get(&id).and_then(|volume| {
+            let newest = name_of((volume.id, volume.key_id));
+            let first = first_key(volume.id);
+            newest.map(|newest| if all.contains(&first) { first } else { newest })
+        });
+        let others = all.into_iter().filter(|key| Some(*key) != first);
+        let all = first.into_iter().chain(others);
         let wrapped = all.map(|key| self.wrapped(key).cloned());
         match wrapped.collect::<Option<Vec<_>>>() {
             Some(wrapped) => Ok(Some(AdminReply::Wrapped(wrapped))),
@@ -92,24 +95,23 @@ impl Node {
         }
     }
 
-    /// The only key of its own that a volume has had, or why there is none.
-    pub(crate) fn first_own_key(&self, id: GroupId) -> Result<KeyName, &'static str> {
-        let volume = self.volumes.get(&id).ok_or("has gone")?;
-        let first = first_key(volume.id);
-        let keys = self.keys_of_volume(id);
-        let mut own = keys.iter().filter(|key| key.volume == volume.id);
-        match own.all(|key| *key == first) && volume.rekey.is_none() {
-            true => Ok(first),
-            false => Err(
-                "has blocks under several data keys of its own (its data key was exchanged), and this version adds no \
-                 copy to such a volume; `esker key show` lists them",
-            ),
-        }
-    }
-
-    /// Keeps keys that another node gives: what is in a slot already stays as it is.
-    pub(crate) fn keys_place(&mut self, token: AdminToken, keys: Vec<WrappedKey>) -> Outcome {
+    /// Keeps keys that another node gives: what is in a slot already stays as it is. A key that was made just now is
+    /// refused where another one has its number: it was made by whoever led before, and did not come into force.
+    pub(crate) fn keys_place(
+        &mut self,
+        token: AdminToken,
+        keys: Vec<WrappedKey>,
+        fresh: bool,
+    ) -> Outcome {
         self.writable()?;
+        let taken = keys.iter().map(WrappedKey::name);
+        let taken = taken.filter(|name| fresh && self.wrapped(*name).is_some());
+        if let Some(name) = taken.last() {
+            return Err(AdminError::Exists(format!(
+                "another key {} of volume {} is there already; try again",
+                name.key, name.volume
+            )));
+        }
         let refused = |why: &str| AdminError::Refused(format!("no key can be kept: {why}"));
         if let Some(why) = self.keys.refusal() {
             return Err(refused(&why));

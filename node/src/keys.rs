@@ -129,7 +129,7 @@ pub(crate) struct Keys {
     /// A checkpoint that is to sign for maps was asked for.
     pub awaits_signing: bool,
     /// Replicas that begin once their key is here.
-    begin_later: Vec<(KeyName, KeyFor)>,
+    pub(crate) begin_later: Vec<(KeyName, KeyFor)>,
     /// What was sealed under which key, when somebody wants to know.
     pub(crate) seals: Option<Vec<(EpochId, Stamp)>>,
 }
@@ -265,6 +265,12 @@ pub(crate) fn first_key(volume: VolumeId) -> KeyName {
         Some(key) => KeyName { volume, key },
         None => unreachable!("one is not zero"),
     }
+}
+
+/// The key that a replica begins with.
+fn begins_with(spec: &ReplicaSpec) -> KeyName {
+    let given = spec.key.as_ref().map(WrappedKey::name);
+    given.unwrap_or_else(|| first_key(spec.volume))
 }
 
 /// Why a volume is locked, as it is told.
@@ -427,17 +433,15 @@ impl Node {
             Then::Nothing => {}
             Then::Answer(token) => Self::answer(token, Ok(AdminReply::Done), effects),
             Then::Begin(KeyFor::Volume(token, spec))
-                if matches!(
-                    self.keys.deks.get(&first_key(spec.volume)),
-                    Some(Dek::Asked)
-                ) =>
+                if matches!(self.keys.deks.get(&begins_with(&spec)), Some(Dek::Asked)) =>
             {
-                let name = first_key(spec.volume);
+                let name = begins_with(&spec);
                 let what = KeyFor::Volume(token, spec);
                 self.keys.begin_later.push((name, what));
             }
             Then::Begin(KeyFor::Volume(token, spec)) => {
-                self.create(token, *spec, 1);
+                let key_id = begins_with(&spec).key.get();
+                self.create(token, *spec, key_id);
             }
             Then::Begin(KeyFor::Clone(token, origin, ask)) => {
                 if let Err(error) = self.ask(token, origin, ask.clone()) {
@@ -475,7 +479,7 @@ impl Node {
         let token = match what {
             KeyFor::Volume(token, spec) => {
                 self.by_name.retain(|_, group| *group != spec.group);
-                self.keys.reserved.remove(&first_key(spec.volume));
+                self.keys.reserved.remove(&begins_with(&spec));
                 token
             }
             KeyFor::Clone(token, _, ask) => {
@@ -522,8 +526,8 @@ impl Node {
         spec: ReplicaSpec,
         wrapped: WrappedKey,
     ) -> Result<(), AdminError> {
-        let name = first_key(spec.volume);
-        if wrapped.name() != name {
+        let name = wrapped.name();
+        if name.volume != spec.volume {
             return Err(AdminError::Invalid(
                 "the replica's key is another volume's".into(),
             ));
@@ -531,6 +535,7 @@ impl Node {
         if let Some(why) = self.keys.refusal() {
             return Err(AdminError::Refused(format!("no key can be kept: {why}")));
         }
+        self.drop_strays(name);
         let pages = match &mut self.keys.area {
             // It is there already when a crash came between the key and the replica.
             Area::Open(area) => match area.find(name.volume, name.key) {
@@ -547,6 +552,30 @@ impl Node {
         let begin = KeyFor::Volume(token, Box::new(spec));
         self.keys.change(pages, Then::Begin(begin));
         Ok(())
+    }
+
+    /// A node that had a copy before may have a key that was made for it and did not come into force, whose number
+    /// another one has since.
+    fn drop_strays(&mut self, begins: KeyName) {
+        let used = self.engine.keys_in_use();
+        let Area::Open(area) = &mut self.keys.area else {
+            return;
+        };
+        let strays = area.keys().filter(|(_, k)| {
+            let name = k.name();
+            let is_other = name.volume == begins.volume && name != begins;
+            is_other && !used.contains(&(name.volume, name.key.get()))
+        });
+        let strays: Vec<_> = strays.map(|(slot, k)| (slot, k.name())).collect();
+        let mut changes = Vec::new();
+        for (slot, name) in strays {
+            changes.push(area.destroy(slot).0);
+            self.keys.deks.remove(&name);
+            self.keys.reserved.remove(&name);
+        }
+        for pages in changes {
+            self.keys.change(pages, Then::Nothing);
+        }
     }
 
     /// As [`Self::make_volume_key`], for a clone.

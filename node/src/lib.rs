@@ -74,7 +74,7 @@ pub trait Machine {
 
     /// Does what the events since the last call lead to: the requests of all of them go into one
     /// record, and the replies to a connection into one send. An interpreter calls it after the last
-    /// event that is there, and before it waits.
+    /// event that is there, and before it waits, with a time that it has read after the last event: leases are judged by it.
     fn settle(&mut self, _now: Moment, _wall: WallClock, _effects: &mut Vec<Effect>) {}
 
     /// Requests of clients on their way. A hint for how to wait: nothing may depend on it.

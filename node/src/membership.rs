@@ -137,14 +137,9 @@ impl Node {
         if !membership.learners.is_empty() || volume.growth.is_some() {
             return refuse("is being given another replica; wait until that one votes".into());
         }
-        if volume.key_id != 0 {
-            if let Err(why) = self.first_own_key(id) {
-                return refuse(why.into());
-            }
+        if volume.rekey.is_some() {
+            return refuse("is being given another data key; try again".into());
         }
-        let Some(volume) = self.volumes.get_mut(&id) else {
-            return Ok(None);
-        };
         if volume.is_rolling_back || volume.deleting {
             return refuse("is being changed; try again".into());
         }
@@ -227,7 +222,7 @@ impl Node {
     }
 
     /// Who belongs to a volume that this replica leads.
-    fn leading(&self, id: GroupId) -> Result<Membership, AdminError> {
+    pub(crate) fn leading(&self, id: GroupId) -> Result<Membership, AdminError> {
         let volume = self.volumes.get(&id).filter(|v| v.is_serving());
         let group = volume.and_then(|v| v.group.as_ref());
         group.map(Group::membership).ok_or_else(|| {

@@ -39,6 +39,9 @@ pub struct NodeConfig {
     pub seed: [u8; 32],
     /// Length of a tick of the Raft groups that need one.
     pub tick: Duration,
+    /// How long a leader answers reads without asking its peers, once it has; zero: never. It is shorter than the nine ticks of
+    /// the fastest clock, and no clock of a node may be faster than another one's by that ratio.
+    pub lease: Duration,
     /// Where replicas live, for groups that span nodes; see [`Event::Places`].
     pub places: BTreeMap<ReplicaId, Place>,
     /// Limits of a session.
@@ -63,6 +66,7 @@ impl Default for NodeConfig {
             },
             seed: [0; 32],
             tick: Duration::from_millis(100),
+            lease: Duration::from_millis(600),
             places: BTreeMap::new(),
             session_limits: esker_nbd::SessionLimits::default(),
             tuning: crate::admin::Tuning::default(),
@@ -124,6 +128,8 @@ pub struct Node {
     pub(crate) engine_effects: Vec<engine_event::Effect>,
     /// The engine has been given something, and has not advanced since.
     pub(crate) engine_told: bool,
+    /// The time is one that was read after all events until now.
+    pub(crate) is_settling: bool,
     pub(crate) rng: ChaCha8Rng,
     pub(crate) phase: Phase,
     pub(crate) now: Moment,
@@ -248,6 +254,7 @@ impl Node {
             engine,
             engine_effects,
             engine_told: false,
+            is_settling: false,
             rng,
             phase: Phase::Opening,
             now,
@@ -336,6 +343,13 @@ impl Node {
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
         self.ops.len()
+    }
+
+    /// Reads that groups of this node answered under a lease.
+    #[must_use]
+    pub fn reads_by_lease(&self) -> u64 {
+        let groups = self.volumes.values().filter_map(|v| v.group.as_ref());
+        groups.map(esker_replication::Group::reads_by_lease).sum()
     }
 
     /// Gives an event to the engine; what follows is handled in `follow_up`.
@@ -439,7 +453,7 @@ impl Node {
                 // The answer to a read's question may have been lost.
                 if ask_again {
                     for number in volume.route.asked() {
-                        group.read_index(number);
+                        group.read_index(self.now, number);
                     }
                 }
                 self.dirty.insert(id);
@@ -646,7 +660,9 @@ impl Machine for Node {
         }
         self.now = self.now.max(now);
         self.wall = wall;
+        self.is_settling = true;
         self.passage_of_time();
         self.follow_up(effects);
+        self.is_settling = false;
     }
 }

@@ -5,11 +5,12 @@ use crate::admin::{AdminError, AdminReply};
 use crate::control::Outcome;
 use crate::event::{AdminToken, Effect};
 use crate::groups::unsure;
-use crate::keys::{Area, KeyFor, Lock};
+use crate::keys::{name_of, Area, Dek, KeyFor, Lock};
 use crate::node::Node;
 use crate::volume::{EpochState, Volume};
-use esker_base::{GroupId, VolumeId};
+use esker_base::{GroupId, ReplicaId, VolumeId};
 use esker_crypto::{KeyId, KeyName};
+use std::collections::BTreeSet;
 
 /// A data key that is to be in force.
 #[derive(Debug)]
@@ -36,13 +37,71 @@ impl Node {
         if let Some(volume) = self.volumes.get(&id).filter(|v| v.spans) {
             let name = &volume.name;
             return Err(AdminError::Refused(format!(
-                "volume {name} has several copies, and this version cannot give such a volume another data key; \
-                 leave --data-key away to wrap the one it has anew"
+                "volume {name} has several copies, whose nodes are all to have the key first; ask again"
             )));
         }
         let key = self.next_key_name(id)?;
         self.set_rekey(token, id, key.key.get(), false)?;
         self.make_key(key, KeyFor::Rotation(token, id));
+        Ok(None)
+    }
+
+    /// The key that a volume with several copies gets next, where this node leads it.
+    pub(crate) fn key_next(&self, name: &str) -> Outcome {
+        let id = self.encrypted(name)?;
+        self.writable()?;
+        self.require_keys()?;
+        self.can_rekey(id)?;
+        Ok(Some(AdminReply::NextKey(self.next_key_name(id)?)))
+    }
+
+    /// Opens an epoch under a key that lies in slots of these replicas' nodes, this one included.
+    ///
+    /// No other key can have its number: each of these nodes has refused that. And it stays in their slots, since it
+    /// may be in a log as long as no newer one is in force.
+    pub(crate) fn key_in_force(
+        &mut self,
+        token: AdminToken,
+        name: &str,
+        key_id: u32,
+        replicas: &BTreeSet<ReplicaId>,
+    ) -> Outcome {
+        let id = self.encrypted(name)?;
+        self.writable()?;
+        self.require_keys()?;
+        self.can_rekey(id)?;
+        let refuse = |why: &str| Err(AdminError::NotLeading(format!("volume {name} {why}")));
+        let membership = self.leading(id)?;
+        let voters = membership.voters.iter().chain(&membership.voters_outgoing);
+        let all = voters
+            .chain(&membership.learners)
+            .chain(&membership.learners_next);
+        if !all.into_iter().all(|replica| replicas.contains(replica)) {
+            return refuse("has got another copy meanwhile; try again");
+        }
+        let volume = self.volumes.get(&id).map(|v| (v.id, v.key_id));
+        let Some((volume, _)) = volume.filter(|(_, newest)| *newest < key_id) else {
+            return refuse("has got another data key meanwhile; try again");
+        };
+        let Some(key) = name_of((volume, key_id)).filter(|_| self.keys.is_durable()) else {
+            return refuse("has a key that is not on the device yet; try again");
+        };
+        match self.keys.deks.get(&key) {
+            Some(Dek::Here(_)) => {
+                self.set_rekey(token, id, key_id, false)?;
+                self.rekey_durable(token, id);
+            }
+            Some(Dek::Asked) => {
+                self.set_rekey(token, id, key_id, false)?;
+                let what = KeyFor::Rotation(token, id);
+                self.keys.begin_later.push((key, what));
+            }
+            Some(Dek::Away(why)) => {
+                let text = format!("the new key of volume {name} cannot be had: {why}");
+                return Err(AdminError::Refused(text));
+            }
+            None => return refuse("has a new key that is not here; try again"),
+        }
         Ok(None)
     }
 
@@ -62,6 +121,26 @@ impl Node {
         Ok(KeyName { volume, key })
     }
 
+    fn can_rekey(&self, id: GroupId) -> Result<(), AdminError> {
+        let Some(volume) = self.volumes.get(&id) else {
+            return Ok(());
+        };
+        let name = &volume.name;
+        if !volume.is_serving() || volume.lock != Lock::Open {
+            let text = format!("volume {name} does not serve now");
+            return Err(match volume.spans {
+                true => AdminError::NotLeading(text),
+                false => AdminError::Refused(text),
+            });
+        }
+        if volume.rekey.is_some() {
+            return Err(AdminError::Refused(format!(
+                "volume {name} is being given another data key; try again"
+            )));
+        }
+        Ok(())
+    }
+
     fn set_rekey(
         &mut self,
         token: AdminToken,
@@ -69,20 +148,10 @@ impl Node {
         key_id: u32,
         is_durable: bool,
     ) -> Result<(), AdminError> {
+        self.can_rekey(id)?;
         let Some(volume) = self.volumes.get_mut(&id) else {
             return Ok(());
         };
-        let name = &volume.name;
-        if !volume.is_serving() || volume.lock != Lock::Open {
-            return Err(AdminError::Refused(format!(
-                "volume {name} does not serve now"
-            )));
-        }
-        if volume.rekey.is_some() {
-            return Err(AdminError::Refused(format!(
-                "volume {name} is being given another data key; try again"
-            )));
-        }
         volume.rekey = Some(Rekey {
             token,
             key_id,
@@ -93,6 +162,18 @@ impl Node {
 
     /// The key lies in its slot.
     pub(crate) fn rekey_durable(&mut self, token: AdminToken, id: GroupId) {
+        let asked = self
+            .volumes
+            .get(&id)
+            .and_then(|v| Some((v.id, v.rekey.as_ref()?)));
+        let asked = asked.and_then(|(volume, rekey)| name_of((volume, rekey.key_id)));
+        if let Some(Dek::Away(why)) = asked.and_then(|name| self.keys.deks.get(&name)) {
+            let error = AdminError::Refused(format!("the new key cannot be had: {why}"));
+            if self.rekey_failed(token, id) {
+                self.answers.push((token, Err(error)));
+            }
+            return;
+        }
         let volume = self.volumes.get_mut(&id);
         let rekey = volume.and_then(|v| v.rekey.as_mut().map(|r| (v.id, r)));
         if let Some((volume, rekey)) = rekey.filter(|(_, r)| r.token == token) {

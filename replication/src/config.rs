@@ -3,6 +3,7 @@
 use crate::error::GroupError;
 use esker_base::{GroupId, ReplicaId};
 use raft::ReadOnlyOption;
+use std::time::Duration;
 
 /// How a group behaves. [`GroupConfig::new`] gives values for a tick of about 100 ms.
 #[derive(Clone, Debug)]
@@ -20,6 +21,9 @@ pub struct GroupConfig {
     /// may have promised a leader its lease before it stopped. 0 switches it off. It does not
     /// apply to a group of one voter, nor to a replica that was never part of a term.
     pub vote_grace_ticks: usize,
+    /// How long after a quorum was asked a leader answers reads without asking again; zero switches it off. Shorter than
+    /// `election_ticks - 1` ticks of the fastest clock that a replica may have.
+    pub lease: Duration,
     /// Payload bytes in flight to one peer; past it append messages wait. One message is always
     /// let through. Also the payload bytes of durable entries a leader keeps for its peers; past
     /// it the oldest are dropped and read back through `Output::NeedPayload`.
@@ -52,6 +56,7 @@ impl GroupConfig {
             election_ticks: 10,
             heartbeat_ticks: 2,
             vote_grace_ticks: 10,
+            lease: Duration::from_millis(600),
             inflight_payload_bytes_max: 32 << 20,
             inflight_messages_max: 256,
             uncommitted_bytes_max: 256 << 20,

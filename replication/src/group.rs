@@ -27,6 +27,9 @@
 //! 11. A `Group` that has returned [`GroupError::CommitBeyondLog`] from `receive` has lost
 //!     acknowledged entries: restart it with `suspended: true`.
 //! 12. Reads ([`Group::read_index`]) may be dropped at any time: ask again after a timeout.
+//! 13. The time that [`Group::read_index`] and [`Group::take_ready`] are given was read after all that the group was told
+//!     before had happened: leases are judged by it. It never goes back, and runs as fast as that of the other replicas
+//!     within a third.
 //!
 //! # Panics
 //!
@@ -35,17 +38,19 @@
 
 use crate::config::GroupConfig;
 use crate::error::{GroupError, ProposeError};
+use crate::lease::Lease;
 use crate::membership::{to_conf_change, Membership, PeerChange};
 use crate::output::{Output, Proposed, Role, Ticket};
 use crate::payload::{length_of, PayloadCache, ENTRY_DATA_BYTES_MAX, ENTRY_PAYLOAD_BYTES_MAX};
 use crate::peer::Peers;
 use crate::raft_log::RaftLog;
 use crate::recovery::RecoveredGroup;
-use crate::timeout::{election_timeout, mix};
+use crate::timeout::election_timeout;
 use crate::types::{payload_context, EntryKind, HardState};
 use bytes::Bytes;
 use esker_base::num::to_u64;
-use esker_base::{RaftIndex, ReplicaId, Term};
+use esker_base::{Moment, RaftIndex, ReplicaId, Term};
+use raft::eraftpb::Message;
 use raft::{Changer, RawNode, StateRole};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -70,7 +75,7 @@ pub(crate) struct Pending {
     /// First and last index of the entries.
     pub(crate) span: Option<(u64, u64)>,
     /// Messages to send when it is durable.
-    pub(crate) messages: Vec<raft::eraftpb::Message>,
+    pub(crate) messages: Vec<Message>,
 }
 
 /// One replica of one Raft group. See the module's contract.
@@ -98,7 +103,13 @@ pub struct Group {
     pub(crate) reads: BTreeMap<u64, u64>,
     /// The identities under which a context was asked for, the oldest first.
     read_tries: BTreeMap<u64, VecDeque<u64>>,
-    reads_issued: u64,
+    pub(crate) reads_issued: u64,
+    /// Questions of peers about reads, for the next [`Group::take_ready`].
+    pub(crate) questions: Vec<Message>,
+    pub(crate) lease: Lease,
+    pub(crate) reads_by_lease: u64,
+    /// The tick in which it last heard from a leader, and promised it to elect nobody else.
+    pub(crate) followed: Option<u64>,
     pub(crate) grace_ticks_left: usize,
     /// It stepped down: for so many ticks the others elect.
     pub(crate) shy_ticks_left: usize,
@@ -143,7 +154,7 @@ impl Group {
         } else {
             config.vote_grace_ticks
         };
-        let first_ticket = config.first_ticket;
+        let (first_ticket, lease) = (config.first_ticket, config.lease);
         let mut group = Group {
             handed_out: checked.applied,
             config,
@@ -161,6 +172,10 @@ impl Group {
             reads: BTreeMap::new(),
             read_tries: BTreeMap::new(),
             reads_issued: 0,
+            questions: Vec::new(),
+            lease: Lease::new(lease),
+            reads_by_lease: 0,
+            followed: None,
             grace_ticks_left,
             shy_ticks_left: 0,
             suspension: checked.suspension,
@@ -255,6 +270,9 @@ impl Group {
         let alone = self.is_single_voter();
         if self.grace_ticks_left > 0 && !alone {
             return Err(GroupError::CannotCampaign("vote grace after a start"));
+        }
+        if self.has_promised() && !alone {
+            return Err(GroupError::CannotCampaign("it follows a leader"));
         }
         if alone && !self.all_durable() {
             return Err(GroupError::CannotCampaign("entries are not durable yet"));
@@ -445,7 +463,10 @@ impl Group {
     /// same context. Returns false
     /// when it was dropped at once: no leader is known, it has not committed in its term yet, or
     /// too many reads wait.
-    pub fn read_index(&mut self, context: u64) -> bool {
+    ///
+    /// `now` is the time, read *after* whoever wants to read had asked: a leader with a lease answers as of then, without
+    /// asking its peers.
+    pub fn read_index(&mut self, now: Moment, context: u64) -> bool {
         let raft = &self.raw.raft;
         let ready = if self.leads() {
             raft.commit_to_current_term() && raft.pending_read_count() < READS_PENDING_MAX
@@ -457,10 +478,7 @@ impl Group {
         {
             return false;
         }
-        self.reads_issued += 1;
-        // Unique across restarts too: an answer to a read of an earlier life of this replica must
-        // not serve a later read.
-        let id = mix(mix(mix(self.config.seed) ^ self.config.replica.0) ^ self.reads_issued);
+        let (id, message) = self.new_question();
         self.reads.insert(id, context);
         // An answer to any of them will do; those that were lost must not add up.
         let tries = self.read_tries.entry(context).or_default();
@@ -470,9 +488,14 @@ impl Group {
                 self.reads.remove(&oldest);
             }
         }
-        let mut identity = self.config.replica.0.to_le_bytes().to_vec();
-        identity.extend_from_slice(&id.to_le_bytes());
-        self.raw.read_index(identity);
+        let by_lease = self.has_lease(now);
+        if self.leads() && !by_lease {
+            self.lease.asked(id, now);
+        }
+        self.put_question(message, by_lease);
+        if by_lease {
+            self.renew_lease(now);
+        }
         self.settle();
         true
     }
@@ -723,7 +746,12 @@ impl Group {
             self.uncommitted_bytes = 0;
             self.reads.clear();
             self.read_tries.clear();
+            self.questions.clear();
+            self.lease.reset();
             self.catch_up_reported.clear();
+        }
+        if raft.lead_transferee.is_some() {
+            self.lease.end();
         }
         if led_term.is_some() {
             let mut held_by_all = raft.raft_log.persisted;

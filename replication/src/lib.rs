@@ -9,6 +9,7 @@ mod codec;
 mod config;
 mod error;
 mod group;
+mod lease;
 mod logger;
 mod membership;
 mod output;

@@ -8,7 +8,7 @@ use crate::peer::Sendable;
 use crate::receive::decode_change;
 use crate::types::{entry_from_raft, payload_length, HardState, LogEntry};
 use bytes::Bytes;
-use esker_base::{RaftIndex, ReplicaId};
+use esker_base::{Moment, RaftIndex, ReplicaId};
 use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{ProgressState, ReadState};
@@ -29,8 +29,9 @@ fn cut_probe(message: &mut Message, bytes_max: u64) {
 }
 
 impl Group {
-    /// Moves everything there is to do to `out`. Call it after every batch of inputs.
-    pub fn take_ready(&mut self, out: &mut Vec<Output>) {
+    /// Moves everything there is to do to `out`. Call it after every batch of inputs, with a time that was read after them.
+    pub fn take_ready(&mut self, now: Moment, out: &mut Vec<Output>) {
+        self.answer_questions(now);
         loop {
             out.append(&mut self.outbox);
             if self.raw.has_ready() {
@@ -165,7 +166,11 @@ impl Group {
             if *replica != me {
                 continue;
             }
-            if let Some(context) = self.take_read(u64::from_le_bytes(id)) {
+            let id = u64::from_le_bytes(id);
+            if self.leads() {
+                self.lease.answered(id);
+            }
+            if let Some(context) = self.take_read(id) {
                 out.push(Output::ReadReady {
                     context,
                     index: RaftIndex(state.index),
@@ -188,6 +193,7 @@ impl Group {
         for (index, change) in changes {
             match self.raw.apply_conf_change(&change) {
                 Ok(state) => {
+                    self.lease.drop_now();
                     let membership = Membership::from_raft(&state);
                     out.push(Output::MembershipChanged {
                         index,

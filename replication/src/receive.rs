@@ -80,7 +80,11 @@ impl Group {
             MessageType::MsgAppend if self.log_stopped => Ok(false),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
                 let promised = self.grace_ticks_left > 0 && !alone;
-                Ok(!promised && self.suspension.is_none())
+                // raft-rs checks that, too, while it knows whom it follows.
+                let is_asked_to = *message.context == *raft::CAMPAIGN_TRANSFER;
+                let newer = message.term >= raft.term && !is_asked_to;
+                let follows = newer && !alone && self.has_promised();
+                Ok(!promised && !follows && self.suspension.is_none())
             }
             MessageType::MsgTimeoutNow => {
                 let promised = self.grace_ticks_left > 0 || self.suspension.is_some();
@@ -119,7 +123,8 @@ impl Group {
                 Ok(!message.reject || message.index > matched)
             }
             MessageType::MsgReadIndex => {
-                Ok(self.leads() && raft.pending_read_count() < READS_PENDING_MAX)
+                let waiting = raft.pending_read_count() + self.questions.len();
+                Ok(self.leads() && waiting < READS_PENDING_MAX)
             }
             MessageType::MsgReadIndexResp => Ok(raft.state == StateRole::Follower),
             _ => Ok(true),
@@ -144,6 +149,15 @@ impl Group {
         }
         if is_response(kind) {
             self.heard.insert(from, self.ticks);
+        }
+        if kind == MessageType::MsgReadIndex {
+            // What it is answered with depends on the time, which `take_ready` is given.
+            self.questions.push(message);
+            return Ok(());
+        }
+        let leads_us = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat);
+        if leads_us && message.term >= self.raw.raft.term {
+            self.followed = Some(self.ticks);
         }
         let stepped = self.raw.step(message);
         if kind == MessageType::MsgAppend && last_entry.is_some() {

@@ -5,7 +5,7 @@
 mod harness;
 
 use bytes::Bytes;
-use esker_base::{RaftIndex, ReplicaId};
+use esker_base::{Moment, RaftIndex, ReplicaId};
 use esker_replication::{
     decode_frame_header, Frame, Group, GroupConfig, GroupError, Membership, Output, PayloadRef,
     RecoveredGroup, Role, Ticket,
@@ -35,7 +35,7 @@ fn one_and_a_learner() -> Membership {
 
 fn ready(group: &mut Group) -> Vec<Output> {
     let mut out = Vec::new();
-    group.take_ready(&mut out);
+    group.take_ready(Moment(0), &mut out);
     out
 }
 
@@ -266,7 +266,7 @@ fn reads_of_two_lives_have_different_identities() {
         let out = ready(&mut group);
         group.on_persisted(tickets(&out)[0]);
         ready(&mut group);
-        assert!(group.read_index(5));
+        assert!(group.read_index(Moment(0), 5));
         let out = sent(&ready(&mut group));
         assert_eq!(out[0].msg_type, MessageType::MsgReadIndex as i32);
         out[0].entries[0].data.clone()

@@ -5,7 +5,7 @@
 mod harness;
 
 use bytes::Bytes;
-use esker_base::{RaftIndex, ReplicaId};
+use esker_base::{Moment, RaftIndex, ReplicaId};
 use esker_replication::{Frame, Group, GroupError, Output, PayloadRef, Role};
 use harness::{Cluster, Options, Rng, GROUP};
 use prost::Message as _;
@@ -194,7 +194,7 @@ fn a_late_rejection_does_not_move_a_peer_back() {
         rejection.index = index;
         receive(group, &rejection, b"").unwrap();
         let mut out = Vec::new();
-        group.take_ready(&mut out);
+        group.take_ready(Moment(0), &mut out);
         assert!(
             !out.iter()
                 .any(|o| matches!(o, Output::CatchUpNeeded { .. })),
@@ -261,7 +261,7 @@ fn random_messages_never_panic() {
             // Outputs are drained without the harness's oracles: a liar may break agreement.
             let mut out = Vec::new();
             let group = cluster.node(to).group();
-            group.take_ready(&mut out);
+            group.take_ready(Moment(0), &mut out);
             for output in out {
                 match output {
                     Output::Append { ticket, .. } if rng.one_in(2) => {
@@ -295,7 +295,7 @@ fn votes_nobody_asked_for_do_not_make_a_leader() {
     append.entries = vec![entry(last + 1, term)];
     receive(group, &append, b"").unwrap();
     let mut out = Vec::new();
-    group.take_ready(&mut out);
+    group.take_ready(Moment(0), &mut out);
     for _ in 0..20 {
         group.tick();
     }
@@ -316,6 +316,6 @@ fn votes_nobody_asked_for_do_not_make_a_leader() {
         );
         receive(group, &vote, b"").unwrap();
     }
-    group.take_ready(&mut out);
+    group.take_ready(Moment(0), &mut out);
     assert_ne!(group.role(), Role::Leader);
 }

@@ -5,7 +5,7 @@
 mod harness;
 
 use bytes::Bytes;
-use esker_base::{RaftIndex, ReplicaId, Term};
+use esker_base::{Moment, RaftIndex, ReplicaId, Term};
 use esker_replication::{
     Group, GroupConfig, GroupError, HardState, Membership, Output, ProposeError, RecoveredGroup,
     Role, Ticket,
@@ -25,7 +25,7 @@ fn fresh() -> RecoveredGroup {
 
 fn ready(group: &mut Group) -> Vec<Output> {
     let mut out = Vec::new();
-    group.take_ready(&mut out);
+    group.take_ready(Moment(0), &mut out);
     assert!(
         !out.iter().any(|o| matches!(o, Output::Send { .. })),
         "nobody to talk to"
@@ -101,7 +101,7 @@ fn propose_append_persist_commit() {
     assert_eq!(group.uncommitted_bytes(), 0);
     group.on_applied(RaftIndex(2));
     assert_eq!(group.truncate(RaftIndex(9)), RaftIndex(3));
-    assert!(group.read_index(77));
+    assert!(group.read_index(Moment(0), 77));
     let out = ready(&mut group);
     assert!(matches!(
         out[..],

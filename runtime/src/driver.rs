@@ -341,7 +341,8 @@ impl<'a> Driver<'a> {
         }
         self.tell(machine, now, wall, effects);
         if matches!(self.stage, Stage::Running) {
-            machine.settle(now, wall, effects);
+            // Of all that was told just now it can be said that it happened before this moment.
+            machine.settle(timer::now(), wall, effects);
         }
         for effect in effects.drain(..) {
             self.interpret(effect, now);

@@ -136,6 +136,13 @@ impl StoreFile {
         })
     }
 
+    /// A block device, not a file.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        rustix::fs::fstat(&self.file)
+            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_block_device())
+    }
+
     /// Size in bytes, a multiple of 4096.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

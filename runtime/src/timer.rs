@@ -3,10 +3,11 @@
 use esker_base::{Moment, WallClock};
 use rustix::time::{clock_gettime, ClockId};
 
-/// The monotonic clock. All loops of a process read the same one.
+/// The monotonic clock that goes on while the machine sleeps: a lease must not outlast what others have waited for
+/// meanwhile. All loops of a process read the same one.
 #[must_use]
 pub fn now() -> Moment {
-    let time = clock_gettime(ClockId::Monotonic);
+    let time = clock_gettime(ClockId::Boottime);
     Moment(nanos(time.tv_sec, time.tv_nsec))
 }
 

@@ -64,7 +64,12 @@ fn tell_cut_short(reason: &str) -> std::io::Result<()> {
 
 /// The first seed that fails with the sabotage and holds without it.
 fn is_noticed(sabotage: Sabotage) {
-    for seed in 0..SABOTAGE_SEEDS_MAX {
+    is_noticed_from(sabotage, 0);
+}
+
+/// The same, from a seed on.
+fn is_noticed_from(sabotage: Sabotage, first: u64) {
+    for seed in first..first + SABOTAGE_SEEDS_MAX {
         let healthy = Options::new(seed);
         let broken = Options {
             sabotage,
@@ -109,6 +114,11 @@ fn reusing_segments_too_early_is_noticed() {
 #[test]
 fn moving_slots_before_they_are_written_is_noticed() {
     is_noticed(Sabotage::MoveUnwritten);
+}
+
+#[test]
+fn segments_that_are_opened_while_zeros_come_are_noticed() {
+    is_noticed_from(Sabotage::OpenWhileZeroed, 440); // one in 300 worlds opens one at such a moment
 }
 
 #[test]
@@ -369,10 +379,22 @@ fn a_leader_that_cannot_give_what_it_alone_has_steps_down() {
         let outcome = run_caught(Options {
             nodes: Some(3),
             clones: false,
-            ..Options::new(seed)
+            ..Options::asking(seed)
         });
         assert_eq!(outcome.violation, None, "seed {seed}");
     }
+}
+
+/// A session attached while a key was awaited, and its group was asked again as fast as it answered: under a lease without an end.
+#[test]
+fn a_session_waits_for_a_key_without_asking() {
+    let outcome = run_caught(Options {
+        nodes: Some(3),
+        zero_ahead: false,
+        keys_of_three: false,
+        ..Options::new(245)
+    });
+    assert_eq!(outcome.violation, None);
 }
 
 /// Volumes of three are cloned; where a node is past the entry that makes a clone, a copy is made anew.
@@ -382,6 +404,15 @@ fn clones_of_three_begin_everywhere() {
     those_that_did("copies of clones made anew", 3, 0, 3);
 }
 
+/// Volumes of three are given other data keys under load, while nodes crash and leaders change; what an older key opened is sealed
+/// anew and reads as before.
+#[test]
+fn data_keys_of_three_are_exchanged() {
+    those_that_did("volumes of three sealed anew", 3, 0, 3);
+    // Somebody placed a key on some nodes and died; the next leader would give another one its number.
+    those_that_did("numbers of data keys that were taken", 3, 574, 1);
+}
+
 /// A page that could not be read lay where the next record of the log was to be written: the store does not open, since a record may
 /// begin there, until its device is copied without it.
 #[test]
@@ -389,7 +420,7 @@ fn an_unreadable_page_behind_the_log_keeps_a_store_from_opening() {
     let outcome = run_caught(Options {
         nodes: Some(3),
         clones: false,
-        ..Options::new(52_364)
+        ..Options::asking(52_364)
     });
     assert_eq!(outcome.violation, None);
     let copied = "devices copied without what cannot be read";

@@ -11,6 +11,7 @@
 //! insecure = false                          # plain connections between machines; for trials
 //! join = false                              # a new node waits until `esker node add` at another one makes it a member
 //! spread = ["zone", "rack"]                 # labels in which the copies of a volume differ, the first one most of all
+//! read_leases = true                        # who leads a volume answers reads alone; false where guests are paused or moved
 //! replace_after = "30m"                     # copies of a node that is away for so long are made anew elsewhere, or "none"
 //!
 //! [[cluster.node]]                          # every member, this node included; or none, and `esker cluster init`
@@ -93,6 +94,8 @@ pub struct ClusterConfig {
     pub insecure: bool,
     /// A node without an id yet waits until a cluster gives it one.
     pub join: bool,
+    /// Who leads a volume answers reads without asking the others for each.
+    pub read_leases: bool,
     /// Labels in which the copies of a volume differ, as far as can be; the first one matters most.
     pub spread: Vec<String>,
     /// How long a node has to be away until its copies are made anew elsewhere.
@@ -123,6 +126,7 @@ impl Default for ClusterConfig {
             control: ListenOn::None,
             insecure: false,
             join: false,
+            read_leases: true,
             spread: vec!["zone".into(), "rack".into()],
             replace_after: ReplaceAfter::default(),
             members: Vec::new(),
@@ -159,6 +163,7 @@ impl ClusterConfig {
                 of.control.clone(),
                 of.insecure,
                 of.join,
+                of.read_leases,
                 of.is_member(),
             )
         };
@@ -285,6 +290,7 @@ pub(crate) struct RawCluster {
     control: Option<Spanned<String>>,
     insecure: Option<bool>,
     join: Option<bool>,
+    read_leases: Option<bool>,
     spread: Option<Vec<String>>,
     replace_after: Option<Spanned<String>>,
     #[serde(default)]
@@ -346,6 +352,7 @@ pub(crate) fn of_raw(
             .unwrap_or(default.control),
         insecure: raw.insecure.unwrap_or(default.insecure),
         join: raw.join.unwrap_or(default.join),
+        read_leases: raw.read_leases.unwrap_or(default.read_leases),
         spread: raw.spread.unwrap_or(default.spread),
         replace_after: source
             .value(
@@ -381,14 +388,14 @@ mod tests {
     fn all_of_it_is_read() {
         let text = format!(
             "[node]\nid = 2\n[cluster]\nid = '{UUID}'\nlisten = '[::1]:7'\ncontrol = 'h:8'\n\
-             insecure = true\nspread = ['rack']\nreplace_after = '90s'\n{}labels = {{ rack = 'r1' }}\n",
+             insecure = true\nread_leases = false\nspread = ['rack']\nreplace_after = '90s'\n{}labels = {{ rack = 'r1' }}\n",
             members(&[1, 2, 3])
         );
         let cluster = of(&text).unwrap().cluster;
         assert_eq!(cluster.node.map(|n| n.0), Some(2));
         assert_eq!(cluster.id.unwrap().to_string(), UUID);
         assert_eq!(cluster.listen.to_string(), "[::1]:7");
-        assert!(cluster.insecure);
+        assert!(cluster.insecure && !cluster.read_leases);
         assert_eq!(cluster.spread, ["rack"]);
         assert_eq!(cluster.replace_after.to_string(), "90s");
         assert_eq!(cluster.members[2].labels["rack"], "r1");

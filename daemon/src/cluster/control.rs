@@ -287,16 +287,23 @@ pub(super) async fn create(
         },
         learns: volume.learns,
         labels: volume.labels.clone(),
+        key_id: volume.key_id,
     };
     let mut client = connect(cluster, member).await?;
     let created = client.create_replica(request).await.map_err(refusal)?;
+    let created = created.into_inner();
     // All copies of a volume have the same.
-    if created.into_inner().labels == to_u64(volume.labels.len()) {
+    let is_labelled = created.labels == to_u64(volume.labels.len());
+    let is_keyed = volume.key_id <= 1 || created.key_id == volume.key_id;
+    if is_labelled && is_keyed {
         return Ok(());
     }
     let uuid = volume.volume.to_string();
     remove(cluster, member, &volume.name, (&uuid, true, false)).await?;
-    let text = "its eskerd is older and gives copies no labels, snapshot schedule nor rewind window: upgrade it";
+    let text = match is_keyed {
+        true => "its eskerd is older and gives copies no labels, snapshot schedule nor rewind window: upgrade it",
+        false => "its eskerd is older and takes no volume whose data key was exchanged: upgrade it",
+    };
     Err(AdminError::Refused(text.into()).into())
 }
 
@@ -320,6 +327,7 @@ pub(super) async fn place_keys(
     member: &Member,
     volume: &VolumeReport,
     keys: &[NamedKey],
+    fresh: bool,
 ) -> Result<()> {
     require_secret(cluster, member)?;
     let placed = |(name, dek): &NamedKey| v1::PlacedKey {
@@ -332,10 +340,17 @@ pub(super) async fn place_keys(
         name: volume.name.clone(),
         volume: volume.uuid.clone(),
         keys: keys.iter().map(placed).collect(),
+        fresh,
     };
     let mut client = connect(cluster, member).await?;
-    client.place_keys(request).await.map_err(refusal)?;
-    Ok(())
+    let placed = client.place_keys(request).await.map_err(refusal)?;
+    match placed.into_inner().fresh == fresh {
+        true => Ok(()),
+        false => {
+            let text = "its eskerd is older and takes no other data key for a volume: upgrade it";
+            Err(AdminError::Refused(text.into()).into())
+        }
+    }
 }
 
 /// Has a member delete its replica.
@@ -472,8 +487,8 @@ impl Members for Service {
         let (volume, replica) = volume_of(request).map_err(Status::invalid_argument)?;
         let created = self.0.create_here(&volume, replica).await;
         created.map_err(crate::admin::refusal)?;
-        let labels = to_u64(volume.labels.len());
-        Ok(Response::new(v1::CreateReplicaResponse { labels }))
+        let (labels, key_id) = (to_u64(volume.labels.len()), volume.key_id);
+        Ok(Response::new(v1::CreateReplicaResponse { labels, key_id }))
     }
 
     async fn remove_replica(
@@ -509,9 +524,12 @@ impl Members for Service {
         let request = request.into_inner();
         self.require_cluster(&request.cluster)?;
         let keys = named_keys(&request.keys).map_err(Status::invalid_argument)?;
-        let placed = self.0.place_for(&request.name, &request.volume, &keys);
+        let placed = self
+            .0
+            .place_for(&request.name, &request.volume, &keys, request.fresh);
         placed.await.map_err(crate::admin::refusal)?;
-        Ok(Response::new(v1::PlaceKeysResponse {}))
+        let fresh = request.fresh;
+        Ok(Response::new(v1::PlaceKeysResponse { fresh }))
     }
 
     async fn change_replica(
@@ -659,6 +677,7 @@ fn volume_of(
         group: GroupId(request.group),
         replicas,
         key,
+        key_id: request.key_id,
         learns: request.learns,
     };
     Ok((new, ReplicaId(request.replica)))

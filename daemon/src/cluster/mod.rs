@@ -84,6 +84,8 @@ struct NewVolume {
     replicas: Replicas,
     /// Its data key, when it is encrypted.
     key: Option<DataKey>,
+    /// Its number; 0 is the first.
+    key_id: u32,
     /// The replica that is created begins without a vote, in a group that exists.
     learns: bool,
 }
@@ -176,6 +178,7 @@ impl Cluster {
             volume: draw_volume()?,
             group: GroupId(draw_id()?),
             replicas,
+            key_id: 0,
             key: match encrypted {
                 true => Some(self.keys.draw().map_err(no_key)?),
                 false => None,
@@ -456,7 +459,8 @@ impl Cluster {
         })?;
         let key = match &volume.key {
             Some(dek) => {
-                let key = KeyId::new(1).ok_or_else(|| AdminError::Invalid("no key".into()))?;
+                let key = KeyId::new(volume.key_id.max(1));
+                let key = key.ok_or_else(|| AdminError::Invalid("no key".into()))?;
                 let name = KeyName {
                     volume: volume.volume,
                     key,

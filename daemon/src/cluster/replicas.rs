@@ -86,6 +86,7 @@ impl Cluster {
             volume: uuid_of(&report)?,
             group: GroupId(report.group),
             replicas: places.clone(),
+            key_id: keys.first().map_or(0, |(name, _)| name.key.get()),
             key: (!keys.is_empty()).then(|| keys.remove(0).1),
             learns: true,
         };
@@ -97,8 +98,11 @@ impl Cluster {
         made.map_err(|error| on_node(place.node, error))?;
         let placed = match self.member(place.node) {
             _ if keys.is_empty() => Ok(()),
-            None => self.place_for(&report.name, &report.uuid, &keys).await,
-            Some(member) => control::place_keys(self, &member, &report, &keys).await,
+            None => {
+                self.place_for(&report.name, &report.uuid, &keys, false)
+                    .await
+            }
+            Some(member) => control::place_keys(self, &member, &report, &keys, false).await,
         };
         let change = Change {
             name: report.name.clone(),

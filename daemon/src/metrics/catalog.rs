@@ -201,6 +201,11 @@ fn stores() -> Vec<Family> {
             "Damaged blocks that were written over with what another copy of their volume has.",
         ),
         counter(
+            "esker_zeroed_bytes",
+            Source::Number(|s| s.engine.zeroed_bytes),
+            "Zeros written to segments that were never used, ahead of the log and while nothing else was to do.",
+        ),
+        counter(
             "esker_blocks_refused",
             Source::Number(|s| s.blocks_refused),
             "Reads that ended at a sealed block that does not open: changed, moved, or replaced by an older one.",

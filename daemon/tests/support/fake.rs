@@ -142,6 +142,8 @@ impl FakeStore {
             }
             AdminRequest::KeyShow { volume }
             | AdminRequest::KeysWrapped { volume }
+            | AdminRequest::KeyNext { volume }
+            | AdminRequest::KeyInForce { volume, .. }
             | AdminRequest::KeyRotate { volume, .. } => Err(AdminError::Refused(format!(
                 "volume {volume} is not encrypted and has no keys"
             ))),

@@ -1,6 +1,7 @@
 //! Space: segments, which of their slots are live, the tables that say so on the device, and subtrees
 //! that are to die.
 
+pub(crate) mod ahead;
 mod discard;
 pub mod live;
 pub mod load;

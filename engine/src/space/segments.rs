@@ -27,6 +27,8 @@ pub struct Segments {
     /// The pieces in each segment, by key; only of segments of survivors.
     residents: BTreeMap<u32, BTreeSet<VAddr>>,
     free: BTreeSet<u32>,
+    /// Free, and not to be opened now: zeros are on their way to it.
+    held: Option<u32>,
     /// Emptied by a durable checkpoint, but still being read.
     draining: BTreeSet<u32>,
     /// Slots that died outside of checkpoints since the store was opened.
@@ -85,6 +87,7 @@ impl Segments {
             frozen: None,
             residents: BTreeMap::new(),
             free: (0..count).collect(),
+            held: None,
             draining: BTreeSet::new(),
             deaths: 0,
             next_generation: 1,
@@ -113,6 +116,7 @@ impl Segments {
             tables,
             residents: BTreeMap::new(),
             free: (0..count).collect(),
+            held: None,
             draining: BTreeSet::new(),
             deaths: 0,
             next_generation,
@@ -217,9 +221,20 @@ impl Segments {
         segment.sealed = true;
     }
 
+    /// The free segments in the order in which they are opened.
+    pub fn next_free(&self) -> impl Iterator<Item = u32> + '_ {
+        self.free.iter().copied()
+    }
+
+    /// Keeps a free segment from being opened, or none.
+    pub fn hold(&mut self, number: Option<u32>) {
+        self.held = number;
+    }
+
     /// Opens the lowest free segment for `kind`.
     pub fn open(&mut self, kind: SegmentKind) -> Option<(u32, u64)> {
-        let number = self.free.pop_first()?;
+        let number = self.next_free().find(|n| self.held != Some(*n))?;
+        self.free.remove(&number);
         let generation = self.next_generation;
         self.next_generation += 1;
         // Dead slots can be found until then: a merge kills nodes that reads still go through, and

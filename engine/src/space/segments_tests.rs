@@ -41,6 +41,18 @@ fn a_segment_is_free_only_after_release_and_the_last_reader() {
 }
 
 #[test]
+fn a_segment_that_is_held_is_opened_after_the_others_or_not_at_all() {
+    let mut s = blank(3);
+    s.hold(Some(0));
+    assert_eq!(s.free_count(), 3);
+    assert_eq!(s.open(SegmentKind::Log).map(|(n, _)| n), Some(1));
+    assert_eq!(s.open(SegmentKind::Map).map(|(n, _)| n), Some(2));
+    assert_eq!(s.open(SegmentKind::Log), None);
+    s.hold(None);
+    assert_eq!(s.open(SegmentKind::Log).map(|(n, _)| n), Some(0));
+}
+
+#[test]
 fn deaths_after_the_freeze_do_not_reach_the_snapshot() {
     let mut s = blank(2);
     let (number, generation) = s.open(SegmentKind::Log).expect("free");

@@ -5,7 +5,7 @@ use crate::nbd_client::to_u64;
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
-use esker_base::{GroupId, RaftIndex, ReplicaId, Term};
+use esker_base::{GroupId, Moment, RaftIndex, ReplicaId, Term};
 use esker_replication::{
     decode_frame_header, Frame, Group, GroupConfig, GroupError, HardState, Membership, Output,
     PayloadRef, RecoveredGroup,
@@ -173,7 +173,7 @@ impl Replica {
                 let payload = vec![Bytes::from_static(b"payload")];
                 _ = self.group.propose(Bytes::from_static(b"d"), payload);
             }
-            Happens::Read => _ = self.group.read_index(9),
+            Happens::Read => _ = self.group.read_index(Moment(0), 9),
             Happens::Campaign => _ = self.group.campaign(),
             Happens::Truncate => {
                 let applied = self.group.applied_index();
@@ -242,7 +242,7 @@ impl Replica {
 
     fn drain(&mut self) {
         let mut out = Vec::new();
-        self.group.take_ready(&mut out);
+        self.group.take_ready(Moment(0), &mut out);
         for output in out {
             match output {
                 Output::Append {

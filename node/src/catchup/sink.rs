@@ -598,7 +598,7 @@ impl Node {
     fn reopen(&mut self, id: GroupId, group: engine_event::RecoveredGroup, first_ticket: u64) {
         let config = GroupConfig {
             first_ticket,
-            ..GroupConfig::new(id, group.meta.replica, self.random())
+            ..self.group_config(id, group.meta.replica)
         };
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;

@@ -439,6 +439,11 @@ impl Node {
     /// Asks the group about reads that it was not asked about, all at once, if there is a leader to ask:
     /// what comes while it is being asked waits for the next time.
     pub(crate) fn ask_for_reads(&mut self, id: GroupId) {
+        if !self.is_settling {
+            // A lease is judged by a time that was read after the requests had come.
+            self.dirty.insert(id);
+            return;
+        }
         let number = self.next_op;
         let Some(volume) = self.volumes.get_mut(&id) else {
             return;
@@ -448,7 +453,7 @@ impl Node {
             return;
         }
         let group = volume.group.as_mut();
-        if group.is_some_and(|group| group.read_index(number)) {
+        if group.is_some_and(|group| group.read_index(self.now, number)) {
             self.next_op += 1;
             let reads = std::mem::take(&mut route.unasked);
             route.asked.insert(number, reads);

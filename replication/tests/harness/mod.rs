@@ -4,10 +4,10 @@
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // test support, shared by several tests
 
 use bytes::Bytes;
-use esker_base::{GroupId, RaftIndex, ReplicaId, Term};
+use esker_base::{GroupId, Moment, RaftIndex, ReplicaId, Term};
 use esker_replication::{
-    decode_frame_header, Group, GroupConfig, GroupError, HardState, LogEntry, Membership, Output,
-    RecoveredGroup, Role, Ticket,
+    decode_frame_header, Frame, Group, GroupConfig, GroupError, HardState, LogEntry, Membership,
+    Output, RecoveredGroup, Role, Ticket,
 };
 use prost::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -317,11 +317,55 @@ impl Cluster {
             .committed
             .last_key_value()
             .map_or(0, |(index, _)| *index);
+        let time = self.time();
         let node = self.node(id);
-        if node.group().read_index(context) {
+        if node.group().read_index(time, context) {
             node.reads.insert(context, index);
         }
         self.drain(id);
+    }
+
+    /// Whether a replica would answer a read alone.
+    pub fn has_lease(&self, id: u64) -> bool {
+        let group = self.nodes[&id].group.as_ref();
+        group.is_some_and(|group| group.has_lease(self.time()))
+    }
+
+    /// Messages that were sent.
+    pub fn packets_sent(&self) -> u64 {
+        self.packets_sent
+    }
+
+    /// A refusal of a question before an election, in a later term, that was late.
+    pub fn refuse_pre_vote(&mut self, from: u64, to: u64, term: u64) {
+        let mut message = Message {
+            from,
+            to,
+            term,
+            reject: true,
+            ..Message::default()
+        };
+        message.set_msg_type(MessageType::MsgRequestPreVoteResponse);
+        let frame = Frame {
+            group: GROUP,
+            from: ReplicaId(from),
+            to: ReplicaId(to),
+            qos_class: 0,
+            operation_version: 0,
+            request_id: 0,
+            trace_id: 0,
+            payloads: Vec::new(),
+            message: &message.encode_to_vec(),
+        };
+        let header = frame.encode().unwrap();
+        self.node(to).group().receive(&header, Vec::new()).unwrap();
+        self.drain(to);
+        self.sync(to, usize::MAX);
+    }
+
+    /// What all clocks show: a step is as long as the shortest time between two ticks.
+    pub fn time(&self) -> Moment {
+        Moment(self.now * 100_000_000)
     }
 
     pub fn tick(&mut self, id: u64) {
@@ -353,10 +397,11 @@ impl Cluster {
     /// Carries out everything a group asks for.
     pub fn drain(&mut self, id: u64) {
         let mut out = Vec::new();
+        let time = self.time();
         let Some(group) = self.node(id).group.as_mut() else {
             return;
         };
-        group.take_ready(&mut out);
+        group.take_ready(time, &mut out);
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         let group = self.node(id).group();
         for to in ids {

@@ -217,7 +217,7 @@ impl Op {
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
             Op::Alarm { at } => opcode::Timeout::new(&raw const **at)
-                .flags(types::TimeoutFlags::ABS)
+                .flags(types::TimeoutFlags::ABS | types::TimeoutFlags::BOOTTIME)
                 .build(),
             Op::Cancel { target } => opcode::AsyncCancel::new(target.0).build(),
         }

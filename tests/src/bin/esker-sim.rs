@@ -7,14 +7,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: esker-sim --seed N [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--plain] [-v]
-       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--plain] [--twice]
+usage: esker-sim --seed N [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--no-zeros] [--no-renewals] [--lease MS] [--plain] [-v]
+       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--no-zeros] [--no-renewals] [--lease MS] [--plain] [--twice]
 
 A hunt runs --count seeds (all there are) from --from (0) on, for MINUTES at most.
 --full: some stores are too small for what is written to them.
+--lease: how long leaders answer reads without asking; 0 never. Seeds from before there were leases want that.
 --plain: without what was added to the worlds later; regression seeds may ask for it.
 Sabotage names: IgnoreDurableSeq, CutNotDurable, LiveBitLate, AckBeforeSync, ReuseBeforeCheckpoint, MoveUnwritten, ForgetTablePage, ForgetVersionPage,
-ReturnStamps, ResumeStamps";
+ReturnStamps, ResumeStamps, OpenWhileZeroed";
 
 struct Args {
     options: Options,
@@ -43,8 +44,14 @@ fn parse() -> Option<Args> {
             "--from" => args.from = words.next()?.parse().ok()?,
             "--count" => args.count = words.next()?.parse().ok()?,
             "--twice" => args.twice = true,
-            "--whole" => (args.options.block_damage, args.options.clones) = (false, false),
-            "--no-clones" => args.options.clones = false,
+            "--whole" => {
+                let o = &mut args.options;
+                (o.block_damage, o.clones, o.keys_of_three) = (false, false, false);
+            }
+            "--no-clones" => (args.options.clones, args.options.keys_of_three) = (false, false),
+            "--no-renewals" => args.options.keys_of_three = false,
+            "--lease" => args.options.lease_ms = words.next()?.parse().ok()?,
+            "--no-zeros" => args.options.zero_ahead = false,
             "--plain" => args.options.extras = false,
             "--full" => args.options.full_stores = true,
             "-v" => args.options.verbose = true,
@@ -66,6 +73,7 @@ fn sabotage(name: &str) -> Option<Sabotage> {
         Sabotage::ForgetVersionPage,
         Sabotage::ReturnStamps,
         Sabotage::ResumeStamps,
+        Sabotage::OpenWhileZeroed,
     ]
     .into_iter()
     .find(|s| format!("{s:?}") == name)

@@ -244,7 +244,8 @@ impl SimDisk {
     /// Takes an operation.
     ///
     /// # Panics
-    /// When the operation breaks the rules of [`DiskOp`]: alignment, empty writes, an id in use.
+    /// When the operation breaks the rules of [`DiskOp`]: alignment, empty writes, an id in use, writes that overlap others
+    /// on their way.
     pub fn submit(&mut self, io: IoId, op: DiskOp) {
         let pending = match op {
             DiskOp::Read { offset, length } => {
@@ -269,6 +270,18 @@ impl SimDisk {
                 assert!(!pages.is_empty(), "empty write at {offset}");
                 assert!(offset.is_multiple_of(BLOCK_SIZE_U64), "misaligned write");
                 let first_page = offset / BLOCK_SIZE_U64;
+                let end_page = first_page + pages.len() as u64;
+                let overlaps = |pending: &Pending| match pending {
+                    Pending::Write {
+                        first_page: other,
+                        pages,
+                    } => *other < end_page && first_page < *other + pages.len() as u64,
+                    Pending::Read { .. } | Pending::Sync { .. } | Pending::Short => false,
+                };
+                assert!(
+                    !self.in_flight.values().any(overlaps),
+                    "two writes to page {first_page} are on their way: nothing says which one stays"
+                );
                 match self.visible.contains(offset, pages.len() * BLOCK_SIZE) {
                     true => Pending::Write { first_page, pages },
                     false => Pending::Short,

@@ -160,6 +160,21 @@ impl World {
         self.log(|| format!("node {host} is held up for {stretch} ns"));
         self.stats.fault("process held up");
         self.hosts[host].stalled_until = self.now + stretch;
+        if self.plan.options.lease_ms > 0 && self.plan.nodes > 1 && self.rng.chance(500) {
+            self.wakes_alone(host, stretch);
+        }
+    }
+
+    /// Nothing of what the others did meanwhile reaches a process that was held up, for a little longer: what its clients
+    /// asked for comes first.
+    fn wakes_alone(&mut self, host: usize, stretch: u64) {
+        self.cut.clear();
+        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+            self.cut.extend([(host, other), (other, host)]);
+        }
+        self.stats.fault("process held up and cut off");
+        let longer = self.latency(100_000_000);
+        self.at(stretch + longer, Ev::NetHeals);
     }
 
     fn disk_slows(&mut self, host: usize) {

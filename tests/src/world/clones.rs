@@ -162,7 +162,10 @@ impl World {
         let key = placing.key.clone();
         let next = told.into_iter().find(|h| placing.asked.insert(*h));
         if let Some(host) = next {
-            let request = AdminRequest::KeysPlace { keys: vec![key] };
+            let request = AdminRequest::KeysPlace {
+                keys: vec![key],
+                fresh: false,
+            };
             self.ask_operator(host, request, Purpose::KeyOfClone(slot, host));
         } else if self.rng.chance(100) {
             // A node did not, or has ended since.
@@ -180,7 +183,7 @@ impl World {
     }
 
     /// Nodes that lack keys of volumes that they have get them.
-    fn give_lacking_keys(&mut self) {
+    pub(crate) fn give_lacking_keys(&mut self) {
         for host in 0..self.hosts.len() {
             let node = self.hosts[host].node.as_ref();
             let volumes = self.slots.iter().filter_map(|s| s.volume.as_ref());
@@ -191,7 +194,11 @@ impl World {
             self.stats.did("keys given to nodes that lacked them");
             let first = self.slots.iter().filter_map(|s| s.key.clone());
             let keys = first.chain(self.clone_keys.iter().cloned()).collect();
-            self.ask_operator(host, AdminRequest::KeysPlace { keys }, Purpose::Info);
+            self.ask_operator(
+                host,
+                AdminRequest::KeysPlace { keys, fresh: false },
+                Purpose::Info,
+            );
         }
     }
 
@@ -353,7 +360,7 @@ impl World {
                     replica: new,
                     voters: membership.voters.clone(),
                     learns: true,
-                    key: self.slots[slot].key.clone(),
+                    key: self.newest_key(slot),
                 })
             }
         };

@@ -140,6 +140,7 @@ impl Host {
             engine: plan.engine.clone(),
             seed,
             tick: Duration::from_millis(100),
+            lease: Duration::from_millis(plan.options.lease_ms),
             places: {
                 let mut places = Self::places(plan);
                 places.extend(self.told.clone());

@@ -166,7 +166,10 @@ impl World {
             self.stats.did("parts sealed anew");
         }
         if page.ended {
-            self.stats.did("volumes sealed anew");
+            self.stats.did(match self.plan.nodes {
+                1 => "volumes sealed anew",
+                _ => "volumes of three sealed anew",
+            });
         }
         if self.rng.below(8) != 0 {
             self.ask_operator(host, AdminRequest::Reseal, Purpose::Reseal);

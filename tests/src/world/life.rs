@@ -96,6 +96,9 @@ impl World {
         if let Some(node) = &self.hosts[host].node {
             self.stats
                 .add_work("blocks repaired", node.engine().repaired_blocks());
+            self.stats.add_work("reads by lease", node.reads_by_lease());
+            self.stats
+                .add_work("bytes zeroed ahead", node.engine().zeroed_bytes());
             let caught_up = node.catch_ups();
             self.stats
                 .add_work("replicas that caught up", caught_up.ended);

@@ -17,6 +17,7 @@ mod oracle;
 mod past;
 mod plan;
 mod readers;
+mod rekeys;
 mod scrubs;
 mod seats;
 mod snapshots;

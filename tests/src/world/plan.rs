@@ -27,6 +27,12 @@ pub struct Options {
     pub block_damage: bool,
     /// Volumes of three may be cloned.
     pub clones: bool,
+    /// Segments that were never used are written with zeros before.
+    pub zero_ahead: bool,
+    /// How long leaders answer reads without asking, in milliseconds; 0 for never.
+    pub lease_ms: u64,
+    /// Volumes of three may get other data keys.
+    pub keys_of_three: bool,
     /// Print what happens.
     pub verbose: bool,
 }
@@ -44,7 +50,21 @@ impl Options {
             extras: true,
             block_damage: true,
             clones: true,
+            zero_ahead: true,
+            lease_ms: 600,
+            keys_of_three: true,
             verbose: false,
+        }
+    }
+
+    /// A run as it was before leaders had leases, segments were written ahead, and volumes of three got other data keys: for seeds that were found then.
+    #[must_use]
+    pub fn asking(seed: u64) -> Self {
+        Self {
+            keys_of_three: false,
+            zero_ahead: false,
+            lease_ms: 0,
+            ..Self::new(seed)
         }
     }
 
@@ -54,7 +74,7 @@ impl Options {
         Self {
             block_damage: false,
             clones: false,
-            ..Self::new(seed)
+            ..Self::asking(seed)
         }
     }
 
@@ -63,7 +83,7 @@ impl Options {
     pub fn plain(seed: u64) -> Self {
         Self {
             extras: false,
-            ..Self::new(seed)
+            ..Self::asking(seed)
         }
     }
 }
@@ -164,6 +184,8 @@ pub struct Plan {
     pub encrypted: u64,
     /// Operators have little else to do than to give volumes other data keys.
     pub rekeys: bool,
+    /// Volumes of three get other data keys.
+    pub keys_of_three: bool,
     /// What the provider of keys does.
     pub key_faults: KeyFaults,
     /// Run options.
@@ -187,6 +209,8 @@ impl Plan {
             r.range(24, 128)
         };
         let mut engine = engine(r, segment_bytes, segments, options.sabotage);
+        engine.zero_ahead = options.zero_ahead;
+        engine.ahead_idle_time = engine.idle_time;
         if nodes > 1 {
             engine.retained_entries_max = r.pick(&[1024, 4096]);
             if options.seed.is_multiple_of(3) {
@@ -251,6 +275,7 @@ impl Plan {
             contradictions: 0,
             encrypted: 0,
             rekeys: false,
+            keys_of_three: false,
             key_faults: KeyFaults::default(),
             options,
         };
@@ -264,6 +289,9 @@ impl Plan {
         }
         if options.extras && options.clones && nodes == 3 {
             plan.add_clones();
+        }
+        if options.extras && options.keys_of_three && nodes > 1 && plan.encrypted > 0 {
+            plan.keys_of_three = SimRng::new(options.seed, 8).chance(500);
         }
         if nodes > 3 {
             // Of a volume with one copy only what is answered late is kept for certain, and nothing else may fail.

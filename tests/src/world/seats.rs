@@ -321,7 +321,7 @@ impl World {
             replica,
             voters: membership.voters,
             learns: true,
-            key: self.slots[slot].key.clone(),
+            key: self.newest_key(slot),
         };
         self.ask_seat(
             slot,

@@ -138,6 +138,8 @@ pub(crate) enum Purpose {
     CloneOfThree(super::clones::CloneAsk),
     /// A node is to keep the key of a clone.
     KeyOfClone(usize, usize),
+    /// A volume of three gets another data key.
+    Renewal(super::rekeys::RenewalAsk),
     /// A clone that lacks a copy is to have one.
     MendClone,
     /// About a copy of a volume.
@@ -168,6 +170,8 @@ pub struct World {
     pub(crate) late: BTreeMap<usize, super::clones::Late>,
     /// Keys that were made for clones of volumes of three.
     pub(crate) clone_keys: Vec<esker_crypto::WrappedKey>,
+    /// A data key that a volume of three is to get.
+    pub(crate) renewal: Option<super::rekeys::Renewal>,
     pub(crate) next_write: u64,
     pub(crate) admin: BTreeMap<u64, (usize, Purpose)>,
     pub(crate) next_token: u64,
@@ -228,6 +232,7 @@ impl World {
             slots,
             seats: Vec::new(),
             clone_keys: Vec::new(),
+            renewal: None,
             late: plan
                 .late_slots()
                 .map(|slot| (slot, super::clones::Late::default()))

@@ -3,6 +3,7 @@
 
 use crate::client::{Client, WRITE};
 use crate::harness::{free_address, signal, Daemon, Folder, Start};
+use crate::networks::Network;
 use crate::pattern::{content, fill, Content, BLOCK};
 use std::fs;
 use std::io::{Read, Write};
@@ -28,15 +29,37 @@ pub struct Members {
     has_tls: bool,
     /// Further lines of `[cluster]`.
     settings: String,
+    /// Settings of no section.
+    top: String,
     /// No configuration names members: they are agreed on.
     is_agreed: bool,
+    /// Namespaces, one for each, if they have their own.
+    networks: Vec<String>,
+    store_size: &'static str,
 }
 
 impl Members {
     pub fn new(count: usize) -> Self {
-        let own: Vec<_> = (0..count)
-            .map(|_| (free_address(), free_address()))
-            .collect();
+        let own = (0..count).map(|_| (free_address(), free_address()));
+        Self::at(own.collect())
+    }
+
+    /// Each in its network namespace, with certificates.
+    pub fn in_network(network: &Network, count: usize) -> Self {
+        let own = (1..=count).map(|id| {
+            let host = Network::host(id);
+            (format!("{host}:10811"), format!("{host}:10812"))
+        });
+        let members = Self {
+            has_tls: true,
+            networks: (1..=count).map(|id| network.node(id)).collect(),
+            ..Self::at(own.collect())
+        };
+        members.certify("first", 1..=count);
+        members
+    }
+
+    fn at(own: Vec<(String, String)>) -> Self {
         let list = own.iter().zip(1..).map(|((links, control), id)| {
             format!("[[cluster.node]]\nid = {id}\naddress = '{links}'\ncontrol = '{control}'\n")
         });
@@ -47,8 +70,22 @@ impl Members {
             own,
             has_tls: false,
             settings: String::new(),
+            top: String::new(),
             is_agreed: false,
+            networks: Vec::new(),
+            store_size: "800MiB",
         }
+    }
+
+    /// With stores of this size.
+    pub fn with_stores_of(mut self, size: &'static str) -> Self {
+        self.store_size = size;
+        self
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// Whose configurations name no members: all but the first wait to be added.
@@ -75,6 +112,12 @@ impl Members {
     /// Whether configurations name all members from now on, or none.
     pub fn name_all(&mut self, all: bool) {
         self.is_agreed = !all;
+    }
+
+    /// With further settings of no section.
+    pub fn with(mut self, top: &str) -> Self {
+        self.top = top.into();
+        self
     }
 
     /// With a zone for each, and further settings of `[cluster]`.
@@ -140,11 +183,14 @@ impl Members {
 
     fn config(&self, id: usize, cluster: &str) -> String {
         let (links, control) = &self.own[id - 1];
+        let top = &self.top;
         let tls = match self.has_tls {
             true => {
-                format!("tls_cert = 'n{id}.pem'\ntls_key = 'n{id}.key'\ntls_ca = 'n{id}-ca.pem'\n")
+                format!(
+                    "{top}tls_cert = 'n{id}.pem'\ntls_key = 'n{id}.key'\ntls_ca = 'n{id}-ca.pem'\n"
+                )
             }
-            false => String::new(),
+            false => top.clone(),
         };
         if self.is_agreed {
             return format!(
@@ -176,9 +222,10 @@ impl Members {
             "--config",
             config.to_str().unwrap(),
             "--store-size",
-            "800MiB",
+            self.store_size,
         ];
-        Start::new(&data).with(&words)
+        let network = self.networks.get(id - 1).cloned();
+        Start::new(&data).with(&words).within(network)
     }
 }
 

@@ -16,7 +16,7 @@ const BLOCKS: u64 = 256;
 const FIO_OFFSET: u64 = 32 << 20;
 
 /// Who leads the volume, as a node tells.
-fn leader(daemon: &Daemon) -> Option<usize> {
+pub fn leader(daemon: &Daemon) -> Option<usize> {
     let status = daemon.json(&["status"]);
     let volumes = status["volumes"].as_array().unwrap();
     let volume = volumes.iter().find(|v| v["name"] == "v")?;
@@ -25,7 +25,7 @@ fn leader(daemon: &Daemon) -> Option<usize> {
 }
 
 #[track_caller]
-fn wait_for_leader(daemon: &Daemon, other_than: Option<usize>) -> usize {
+pub fn wait_for_leader(daemon: &Daemon, other_than: Option<usize>) -> usize {
     let end = Instant::now() + PATIENCE;
     loop {
         match leader(daemon).filter(|id| Some(*id) != other_than) {
@@ -38,7 +38,7 @@ fn wait_for_leader(daemon: &Daemon, other_than: Option<usize>) -> usize {
 
 /// Writes and reads one block after the other until told to stop; the longest that one request took, and the
 /// version of each block.
-fn writer(mut client: Client, stop: &AtomicBool) -> (Duration, Vec<u64>) {
+pub fn writer(mut client: Client, stop: &AtomicBool) -> (Duration, Vec<u64>) {
     let (mut longest, mut versions) = (Duration::ZERO, vec![0; BLOCKS as usize]);
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -64,7 +64,7 @@ fn writer(mut client: Client, stop: &AtomicBool) -> (Duration, Vec<u64>) {
 }
 
 #[track_caller]
-fn check(client: &mut Client, lba: u64, version: u64) {
+pub fn check(client: &mut Client, lba: u64, version: u64) {
     let block = client.read(lba * BLOCK as u64, BLOCK as u32).unwrap();
     let expected = match version {
         0 => Content::Zeros,

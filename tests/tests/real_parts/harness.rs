@@ -180,6 +180,8 @@ pub struct Start {
     data: PathBuf,
     words: Vec<String>,
     env: Vec<(String, PathBuf)>,
+    /// Name of a network namespace.
+    network: Option<String>,
 }
 
 impl Start {
@@ -190,6 +192,7 @@ impl Start {
             data: data.to_path_buf(),
             words: words.map(String::from).to_vec(),
             env: Vec::new(),
+            network: None,
         }
     }
 
@@ -215,6 +218,12 @@ impl Start {
         self
     }
 
+    /// In this network namespace.
+    pub fn within(mut self, network: Option<String>) -> Self {
+        self.network = network;
+        self
+    }
+
     /// Starts it without waiting.
     pub fn spawn(&self) -> Child {
         fs::create_dir_all(&self.data).unwrap();
@@ -223,7 +232,17 @@ impl Start {
             .create(true)
             .open(log_of(&self.data))
             .unwrap();
-        Command::new(program("eskerd"))
+        let mut command = match &self.network {
+            None => Command::new(program("eskerd")),
+            Some(name) => {
+                // It becomes the daemon: the process is the same.
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{name}"));
+                command.arg(program("eskerd"));
+                command
+            }
+        };
+        command
             .arg("--data")
             .arg(&self.data)
             .args(&self.words)

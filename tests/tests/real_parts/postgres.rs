@@ -28,7 +28,7 @@ pub fn programs() -> Option<PathBuf> {
 }
 
 /// A server and its programs; stopped when its test ends.
-struct Postgres {
+pub struct Postgres {
     programs: PathBuf,
     /// Sockets and logs.
     folder: PathBuf,
@@ -36,6 +36,15 @@ struct Postgres {
 }
 
 impl Postgres {
+    /// One whose sockets and logs lie here, and its data there.
+    pub fn new(programs: PathBuf, folder: &Path, data: PathBuf) -> Self {
+        Self {
+            programs,
+            folder: folder.to_path_buf(),
+            data,
+        }
+    }
+
     /// A command of PostgreSQL. It refuses to be root: as root it becomes nobody in a user namespace
     /// in which nobody owns what root owns.
     fn command(&self, program: &str) -> Command {
@@ -56,7 +65,7 @@ impl Postgres {
         command
     }
 
-    fn run(&self, program: &str, words: &[&str]) -> Done {
+    pub fn run(&self, program: &str, words: &[&str]) -> Done {
         // Into files: a server that is started keeps what it was given for its output.
         let (out, err) = (self.folder.join("pg.out"), self.folder.join("pg.err"));
         let status = self
@@ -72,7 +81,7 @@ impl Postgres {
         }
     }
 
-    fn create(&self) {
+    pub fn create(&self) {
         self.run(
             "initdb",
             &["-U", "postgres", "-A", "trust", "--data-checksums"],
@@ -87,7 +96,7 @@ impl Postgres {
         fs::write(&file, fs::read_to_string(&file).unwrap() + &settings).unwrap();
     }
 
-    fn start(&self) {
+    pub fn start(&self) {
         let log = self.log_file();
         let words = ["-w", "-t", "60", "-l", log.to_str().unwrap(), "start"];
         let done = self.run("pg_ctl", &words);
@@ -95,7 +104,7 @@ impl Postgres {
     }
 
     /// `fast` writes everything where it belongs; `immediate` leaves it to the journal.
-    fn stop(&self, how: &str) {
+    pub fn stop(&self, how: &str) {
         let done = self.run("pg_ctl", &["-w", "-t", "60", "-m", how, "stop"]);
         assert_eq!(done.code, Some(0), "{done:?} {}", self.log());
     }
@@ -104,7 +113,7 @@ impl Postgres {
         self.folder.join("postgres.log")
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
@@ -114,12 +123,12 @@ impl Postgres {
         answer.trim().parse().unwrap()
     }
 
-    fn history(&self) -> i64 {
+    pub fn history(&self) -> i64 {
         self.number("SELECT count(*) FROM pgbench_history")
     }
 
     /// pgbench in the background, until the file `name` says how it went.
-    fn bench(&self, seconds: u64, name: &str) -> Child {
+    pub fn bench(&self, seconds: u64, name: &str) -> Child {
         let out = File::create(self.folder.join(name)).unwrap();
         let seconds = seconds.to_string();
         self.command("pgbench")
@@ -131,7 +140,7 @@ impl Postgres {
     }
 
     /// What pgbench's transactions keep equal, and every page and index.
-    fn check(&self, transactions: i64) {
+    pub fn check(&self, transactions: i64) {
         let sums = [
             "SELECT coalesce(sum(delta), 0) FROM pgbench_history",
             "SELECT sum(abalance) FROM pgbench_accounts",
@@ -171,7 +180,7 @@ impl Drop for Postgres {
 }
 
 /// The transactions that pgbench says it did; none may have failed.
-fn transactions(report: &Path) -> i64 {
+pub fn transactions(report: &Path) -> i64 {
     let text = fs::read_to_string(report).unwrap();
     let number = |line: &str| -> i64 {
         let (_, rest) = text
@@ -197,8 +206,7 @@ fn postgres_goes_on_while_the_daemon_is_killed() {
     let Some(programs) = programs() else { return };
     let kills = setting("ESKER_POSTGRES_KILLS", 2);
     let folder = Folder::new();
-    // Nothing moves live blocks together yet, so a store that is written at random fills up with what
-    // is dead, the more so as every opening begins a new segment.
+    // Room for every opening, which begins a new segment.
     let size = format!("{}MiB", 2048 + 192 * kills);
     let how = Start::new(&folder.join("d")).with(&["--store-size", &size]);
     let mut daemon = how.ready();
@@ -210,11 +218,7 @@ fn postgres_goes_on_while_the_daemon_is_killed() {
     if !disk.mount() {
         return;
     }
-    let postgres = Postgres {
-        programs,
-        folder: folder.0.clone(),
-        data: disk.mnt().join("data"),
-    };
+    let postgres = Postgres::new(programs, &folder.0, disk.mnt().join("data"));
     postgres.create();
     postgres.start();
     postgres.run("pgbench", &["-i", "-q", "-s", "5"]).ok();
