@@ -30,11 +30,13 @@ pub struct OlderKeys {
     pub points: usize,
 }
 
-/// Epochs that a durable checkpoint has left out.
+/// Epochs that a checkpoint leaves out.
 #[derive(Debug)]
 pub(crate) struct Leaving {
     pub spent: Vec<(GroupId, Vec<Epoch>)>,
-    /// Reads that were under way then.
+    /// The number of that checkpoint. Until it is durable, an end of the process goes back behind it.
+    number: u64,
+    /// Reads that may bring blocks of these epochs.
     reads: Vec<u64>,
 }
 
@@ -90,25 +92,57 @@ impl Engine {
     /// A checkpoint that does not have these epochs is durable: nothing goes back behind it. Reads that are under
     /// way may still bring blocks of theirs, which somebody wants to open.
     pub(crate) fn epochs_left_out(&mut self, spent: Vec<(GroupId, Vec<Epoch>)>) {
+        self.epochs_leave(spent, self.checkpoints_done);
+    }
+
+    fn epochs_leave(&mut self, spent: Vec<(GroupId, Vec<Epoch>)>, number: u64) {
         if !spent.is_empty() {
             let reads = self.reads.keys().copied().collect();
-            self.epochs_leaving.push(Leaving { spent, reads });
+            self.epochs_leaving.push(Leaving {
+                spent,
+                number,
+                reads,
+            });
         }
     }
 
-    /// Forgets epochs that no read waits for.
+    /// A group's epochs are others from now on: it has caught up. Those that it had stay until the next checkpoint is
+    /// durable and the reads that are under way have ended.
+    pub(crate) fn exchange_epochs(&mut self, id: GroupId, epochs: &[EpochEntry]) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let is_new = |e: &EpochEntry| epochs.iter().any(|new| new.epoch == e.epoch);
+        group.epochs.retain(|e| !is_new(e));
+        let gone: Vec<Epoch> = group.epochs.iter().map(|e| e.epoch).collect();
+        group.epochs.extend_from_slice(epochs);
+        group.epochs.sort_by_key(|e| e.epoch);
+        if !gone.is_empty() {
+            self.epochs_leave(vec![(id, gone)], self.counters.checkpoints + 1);
+        }
+    }
+
+    /// Epochs of a group that are here for those who may still want them, and are none of its own any more.
+    pub(crate) fn leaving(&self, id: GroupId) -> impl Iterator<Item = Epoch> + '_ {
+        let all = self.epochs_leaving.iter().flat_map(|l| &l.spent);
+        let own = all.filter(move |(of, _)| *of == id);
+        own.flat_map(|(_, epochs)| epochs.iter().copied())
+    }
+
+    /// Forgets epochs that nobody waits for.
     pub(crate) fn forget_epochs(&mut self) {
         for mut leaving in std::mem::take(&mut self.epochs_leaving) {
             let reads = &mut leaving.reads;
             reads.retain(|token| self.reads.contains_key(token));
-            if !reads.is_empty() {
+            if !reads.is_empty() || leaving.number > self.checkpoints_done {
                 self.epochs_leaving.push(leaving);
                 continue;
             }
             for (id, spent) in leaving.spent {
                 if let Some(group) = self.groups.get_mut(&id) {
+                    let before = group.epochs.len();
                     group.epochs.retain(|e| !spent.contains(&e.epoch));
-                    self.epochs_spent += 1;
+                    self.epochs_spent += u64::from(group.epochs.len() < before);
                 }
             }
         }

@@ -22,7 +22,7 @@ use crate::snapshot::forest::Forest;
 use crate::space::load::SpaceLoader;
 use crate::space::Segments;
 use crate::superblock_io::{choose, Choice};
-use crate::vouch::Proof;
+use crate::vouch::{relied, Proof};
 use bytes::Bytes;
 use esker_base::checksum::crc32;
 use esker_base::num::to_u64;
@@ -482,9 +482,10 @@ impl Engine {
             self.forest.mark_all();
             self.dead.mark_all();
         }
+        let relied = relied(&checkpoint.groups, &self.forest);
         for entry in checkpoint.groups {
             let id = entry.meta.group;
-            let proof = Proof::claimed(&entry, &self.forest);
+            let proof = Proof::claimed(&entry, &self.forest, &relied);
             let mut group = Group::from_entry(entry).map_err(OpenError::Checkpoint)?;
             group.proof = proof;
             group.newest_cut = self.forest.newest_cut(id);

@@ -15,20 +15,21 @@
 //!    on the device. The log of a group with other replicas grows meanwhile; past a bound it goes on. An entry from
 //!    which on another key signs waits for that one in the same way.
 //! 5. Roots without a MAC are refused until an operator accepts them; unless nothing was ever written, or they are
-//!    a clone's and still those of the snapshot that it began from, for which its origin's MAC vouches. Behind such
-//!    roots nothing may have been written: a volume is served once a checkpoint has signed for it.
+//!    a clone's and still those of the snapshot that it began from, for which its origin's MAC vouches, also when that
+//!    snapshot was deleted since. Behind such roots nothing may have been written: a volume is served once a checkpoint
+//!    has signed for it.
 
 use crate::engine::Engine;
 use crate::format::checkpoint::{GroupEntry, RootMac};
 use crate::format::node::ChildPointer;
 use crate::format::operation::Operation;
-use crate::format::versions::{Version, VersionKind};
+use crate::format::versions::{Version, VersionId, VersionKind};
 use crate::group::{Group, LogEntry};
 use crate::snapshot::forest::Forest;
 use aws_lc_rs::digest;
 use esker_base::num::to_u64;
 use esker_base::{GroupId, RaftIndex};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use thiserror::Error;
@@ -101,17 +102,17 @@ impl Claim {
 
 impl Proof {
     /// Of a group that a checkpoint has, as nothing of the log is replayed yet.
-    pub fn claimed(entry: &GroupEntry, forest: &Forest) -> Self {
+    pub fn claimed(entry: &GroupEntry, forest: &Forest, relied: &Relied) -> Self {
         let was_written = entry.max_stamp.0 != 0 || !entry.root.vaddr.is_none();
         match entry.meta.key_id {
             0 => Self::Fresh,
             _ if entry.meta.feeds.0 != 0 => Self::Fresh,
             _ if entry.mac.is_none() && !was_written => Self::Fresh,
             key_id => match untouched_clone(entry, forest) {
-                Some(origin) if entry.mac.is_none() => Self::Origin(origin),
+                Some(base) if entry.mac.is_none() => Self::Origin(base.group),
                 _ => Self::Claimed(Claim {
                     key_id,
-                    statement: statement(entry, forest),
+                    statement: statement(entry, forest, relied),
                     mac: entry.mac,
                 }),
             },
@@ -138,19 +139,36 @@ impl Proof {
     }
 }
 
-/// The group that a clone was made from, if it still is what it began as: then that one's statement has its
-/// root, as a snapshot's.
-fn untouched_clone(entry: &GroupEntry, forest: &Forest) -> Option<GroupId> {
+/// Deleted snapshots that clones without a MAC of their own still are as they began from: their groups vouch for them, too.
+pub(crate) type Relied = BTreeSet<(GroupId, VersionId)>;
+
+/// Those of a checkpoint's groups.
+pub(crate) fn relied<'a>(
+    entries: impl IntoIterator<Item = &'a GroupEntry>,
+    forest: &Forest,
+) -> Relied {
+    let sealed = entries.into_iter().filter(|e| is_sealed(e));
+    let bare = sealed.filter(|e| e.mac.is_none());
+    let bases = bare.filter_map(|entry| untouched_clone(entry, forest));
+    let hidden = bases.filter(|base| !forest.is_frozen_snapshot(base));
+    hidden.map(|base| (base.group, base.id)).collect()
+}
+
+/// The snapshot that a clone was made from, if the clone still is what it began as: then the other group's
+/// statement has its root. One whose group is gone has nobody to vouch for it.
+fn untouched_clone<'f>(entry: &GroupEntry, forest: &'f Forest) -> Option<&'f Version> {
     let id = entry.meta.group;
-    let base = forest.get(forest.head(id)?.parent)?;
+    let parent = forest.frozen_parent(id);
+    let base = forest.get(parent.or_else(|| Some(forest.head(id)?.parent))?)?;
     let is_same = base.root == Some((entry.root, entry.root_level)) && base.cut == entry.max_stamp;
-    let is_told = base.kind == VersionKind::Snapshot && base.group != id;
-    (is_same && is_told).then_some(base.group)
+    let is_told = base.kind != VersionKind::Head && base.group != id && base.group.0 != 0;
+    (is_same && is_told).then_some(base)
 }
 
 /// All that a checkpoint says of a volume's roots, without what is no replica's business but this one's: where
 /// they lie (though not whether they lie anywhere), and the checksums of pages with addresses in them.
-fn statement(entry: &GroupEntry, forest: &Forest) -> Statement {
+fn statement(entry: &GroupEntry, forest: &Forest, relied: &Relied) -> Statement {
+    let id = entry.meta.group;
     let mut hash = digest::Context::new(&digest::SHA256);
     hash.update(b"esker roots 1");
     hash.update(&entry.meta.volume.0.to_le_bytes());
@@ -160,11 +178,15 @@ fn statement(entry: &GroupEntry, forest: &Forest) -> Statement {
     hash.update(&entry.max_stamp.0.to_le_bytes());
     root(&mut hash, Some((&entry.root, entry.root_level)));
     let mut count = 0u64;
-    forest.frozen_snapshots(entry.meta.group, |version| {
+    forest.frozen_snapshots(id, |version| {
         snapshot(&mut hash, version);
         count += 1;
     });
     hash.update(&count.to_le_bytes());
+    let own = relied.range((id, VersionId(0))..=(id, VersionId(u64::MAX)));
+    for version in own.filter_map(|(_, version)| forest.get(*version)) {
+        snapshot(&mut hash, version);
+    }
     let mut statement = Statement::default();
     statement.copy_from_slice(hash.finish().as_ref());
     statement
@@ -279,29 +301,49 @@ impl Engine {
         }
     }
 
-    /// Signs for the roots in what a checkpoint says of a group, or keeps what vouched for them.
-    pub(crate) fn sign(&mut self, entry: &mut GroupEntry) {
-        let meta = &entry.meta;
-        let Some(group) = self.groups.get(&meta.group) else {
-            return;
-        };
-        if meta.key_id == 0 || meta.feeds.0 != 0 {
-            return;
+    /// Signs for the roots in what a checkpoint says of groups, or keeps what vouched for them.
+    pub(crate) fn sign(&mut self, entries: &mut BTreeMap<GroupId, GroupEntry>) {
+        // Which deleted snapshots a group vouches for depends on which clones have no MAC, and clones have clones.
+        let mut known = Relied::new();
+        loop {
+            for entry in entries.values_mut() {
+                entry.mac = self.signature(entry, &known);
+            }
+            let now = relied(entries.values(), &self.forest);
+            if now == known {
+                break;
+            }
+            known = now;
         }
-        let statement = statement(entry, &self.forest);
-        entry.mac = match &group.proof {
+        let number = self.counters.checkpoints;
+        for entry in entries.values().filter(|e| is_sealed(e)) {
+            if let Some(group) = self.groups.get_mut(&entry.meta.group) {
+                group.signed_in = entry.mac.map(|_| group.signed_in.unwrap_or(number));
+            }
+        }
+    }
+
+    fn signature(&self, entry: &GroupEntry, relied: &Relied) -> Option<RootMac> {
+        let meta = &entry.meta;
+        let group = self.groups.get(&meta.group).filter(|_| is_sealed(entry));
+        let Some(group) = group else {
+            return entry.mac;
+        };
+        let statement = statement(entry, &self.forest, relied);
+        match &group.proof {
             Proof::Vouched(signers) => {
                 let signer = signers.get(&meta.key_id);
                 signer.map(|signer| signer.mac(meta.group, &statement))
             }
             Proof::Claimed(claim) if claim.statement == statement => claim.mac,
             Proof::Claimed(_) | Proof::Fresh | Proof::Origin(_) => None,
-        };
-        let number = self.counters.checkpoints;
-        if let Some(group) = self.groups.get_mut(&entry.meta.group) {
-            group.signed_in = entry.mac.map(|_| group.signed_in.unwrap_or(number));
         }
     }
+}
+
+/// Whether there is something to sign: a feed's blocks are its group's.
+fn is_sealed(entry: &GroupEntry) -> bool {
+    entry.meta.key_id != 0 && entry.meta.feeds.0 == 0
 }
 
 #[cfg(test)]
@@ -316,7 +358,7 @@ mod tests {
             root_level: 1,
             ..GroupEntry::default()
         };
-        statement(&entry, &Forest::default())
+        statement(&entry, &Forest::default(), &Relied::new())
     }
 
     /// Signs with a group's number and a key's in front of the statement.

@@ -238,7 +238,6 @@ impl Node {
         self.note_rewind(id);
     }
 
-    /// Carries out what a group wants until it wants nothing more.
     /// How a group of this node's works.
     pub(crate) fn group_config(&mut self, id: GroupId, replica: ReplicaId) -> GroupConfig {
         GroupConfig {
@@ -247,6 +246,7 @@ impl Node {
         }
     }
 
+    /// Carries out what a group wants until it wants nothing more.
     pub(crate) fn drive(&mut self, id: GroupId, effects: &mut Vec<Effect>) {
         let mut outputs = Vec::new();
         loop {

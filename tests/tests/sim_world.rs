@@ -397,6 +397,20 @@ fn a_session_waits_for_a_key_without_asking() {
     assert_eq!(outcome.violation, None);
 }
 
+/// The checkpoint of a stop took the last free segment for its own pages, and the process was killed: the opening had two for the log
+/// and none for the map, which goes on in that one now.
+#[test]
+fn a_store_opens_whose_checkpoint_took_its_last_segment() {
+    assert_eq!(run_caught(Options::new(2598)).violation, None);
+}
+
+/// A copy of a clone had no key yet, its snapshot was deleted, and the process ended: nothing vouched for it any more, and a clone of the
+/// clone waited for that without an end.
+#[test]
+fn a_clone_without_its_key_outlives_its_snapshot() {
+    assert_eq!(run_caught(Options::new(4337)).violation, None);
+}
+
 /// Volumes of three are cloned; where a node is past the entry that makes a clone, a copy is made anew.
 #[test]
 fn clones_of_three_begin_everywhere() {

@@ -25,7 +25,8 @@ use crate::format::manifest::{Manifest, ManifestVersion};
 use crate::format::versions::{Version, VersionKind};
 use crate::group::{kill, Group};
 use crate::snapshot::forest::Forest;
-use esker_base::{limits, GroupId, RaftIndex, Stamp, Term};
+use esker_base::{limits, Epoch, GroupId, RaftIndex, Stamp, Term};
+use std::collections::BTreeSet;
 
 /// Rollbacks that a group remembers. A replica that lags behind more of them begins with an empty map.
 pub(crate) const JUMPS_MAX: usize = 1024;
@@ -92,11 +93,16 @@ impl Engine {
 
     /// A snapshot was taken by the entry at an index: the volume is noted as it is now, if somebody wants that.
     pub(crate) fn note_manifest(&mut self, id: GroupId, index: RaftIndex, term: Term) {
+        let leaving: BTreeSet<Epoch> = self.leaving(id).collect();
         let Some(group) = self.groups.get_mut(&id).filter(|g| g.wants_manifest) else {
             return;
         };
         group.wants_manifest = false;
-        let manifest = manifest_of(group, &self.forest, index, term);
+        let mut manifest = manifest_of(group, &self.forest, index, term);
+        manifest
+            .state
+            .epochs
+            .retain(|e| !leaving.contains(&e.epoch));
         group.manifest = Some(Box::new(manifest));
     }
 
@@ -112,6 +118,11 @@ impl Engine {
             None => return None,
         };
         let mut manifest = manifest_of(group, &self.forest, group.applied, term);
+        let leaving: BTreeSet<Epoch> = self.leaving(id).collect();
+        manifest
+            .state
+            .epochs
+            .retain(|e| !leaving.contains(&e.epoch));
         let newest = manifest.versions.last().map(|v| v.cut);
         if newest != Some(group.max_stamp) || manifest.is_rolled_back() {
             // Without any version there is no head in the forest.
@@ -255,7 +266,6 @@ impl Engine {
         group.meta.size_bytes = group.meta.size_bytes.max(meta.size_bytes);
         group.meta.key_id = meta.key_id;
         group.epoch = state.epoch;
-        group.epochs.clone_from(&state.epochs);
         group.resealed = state.resealed;
         group.max_stamp = group.max_stamp.max(state.max_stamp);
         group.requests = crate::requests::Requests::from_entries(state.requests.clone());
@@ -263,6 +273,7 @@ impl Engine {
         group.jumps_since = state.jumps_since;
         group.rebuild_overlay();
         self.load.replace(before, group.load());
+        self.exchange_epochs(id, &state.epochs);
         Ok(())
     }
 

@@ -43,7 +43,7 @@ impl Engine {
         c.freed = self.segs.emptied(c.log.generation, &keep);
         self.cut_logs_before_reuse(&mut c, effects);
         let (next_version, next_deadlist) = self.forest.frozen_numbers();
-        c.entries.values_mut().for_each(|entry| self.sign(entry));
+        self.sign(&mut c.entries);
         self.forest.thaw();
         let body = Checkpoint {
             versions: VersionTable {

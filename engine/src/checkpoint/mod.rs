@@ -22,7 +22,7 @@ use crate::group::Load;
 use crate::keys::spent_epochs;
 use crate::merging::GroupMerge;
 use crate::snapshot::Reclaim;
-use esker_base::{AlignedBuf, DiskOp, GroupId, Moment, Seq, WallClock};
+use esker_base::{AlignedBuf, DiskOp, Epoch, GroupId, Moment, Seq, WallClock};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Leaves merged in one step, so that other work gets its turn.
@@ -134,6 +134,10 @@ impl Engine {
         let mut entries = BTreeMap::new();
         let mut to_merge = VecDeque::new();
         let mut spent = Vec::new();
+        let mut leaving: BTreeMap<GroupId, Vec<Epoch>> = BTreeMap::new();
+        for (id, epochs) in self.epochs_leaving.iter().flat_map(|l| &l.spent) {
+            leaving.entry(*id).or_default().extend(epochs);
+        }
         for (id, group) in &mut self.groups {
             // A map that must grow is merged even with nothing: its hash depends on its height, and
             // is to be the same on all replicas.
@@ -154,8 +158,7 @@ impl Engine {
             let mut entry = group.to_entry();
             let mut epochs = spent_epochs(group, &self.forest);
             // What was left out once stays out, whatever has happened since.
-            let left_out = self.epochs_leaving.iter().flat_map(|l| &l.spent);
-            epochs.extend(left_out.filter(|(of, _)| of == id).flat_map(|(_, e)| e));
+            epochs.extend(leaving.get(id).into_iter().flatten());
             if !epochs.is_empty() {
                 entry.epochs.retain(|e| !epochs.contains(&e.epoch));
                 spent.push((*id, epochs));

@@ -126,6 +126,7 @@ impl Engine {
         let is_clean = from.is_resealed(cut.epoch());
         let older = from.epochs.iter().filter(|e| e.epoch <= cut.epoch());
         let older = older.filter(|e| !(is_clean && from.is_under_older_key(e)));
+        let older = older.filter(|e| !self.leaving(origin).any(|epoch| epoch == e.epoch));
         group.epochs = older.copied().collect();
         match base.root {
             Some((root, level)) => (group.root, group.root_level) = (root, level),

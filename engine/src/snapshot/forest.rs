@@ -810,14 +810,18 @@ impl Forest {
         let (next_version, _) = self.frozen_numbers();
         let range = (group, VersionId(0))..(group, VersionId(next_version));
         for id in self.members.range(range).map(|(_, id)| id) {
-            let since = self.frozen.as_ref().map(|f| &f.hidden_since);
-            let was_there = |v: &&Version| {
-                v.kind == VersionKind::Snapshot || since.is_some_and(|since| since.contains(id))
-            };
+            let was_there = |v: &&Version| self.is_frozen_snapshot(v);
             if let Some(version) = self.versions.get(id).filter(was_there) {
                 each(version);
             }
         }
+    }
+
+    /// Whether a version is a snapshot as the checkpoint on its way has it, or as it is without one.
+    pub fn is_frozen_snapshot(&self, version: &Version) -> bool {
+        let frozen = self.frozen.as_ref();
+        version.kind == VersionKind::Snapshot
+            || frozen.is_some_and(|f| f.hidden_since.contains(&version.id))
     }
 
     /// A version as the checkpoint on its way has it, if that is not what it is now.

@@ -266,22 +266,43 @@ impl Segments {
     }
 
     /// Appending to a map segment goes on where the checkpoint ended: were each opening to begin a
-    /// new one, openings alone would fill a store whose old ones keep a few live nodes. None when
-    /// the segment was opened after the checkpoint's table was written; then it holds nothing else.
+    /// new one, openings alone would fill a store whose old ones keep a few live nodes. One that was
+    /// opened after the checkpoint's table was written goes on as a new one: what the checkpoint wrote
+    /// to it is named by segment and slot.
     pub fn resume_map(&mut self, number: u32, slot: u32) -> Option<u64> {
         let segment = self.now.segments.get_mut(number as usize)?;
-        if segment.kind != SegmentKind::Map || segment.written > slot || slot >= self.slots {
+        if segment.kind != SegmentKind::Map || slot >= self.slots {
             return None;
         }
-        let generation = segment.generation;
-        let whole = self.now.pieces.get(&VAddr::new(generation, 0));
+        let whole = self.now.pieces.get(&VAddr::new(segment.generation, 0));
         if whole.is_none_or(|piece| piece.segment != number) {
+            if segment.live_count > 0 {
+                return None;
+            }
+            return Some(self.resume_unlisted(number, slot));
+        }
+        if segment.written > slot {
             return None;
         }
         segment.sealed = false;
         segment.written = slot;
+        let generation = segment.generation;
         self.tables.segment_changed(number);
         Some(generation)
+    }
+
+    /// As [`Self::resume_map`], of one that the table calls free.
+    fn resume_unlisted(&mut self, number: u32, slot: u32) -> u64 {
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        let gone = self
+            .now
+            .begin(number, self.slots, SegmentKind::Map, generation);
+        gone.into_iter()
+            .for_each(|key| self.tables.piece_changed(key));
+        self.now.segments[number as usize].written = slot;
+        self.tables.segment_changed(number);
+        generation
     }
 
     /// Nothing more is appended to the segment.

@@ -5,6 +5,7 @@ use super::client::{Client, Mood, Wish};
 use super::host::{Host, State};
 use super::wire::Command;
 use super::world::{Crash, Ev, Purpose, World};
+use esker_engine::Probe;
 use esker_node::admin::AdminRequest;
 use esker_node::Event;
 use std::collections::VecDeque;
@@ -409,7 +410,23 @@ impl World {
                 self.stats.did("comparisons of replicas");
             }
         }
+        self.look_for_bare_maps();
         self.begin_stop();
+    }
+
+    /// Nobody changed a store, so no map is refused; but for those of which it is known how that comes about.
+    fn look_for_bare_maps(&mut self) {
+        for host in 0..self.hosts.len() {
+            self.hosts[host].note_probes_now();
+            let passed = self.hosts[host].probes.contains(&Probe::ClaimPassed);
+            let node = self.hosts[host].node.as_ref().filter(|_| !passed);
+            let bare = node.and_then(|n| n.engine().without_mac().next());
+            if let Some(name) = bare.map(String::from) {
+                self.violate(format!(
+                    "node {host}: nothing vouches for the map of {name}"
+                ));
+            }
+        }
     }
 
     pub(crate) fn begin_stop(&mut self) {
