@@ -425,15 +425,18 @@ impl Node {
         let Some(op) = self.ops.get_mut(&id) else {
             return false;
         };
-        let is_damage = place_of(error, 0).is_some() && !matches!(error, ReadError::NoKey(_));
+        // A replica that has caught up may be past a key that is still on its way to it.
+        let lacks_key = matches!(error, ReadError::NoKey(_));
+        let is_local = place_of(error, 0).is_some();
         let volume = self.volumes.get(&op.group);
-        if op.caller.is_some() && volume.is_some_and(|v| v.spans && v.group.is_none()) {
+        let sends_back = |v: &Volume| v.spans && (v.group.is_none() || lacks_key && !v.leads());
+        if op.caller.is_some() && volume.is_some_and(sends_back) {
             self.reroute(id);
             return true;
         }
         let is_read = matches!(op.action, Action::Read) && op.caller.is_none();
         let leads = volume.is_none_or(|v| !v.spans || v.is_serving() || v.leads());
-        if !is_damage || !is_read || op.is_forwarded || leads {
+        if !is_local || !is_read || op.is_forwarded || leads {
             return false;
         }
         op.is_forwarded = true;

@@ -15,6 +15,7 @@ mod members;
 pub(crate) mod wire;
 
 use crate::event::{FrameKind, PeerFrame};
+use crate::keys::Lock;
 use crate::node::Node;
 use crate::volume::{Action, Op, OpId, Volume};
 use bytes::Bytes;
@@ -228,7 +229,8 @@ impl Node {
         if is_held {
             return;
         }
-        if reads && !op.is_forwarded && volume.takes_part() {
+        let reads_here = volume.takes_part() && volume.lock == Lock::Open;
+        if reads && !op.is_forwarded && reads_here {
             volume.route.homeless.remove(&id);
             return self.enter(id, bytes, true);
         }
