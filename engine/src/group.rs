@@ -174,6 +174,8 @@ pub(crate) struct Group {
     pub proof: Proof,
     /// Since this checkpoint each has a MAC over them.
     pub signed_in: Option<u64>,
+    /// The first one that had.
+    pub first_mac_in: Option<u64>,
     /// The next snapshot gets a manifest; and that of the last one which got one.
     pub wants_manifest: bool,
     pub manifest: Option<Box<Manifest>>,
@@ -213,6 +215,7 @@ impl Group {
             feed: None,
             proof: Proof::Fresh,
             signed_in: None,
+            first_mac_in: None,
             wants_manifest: false,
             manifest: None,
         }
@@ -262,6 +265,7 @@ impl Group {
         (group.jumps, group.jumps_since) = (entry.jumps, entry.jumps_since);
         group.feed = entry.feed;
         group.signed_in = entry.mac.map(|_| 0);
+        group.first_mac_in = group.signed_in;
         (group.ended, group.deleting) = (entry.ended, entry.ended);
         for e in entry.log {
             let (operation, request) = LogEntry::decode(e.kind, &e.data)?;

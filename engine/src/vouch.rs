@@ -284,6 +284,21 @@ impl Engine {
         signed_in.is_some_and(|number| number <= self.checkpoints_done)
     }
 
+    /// Whether nothing may be written behind the roots of a group because they never had a MAC: they are those of a volume
+    /// that begins. Somebody else may lead it, who has its key; entries of it that were in the log here would be anybody's
+    /// after a restart.
+    #[must_use]
+    pub fn awaits_first_mac(&self, id: GroupId) -> bool {
+        let Some(group) = self.groups.get(&id) else {
+            return false;
+        };
+        let is_sealed = group.meta.key_id != 0 && group.meta.feeds.0 == 0;
+        let had_one = group
+            .first_mac_in
+            .is_some_and(|n| n <= self.checkpoints_done);
+        is_sealed && !had_one && !matches!(group.proof, Proof::Claimed(_))
+    }
+
     /// The log is replayed. Where no MAC vouches for roots without data, or for those of a snapshot, nobody has
     /// written behind them: [`Engine::is_signed`].
     pub(crate) fn doubt_replayed(&mut self) {
@@ -319,6 +334,7 @@ impl Engine {
         for entry in entries.values().filter(|e| is_sealed(e)) {
             if let Some(group) = self.groups.get_mut(&entry.meta.group) {
                 group.signed_in = entry.mac.map(|_| group.signed_in.unwrap_or(number));
+                group.first_mac_in = group.first_mac_in.or(group.signed_in);
             }
         }
     }

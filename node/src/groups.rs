@@ -730,6 +730,7 @@ impl Node {
             return;
         };
         let is_stranger = is_stranger || !raft.membership().contains(sender);
+        raft.hold_log(self.engine.awaits_first_mac(id));
         let refused = raft.receive(&frame.header, frame.payloads);
         if let Err(error) = refused {
             // For one that is missing, until this one, which takes its place, is a member.

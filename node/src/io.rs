@@ -261,12 +261,16 @@ impl Node {
                     return;
                 };
                 op.edges_awaited -= 1;
+                let is_last = op.edges_awaited == 0;
                 match result.map(flatten) {
                     Ok(block) if purpose == ReadFor::Head(id) => op.head = Some(block),
                     Ok(block) => op.tail = Some(block),
-                    Err(error) => op.failed = Some(place_of(&error, op.offset)),
+                    Err(error) => {
+                        op.failed = Some(place_of(&error, op.offset));
+                        self.without_key(&error);
+                    }
                 }
-                if op.edges_awaited == 0 {
+                if is_last {
                     self.edges_read(id);
                 }
             }

@@ -111,6 +111,7 @@ impl Node {
             }
             Err(error) => {
                 let at = place_of(&error, op.offset);
+                self.without_key(&error);
                 self.fail_op_at(id, RequestError::Io, at);
             }
         }

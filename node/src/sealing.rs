@@ -61,15 +61,15 @@ impl Node {
             zeros @ ReadPiece::Zeros(_) => Ok(zeros),
         });
         let opened: Result<Vec<ReadPiece>, ReadError> = pieces.collect();
-        // One that has caught up may be past a key that is still on its way: the leader is asked.
-        let spans = self.volumes.get(&group).is_some_and(|v| v.spans);
-        let is_refused = match &opened {
-            Ok(_) => false,
-            Err(ReadError::NoKey(_)) => !spans,
-            Err(_) => true,
-        };
+        // Whether one is missing where it should be, `without_key` tells.
+        let is_refused = matches!(&opened, Err(error) if !matches!(error, ReadError::NoKey(_)));
         self.keys.refused += u64::from(is_refused);
         opened
+    }
+
+    /// A read ends with an error, and nobody else is asked.
+    pub(crate) fn without_key(&mut self, error: &ReadError) {
+        self.keys.refused += u64::from(matches!(error, ReadError::NoKey(_)));
     }
 
     pub(crate) fn open_blocks(

@@ -122,6 +122,7 @@ pub struct Group {
     pub(crate) heard: BTreeMap<u64, u64>,
     pub(crate) catch_up_reported: BTreeMap<u64, u64>,
     pub(crate) log_stopped: bool,
+    pub(crate) log_held: bool,
 }
 
 impl Group {
@@ -185,6 +186,7 @@ impl Group {
             heard: BTreeMap::new(),
             catch_up_reported: BTreeMap::new(),
             log_stopped: false,
+            log_held: false,
         };
         if group.suspension.is_some() {
             // raft-rs takes what it starts from as durable; the moved term is not.
@@ -567,6 +569,11 @@ impl Group {
     /// anew. It votes as before.
     pub fn stop_log(&mut self) {
         self.log_stopped = true;
+    }
+
+    /// Takes no entries of others for now, or takes them again. They are sent once more.
+    pub fn hold_log(&mut self, held: bool) {
+        self.log_held = held;
     }
 
     /// The ticket that comes next.

@@ -77,7 +77,7 @@ impl Group {
         let log = &raft.raft_log;
         let last = log.last_index();
         match kind {
-            MessageType::MsgAppend if self.log_stopped => Ok(false),
+            MessageType::MsgAppend if self.log_stopped || self.log_held => Ok(false),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
                 let promised = self.grace_ticks_left > 0 && !alone;
                 // raft-rs checks that, too, while it knows whom it follows.

@@ -411,6 +411,27 @@ fn a_clone_without_its_key_outlives_its_snapshot() {
     assert_eq!(run_caught(Options::new(4337)).violation, None);
 }
 
+/// A replica that caught up was past a key that was still on its way to it, and a read there ended with an error: it goes to the leader.
+#[test]
+fn a_read_goes_where_its_key_is() {
+    let outcome = run_caught(Options {
+        nodes: Some(3),
+        ..Options::new(513)
+    });
+    assert_eq!(outcome.violation, None);
+}
+
+/// A copy of a clone had no key yet, and took writes into its log; after a restart they could have been anybody's, and its map was refused.
+/// It takes none until a checkpoint has signed for what it begins from.
+#[test]
+fn a_copy_without_its_key_takes_no_writes() {
+    let outcome = run_caught(Options {
+        nodes: Some(3),
+        ..Options::new(60_032)
+    });
+    assert_eq!(outcome.violation, None);
+}
+
 /// Volumes of three are cloned; where a node is past the entry that makes a clone, a copy is made anew.
 #[test]
 fn clones_of_three_begin_everywhere() {
