@@ -58,10 +58,8 @@ pub(crate) enum Purpose {
     },
     /// A block of another replica in the place of a damaged one.
     Repair {
-        token: u64,
-        group: GroupId,
-        lba: u64,
         segment: u32,
+        slot: u32,
     },
     /// A window of the segment being collected.
     Collect {
@@ -444,14 +442,9 @@ impl Engine {
                 self.segs.reader_ends(segment);
                 self.scrub_came(scrub, item, result, effects);
             }
-            Purpose::Repair {
-                token,
-                group,
-                lba,
-                segment,
-            } => {
+            Purpose::Repair { segment, slot } => {
                 self.segs.reader_ends(segment);
-                self.repair_written((token, group, lba), result, effects);
+                self.repair_written((segment, slot), &result, effects);
             }
             Purpose::Collect { segment } => {
                 self.segs.reader_ends(segment);

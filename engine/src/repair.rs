@@ -14,7 +14,7 @@ use crate::readpath::How;
 use bytes::Bytes;
 use esker_base::num::to_u64;
 use esker_base::{AlignedBuf, BlockRange, DiskError, DiskOp, GroupId, Lba, Stamp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A block as another replica stores it.
 #[derive(Clone, Debug)]
@@ -29,9 +29,15 @@ pub(crate) struct Copied {
 /// Most damaged blocks that are known by their place; further ones are not counted.
 const PLACES_MAX: usize = 1 << 16;
 
+/// Who wants a block repaired, and which one.
+type Wanted = (u64, GroupId, u64);
+
 /// What was found damaged since the store was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Damages {
+    /// Repairs that are being written, by segment and slot. Two readers may meet one damage, and volumes share
+    /// blocks: two writes to one place have no order.
+    writing: BTreeMap<(u32, u32), Vec<Wanted>>,
     /// Blocks by group and number: whoever meets one again counts it once.
     places: BTreeSet<(GroupId, u64)>,
     /// What was met and belongs to none of them: map nodes, and what was moved.
@@ -47,8 +53,7 @@ impl Damages {
         }
     }
 
-    pub fn repaired(&mut self, group: GroupId, lba: u64) {
-        self.repaired += 1;
+    fn mended(&mut self, group: GroupId, lba: u64) {
         self.places.remove(&(group, lba));
     }
 
@@ -94,44 +99,43 @@ impl Engine {
         let Some((segment, slot)) = place else {
             return repaired(token, Ok(Repair::Other), effects);
         };
-        let (group, lba) = (copied.group, copied.lba);
+        let wanted = (token, copied.group, copied.lba);
+        let writing = self.damages.writing.entry((segment, slot)).or_default();
+        writing.push(wanted);
+        if writing.len() > 1 {
+            return; // the same bytes: both are what the map says of this place
+        }
         // It is not used again as long as somebody reads it.
         self.segs.reader_begins(segment);
         let op = DiskOp::Write {
             offset: self.sb.offset_of(segment, slot),
             bufs: vec![AlignedBuf::copy_of(&copied.data).freeze()],
         };
-        self.disk(
-            op,
-            Purpose::Repair {
-                token,
-                group,
-                lba,
-                segment,
-            },
-            effects,
-        );
+        self.disk(op, Purpose::Repair { segment, slot }, effects);
     }
 
     /// It is written. What follows needs no sync: a block that is lost again is found damaged again. For the same
     /// reason a failure leaves the store as it was, and fences nothing.
     pub(crate) fn repair_written(
         &mut self,
-        (token, group, lba): (u64, GroupId, u64),
-        result: Result<Bytes, DiskError>,
+        place: (u32, u32),
+        result: &Result<Bytes, DiskError>,
         effects: &mut Vec<Effect>,
     ) {
-        let result = match result {
-            Ok(_) => {
-                self.damages.repaired(group, lba);
-                Ok(Repair::Done)
-            }
-            Err(error) => Err(ReadError::Disk {
-                lba: Lba(lba),
-                error,
-            }),
-        };
-        repaired(token, result, effects);
+        self.damages.repaired += u64::from(result.is_ok());
+        for (token, group, lba) in self.damages.writing.remove(&place).unwrap_or_default() {
+            let result = match result {
+                Ok(_) => {
+                    self.damages.mended(group, lba);
+                    Ok(Repair::Done)
+                }
+                Err(error) => Err(ReadError::Disk {
+                    lba: Lba(lba),
+                    error: error.clone(),
+                }),
+            };
+            repaired(token, result, effects);
+        }
     }
 }
 
