@@ -32,6 +32,8 @@ pub(crate) enum AdminPending {
     Feed(GroupId),
     /// It has caught up; no operator waits.
     Publish(GroupId),
+    /// It needs no feed any more; no operator waits.
+    FeedEnds(GroupId),
     /// Checkpoints are to sign for maps; no operator waits.
     Sign,
 }
@@ -45,7 +47,9 @@ impl AdminPending {
             | Self::AcceptLoss(token, _)
             | Self::Checkpoint(token)
             | Self::Settle(token, _) => *token,
-            Self::Feed(_) | Self::Publish(_) | Self::Sign => crate::rewind::NOBODY,
+            Self::Feed(_) | Self::Publish(_) | Self::FeedEnds(_) | Self::Sign => {
+                crate::rewind::NOBODY
+            }
         }
     }
 }
@@ -605,6 +609,7 @@ impl Node {
             AdminPending::Publish(id) => {
                 return self.feed_published(id, result.map_err(|error| error.to_string()));
             }
+            AdminPending::FeedEnds(id) => return self.feed_given_up(id, result.is_ok()),
             _ => {}
         }
         let answer = pending.token();
@@ -646,6 +651,7 @@ impl Node {
             | AdminPending::Settle(..)
             | AdminPending::Feed(_)
             | AdminPending::Publish(_)
+            | AdminPending::FeedEnds(_)
             | AdminPending::Sign => return,
         };
         self.exports_changed(effects);

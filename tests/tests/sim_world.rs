@@ -421,6 +421,17 @@ fn repairs_of_one_block_share_a_write() {
     assert_eq!(outcome.violation, None);
 }
 
+/// A replica waited for a feed from a leader that was damaged in the entries that another one lacked; its own log had all that was committed, and
+/// the leader had no quorum without it.
+#[test]
+fn a_replica_whose_log_reaches_needs_no_feed() {
+    let outcome = run_caught(Options {
+        nodes: Some(3),
+        ..Options::new(104_458)
+    });
+    assert_eq!(outcome.violation, None);
+}
+
 /// A replica that caught up was past a key that was still on its way to it, and a read there ended with an error: it goes to the leader.
 #[test]
 fn a_read_goes_where_its_key_is() {

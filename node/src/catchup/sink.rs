@@ -49,6 +49,8 @@ enum Stage {
     Works(Box<Manifest>, Option<Fill>),
     /// All is there, and becomes the volume.
     Publishes,
+    /// The log goes on after all, and the feed is being dropped.
+    Ends,
 }
 
 /// A version that is being fetched.
@@ -157,6 +159,7 @@ impl Node {
 
     /// True when there may be more to do.
     fn feed_step(&mut self, id: GroupId) -> bool {
+        let reaches = self.log_reaches(id);
         let Some(volume) = self.volumes.get_mut(&id).filter(|v| !v.deleting) else {
             return false;
         };
@@ -180,7 +183,8 @@ impl Node {
         match &sink.stage {
             Stage::Begins(_, false) => false,
             Stage::Begins(_, true) => self.feed_begin(id),
-            Stage::Creates | Stage::Publishes => false,
+            Stage::Creates | Stage::Publishes | Stage::Ends => false,
+            Stage::Manifest(..) if reaches => self.give_feed_up(id),
             Stage::Manifest(pin, bytes) => {
                 let (pin, from) = (pin.0, to_u64(bytes.len()));
                 let applied = volume.applied.max(sink.older).0;
@@ -233,6 +237,58 @@ impl Node {
                 _ => volume.sink = None,
             }
             self.dirty.insert(id);
+        }
+    }
+
+    /// Whether the log here has committed entries to go on with, and nothing was fetched yet. Whoever leads now may
+    /// have nothing to give but those: it may be damaged where this replica is whole.
+    fn log_reaches(&self, id: GroupId) -> bool {
+        let volume = self.volumes.get(&id).filter(|v| v.sink.is_some());
+        let raft = volume.and_then(|v| v.group.as_ref());
+        let (Some(raft), Some(view), Some(feed)) =
+            (raft, self.engine.group(id), self.engine.feed(id))
+        else {
+            return false;
+        };
+        let is_untouched = feed.at.base == feed.at.reach && feed.last_index == RaftIndex(0);
+        let committed = raft.commit_index();
+        is_untouched && view.applied < committed && committed <= view.last_index
+    }
+
+    fn give_feed_up(&mut self, id: GroupId) -> bool {
+        let token = self.admin_token(AdminPending::FeedEnds(id));
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            tracing::info!(
+                volume = volume.name,
+                "this replica goes on with what its log holds, and fetches nothing"
+            );
+            if let Some(sink) = volume.sink.as_mut() {
+                sink.stage = Stage::Ends;
+            }
+        }
+        self.tell_engine(engine_event::Event::Delete {
+            token,
+            group: feed_of(id),
+        });
+        false
+    }
+
+    /// The feed is gone, or was refused to go.
+    pub(crate) fn feed_given_up(&mut self, id: GroupId, is_gone: bool) {
+        self.dirty.insert(id);
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        if !is_gone {
+            if let Some(sink) = &mut volume.sink {
+                sink.begin_anew();
+            }
+            return;
+        }
+        volume.sink = None;
+        let first_ticket = volume.group.as_ref().map_or(1, Group::next_ticket);
+        if let Some(group) = self.engine.recovered_group(id) {
+            self.reopen(id, group, first_ticket);
         }
     }
 
