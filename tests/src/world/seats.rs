@@ -298,8 +298,15 @@ impl World {
         };
         let node = self.hosts[host].node.as_ref();
         let here = node.and_then(|n| n.engine().group(self.group_of(slot)));
-        if here.is_some_and(|view| view.meta.replica == replica) {
+        let here = here.map(|view| view.meta.replica);
+        if here == Some(replica) {
             self.seats[slot].doing = Doing::Adding(host, replaces);
+            return;
+        }
+        if let Some(old) = here {
+            // It was asked for at the beginning, and came to be after it was found that there is none.
+            self.seats[slot].copies.insert(host, old);
+            self.seats[slot].doing = Doing::Nothing;
             return;
         }
         let (Some(places), Some(volume)) =
