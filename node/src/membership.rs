@@ -184,6 +184,13 @@ impl Node {
                 "replica {replica} is one of volume {name}"
             )));
         }
+        if self.lacks_keys(id) {
+            return Err(AdminError::Refused(format!(
+                "a key of volume {name} is not on node {} yet, and the copy to be removed may be the last that has it: the other \
+                 nodes are asked for it; try again",
+                self.config.node
+            )));
+        }
         // Also one that is no member as far as this replica knows: only what is committed says so for certain, and
         // whoever asks may delete its copy then.
         let Some(group) = self.volumes.get_mut(&id).and_then(|v| v.group.as_mut()) else {
@@ -377,7 +384,8 @@ impl Node {
             .group
             .as_ref()
             .is_some_and(|g| !g.membership().contains(replica));
-        if stranger {
+        // Who hears it deletes its copy and its keys, and one of those may be lacking here.
+        if stranger && !self.lacks_keys(id) {
             let note = Note::Outsider(Outsider {
                 group: id.0,
                 replica: replica.0,

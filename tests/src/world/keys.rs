@@ -204,6 +204,9 @@ impl World {
         let fails = away || self.provider.rng.chance(self.plan.key_faults.fails);
         let fails = fails && !self.is_calm();
         let answer = self.provider.answer(&ask, fails);
+        if let KeyAnswer::Made(_, Ok((_, wrapped))) = &answer {
+            self.clone_keys.push(wrapped.clone()); // copies of the volume get it
+        }
         self.stats.did(match (&*ask, fails) {
             (_, true) => "keys: provider failed",
             (KeyAsk::Make(_), _) => "keys made",

@@ -143,6 +143,9 @@ impl World {
     }
 
     pub(crate) fn move_copies(&mut self) {
+        if self.plan.encrypted > 0 && self.rng.chance(100) {
+            self.give_lacking_keys();
+        }
         for slot in 0..self.seats.len() {
             if let Some(token) = self.seats[slot].waits {
                 if self.admin.contains_key(&token) {
