@@ -421,16 +421,6 @@ fn repairs_of_one_block_share_a_write() {
     assert_eq!(outcome.violation, None);
 }
 
-/// A volume was moved to a node that had not been given its newest key yet, and the copy that had it was removed.
-#[test]
-fn the_last_copy_that_has_a_key_stays() {
-    let outcome = run_caught(Options {
-        nodes: Some(5),
-        ..Options::new(60_456)
-    });
-    assert_eq!(outcome.violation, None);
-}
-
 /// A replica waited for a feed from a leader that was damaged in the entries that another one lacked; its own log had all that was committed, and
 /// the leader had no quorum without it.
 #[test]
