@@ -7,7 +7,7 @@ use esker_base::{GroupId, RaftIndex, ReplicaId, Term, VolumeId};
 use esker_engine::event::{Append, AppendEntry, Event};
 use esker_engine::format::checkpoint::{GroupMeta, Membership};
 use esker_engine::format::record::{EntryKind, ItemBody, RecordHeader};
-use esker_engine::{EngineConfig, Probe, Sabotage};
+use esker_engine::{EngineConfig, OpenError, Probe, Sabotage};
 use esker_tests::check::damage::{run_damage, Part};
 use esker_tests::check::world::World;
 use esker_tests::sim::SimRng;
@@ -152,4 +152,39 @@ fn a_loss_before_a_resumption_suspends_again() {
     let opened = world.open.clone().unwrap();
     assert_eq!(opened.report.damaged_records, 1);
     assert!(opened.groups[0].suspended, "{:?}", opened.groups[0]);
+}
+
+/// A page that could not be read lay where the next record of the log was to be written: the store does not open, since a record may
+/// begin there, until its device is copied without it.
+#[test]
+fn an_unreadable_page_behind_the_log_keeps_a_store_from_opening() {
+    let mut world = store_of_three();
+    append(&mut world, 1);
+    append(&mut world, 2);
+    let records = world.disk.visible().pages();
+    let records =
+        records.filter_map(|(page, bytes)| Some((page, RecordHeader::decode(bytes).ok()?)));
+    let (page, _) = records.max_by_key(|(_, record)| record.0.seq).unwrap();
+    world.damaged = true;
+    world.disk.spoil(page + 1);
+    world.disk.power_cut();
+    world.restart();
+    while world.open.is_none() && world.refused.is_none() {
+        assert!(world.disk_step().unwrap() || world.timer_step().unwrap());
+    }
+    let refused = world.refused.take();
+    assert!(
+        matches!(refused, Some(OpenError::Read { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(world.disk.skip_bad_pages(), 1);
+    world.disk.power_cut();
+    world.restart();
+    world.open(&mut SimRng::new(5, 9), false).unwrap();
+    let opened = world.open.clone().unwrap();
+    let last = opened.groups[0].entries.last().map(|entry| entry.1);
+    assert_eq!(
+        (last, opened.groups[0].suspended),
+        (Some(RaftIndex(2)), false)
+    );
 }

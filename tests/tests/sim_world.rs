@@ -469,20 +469,6 @@ fn data_keys_of_three_are_exchanged() {
     those_that_did("numbers of data keys that were taken", 3, 574, 1);
 }
 
-/// A page that could not be read lay where the next record of the log was to be written: the store does not open, since a record may
-/// begin there, until its device is copied without it.
-#[test]
-fn an_unreadable_page_behind_the_log_keeps_a_store_from_opening() {
-    let outcome = run_caught(Options {
-        nodes: Some(3),
-        clones: false,
-        ..Options::asking(52_364)
-    });
-    assert_eq!(outcome.violation, None);
-    let copied = "devices copied without what cannot be read";
-    assert!(outcome.stats.work.contains_key(copied));
-}
-
 /// Scrubs run among everything else and find nothing.
 #[test]
 fn scrubs_get_to_their_end() {
