@@ -186,8 +186,8 @@ impl Node {
         }
         if self.lacks_keys(id) {
             return Err(AdminError::Refused(format!(
-                "a key of volume {name} is not on node {} yet, and the copy to be removed may be the last that has it: the other \
-                 nodes are asked for it; try again",
+                "a key of volume {name} is not on node {}, which leads it, and the copy to be removed may be the last one whose \
+                 node has that key: try again when `esker key show {name}` lists it here, or another node leads",
                 self.config.node
             )));
         }
