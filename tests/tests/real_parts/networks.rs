@@ -10,12 +10,15 @@ use crate::harness::{has, run, run_for, setting, signal, skip, Daemon};
 use crate::pattern::{content, fill, Content, BLOCK};
 use crate::postgres::{programs, transactions, Postgres};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const NODES: usize = 3;
 /// Elections, reconnections and whatever else this machine has to do.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Networks that this process has made: several tests may have one at a time.
+static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// A switch, and a namespace for each node, whose interface has the address that [`Network::host`] tells.
 pub struct Network {
@@ -29,7 +32,11 @@ impl Network {
             return None;
         }
         let network = Self {
-            name: format!("esker-{}", std::process::id()),
+            name: format!(
+                "esker-{}-{}",
+                std::process::id(),
+                MADE.fetch_add(1, Ordering::Relaxed)
+            ),
         };
         let hub = network.hub();
         let made = run("ip", &["netns", "add", &hub]);
