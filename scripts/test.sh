@@ -53,7 +53,8 @@ suite() {
         echo "ok    $name: $good tests ($((SECONDS - start)) s)"
     else
         echo "FAIL  $name: $bad of $((good + bad)) ($((SECONDS - start)) s); see $log:"
-        grep -E '^(test .* FAILED|error|    [a-z_:]+$)|panicked at' "$log" | head -n 40
+        grep -E '^(test .* FAILED|error|    [a-z_:]+$)' "$log" | head -n 40
+        grep -A 3 'panicked at' "$log" | head -n 60
         tail -n 30 "$log"
     fi
 }

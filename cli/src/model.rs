@@ -411,7 +411,7 @@ pub struct VolumeStatus {
 pub struct Replica {
     /// The node that holds it.
     pub node: String,
-    /// `voter` or `learner`.
+    /// `voter`, `learner`, or `leaving`: a voter until the change of members that is under way is complete.
     pub role: String,
     /// State.
     pub state: &'static str,

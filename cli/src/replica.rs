@@ -59,10 +59,7 @@ pub async fn run(
                     }
                     copies => copies?,
                 };
-                let votes = |r: &Replica| r.node == node && r.role == "voter";
-                let is_there = replicas.replicas.iter().any(votes)
-                    && replicas.replicas.iter().all(|r| r.node != replaced);
-                if is_there || no_wait {
+                if no_wait || has_settled(&replicas.replicas, &node, &replaced) {
                     return output.show(&replicas, text);
                 }
                 tokio::time::sleep(LOOK_INTERVAL).await;
@@ -120,6 +117,13 @@ async fn copies(volume: &str, client: &mut Client) -> Result<Replicas, CliError>
     })
 }
 
+/// Whether a new copy votes, and the one in whose place it came, if there was one, does not any more. Both may be on one node.
+fn has_settled(replicas: &[Replica], node: &str, replaced: &str) -> bool {
+    let mut here = replicas.iter().filter(|r| r.node == node);
+    let votes = here.next().is_some_and(|r| r.role == "voter") && here.next().is_none();
+    votes && (node == replaced || replicas.iter().all(|r| r.node != replaced))
+}
+
 fn text(replicas: &Replicas) -> String {
     let mut table = Table::new([
         ("NODE", Align::Left),
@@ -140,4 +144,31 @@ fn text(replicas: &Replicas) -> String {
         ]);
     }
     table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_settled_when_the_one_in_whose_place_it_came_has_no_vote_left() {
+        let settled = |listed: &[(&str, &str)], node, replaced| {
+            let replica = |(node, role): &(&str, &str)| Replica {
+                node: (*node).into(),
+                role: (*role).into(),
+                state: "ready",
+                lag_bytes: 0,
+            };
+            let listed: Vec<Replica> = listed.iter().map(replica).collect();
+            has_settled(&listed, node, replaced)
+        };
+        assert!(!settled(&[("1", "voter"), ("3", "learner")], "3", ""));
+        assert!(settled(&[("1", "voter"), ("3", "voter")], "3", ""));
+        assert!(!settled(&[("1", "voter"), ("3", "voter")], "3", "1"));
+        assert!(!settled(&[("3", "voter"), ("1", "leaving")], "3", "1"));
+        assert!(settled(&[("2", "voter"), ("3", "voter")], "3", "1"));
+        assert!(!settled(&[("3", "voter"), ("3", "learner")], "3", "3"));
+        assert!(!settled(&[("3", "voter"), ("3", "leaving")], "3", "3"));
+        assert!(settled(&[("3", "voter")], "3", "3"));
+    }
 }

@@ -321,7 +321,11 @@ fn volume_status(report: &VolumeReport, node: &str) -> v1::VolumeStatus {
     let alone = report.members.is_empty();
     let member = |member: &MemberReport| v1::Replica {
         node: name_of(member),
-        role: if member.is_voter { "voter" } else { "learner" }.into(),
+        role: match (member.is_voter, member.is_leaving) {
+            (true, false) => "voter".into(),
+            (true, true) => "leaving".into(),
+            (false, _) => "learner".into(),
+        },
         state: member
             .state
             .map_or(v1::VolumeState::Unspecified, state)

@@ -403,6 +403,9 @@ pub struct MemberReport {
     pub store: u16,
     /// Whether it votes.
     pub is_voter: bool,
+    /// Whether its vote ends with the change of members that is under way. Until then nothing is decided without a majority of
+    /// those that voted before, too.
+    pub is_leaving: bool,
     /// The replica that goes when this one has its vote; 0 for none.
     pub replaces: u64,
     /// Whether it leads, as far as this replica knows.

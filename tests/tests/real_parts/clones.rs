@@ -127,9 +127,12 @@ fn a_node_that_was_away_for_long_gets_its_copy_of_a_clone() {
         // The one that is missing counts as a voter; the one in its place is a learner until it has what the others have.
         let is_there = has(returned, "w")
             && returned.json(&["volume", "show", "w"])["state"].as_str() == Some("ready");
-        let listed = copies(nodes[leader].as_ref().unwrap(), "w");
-        let voters = listed.iter().filter(|copy| copy.1 == "voter").count();
-        is_there && listed.len() == 3 && voters == 3
+        // And each node that is up has to know it: before that, one of them may need a vote of the one that is missing.
+        let settled = |node: &Daemon| {
+            let listed = copies(node, "w");
+            listed.len() == 3 && listed.iter().all(|copy| copy.1 == "voter")
+        };
+        is_there && nodes.iter().flatten().all(settled)
     });
     assert!(returned.log().contains("this replica has caught up"));
     // It is a majority with one of the others.

@@ -338,12 +338,15 @@ impl Daemon {
         format!("nbd://127.0.0.1:{}/{export}", self.port())
     }
 
+    #[track_caller]
     pub fn client(&self, export: &str) -> Client {
-        Client::unix(&self.socket(), export).unwrap()
+        Client::unix(&self.socket(), export)
+            .unwrap_or_else(|e| panic!("no client of {export}: {e}"))
     }
 
+    #[track_caller]
     pub fn tcp_client(&self, export: &str) -> Client {
-        Client::tcp(self.port(), export).unwrap()
+        Client::tcp(self.port(), export).unwrap_or_else(|e| panic!("no client of {export}: {e}"))
     }
 
     /// Runs `esker` with its data folder and these words.
