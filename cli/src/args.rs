@@ -392,6 +392,27 @@ pub enum VolumeVerb {
         #[arg(long, value_name = "KEY")]
         unlabel: Vec<String>,
     },
+    /// Give a volume to one holder alone: its sessions attach as VOLUME:NUMBER, and those before them end
+    ///
+    /// The URI that is printed names the attachment. The same holder gets the same attachment again.
+    Attach {
+        /// Volume
+        name: String,
+        /// Who gets it, like the name of a host or of a machine; the name of this one
+        #[arg(long, value_name = "WHO")]
+        holder: Option<String>,
+        /// Take it from whoever has it: nothing that was asked for before is carried out afterwards
+        #[arg(long)]
+        fence: bool,
+    },
+    /// Take a volume back from its holder, whose sessions end: anybody may attach then
+    Detach {
+        /// Volume
+        name: String,
+        /// Only if this attachment is in force
+        #[arg(long, value_name = "NUMBER")]
+        attachment: Option<u64>,
+    },
     /// List all volumes
     List,
     /// Show a volume

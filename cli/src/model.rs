@@ -48,6 +48,19 @@ pub struct Volume {
     pub rewind_bytes: Option<u64>,
     /// How far its blocks are under its newest data key; null when all of them are.
     pub reseal: Option<Reseal>,
+    /// Who holds it alone; null when anybody may attach.
+    pub attachment: Option<Attachment>,
+}
+
+/// Who holds a volume alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct Attachment {
+    /// Its number, which ends the export's name.
+    pub number: u64,
+    /// The holder.
+    pub holder: String,
+    /// When that began, since the Unix epoch.
+    pub since_unix: u64,
 }
 
 /// How far a volume is that was given another data key.
@@ -93,6 +106,11 @@ impl From<v1::Volume> for Volume {
                 size_bytes: reseal.size_bytes,
                 resealed_bytes: reseal.resealed_bytes,
                 problem: text(reseal.problem),
+            }),
+            attachment: volume.attachment.map(|attachment| Attachment {
+                number: attachment.number,
+                holder: attachment.holder,
+                since_unix: attachment.since_unix,
             }),
         }
     }

@@ -63,6 +63,26 @@ pub async fn run(
             };
             client.set_volume(request).await?.into_inner().volume
         }
+        VolumeVerb::Attach {
+            name,
+            holder,
+            fence,
+        } => {
+            let holder = match holder {
+                Some(holder) => holder,
+                None => this_machine()?,
+            };
+            let request = v1::AttachVolumeRequest {
+                name,
+                holder,
+                fence,
+            };
+            client.attach_volume(request).await?.into_inner().volume
+        }
+        VolumeVerb::Detach { name, attachment } => {
+            let request = v1::DetachVolumeRequest { name, attachment };
+            client.detach_volume(request).await?.into_inner().volume
+        }
         VolumeVerb::Show { name } => {
             client
                 .show_volume(v1::ShowVolumeRequest { name })
@@ -180,6 +200,17 @@ fn names_accepted(volumes: &[Volume]) -> String {
     volumes.iter().map(line).collect()
 }
 
+/// The name that this machine goes by, for whoever attaches without saying who it is.
+fn this_machine() -> Result<String, CliError> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => Err(CliError::Usage(
+            "this machine has no name: say who attaches with --holder".into(),
+        )),
+        name => Ok(name.to_owned()),
+    }
+}
+
 fn one(volume: &Volume) -> String {
     let labels: Vec<_> = volume
         .labels
@@ -213,6 +244,14 @@ fn one(volume: &Volume) -> String {
         let from = from.unwrap_or("nothing yet".into());
         let window = when::duration(volume.rewind_seconds);
         pairs.push(("rewind", format!("{window}, back to {from}, {held}")));
+    }
+    if let Some(attachment) = &volume.attachment {
+        let (holder, number) = (&attachment.holder, attachment.number);
+        let since = when::text(attachment.since_unix);
+        pairs.push((
+            "held by",
+            format!("{holder} since {since}, attachment {number}"),
+        ));
     }
     if !labels.is_empty() {
         pairs.push(("labels", labels.join(" ")));

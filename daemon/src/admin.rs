@@ -391,6 +391,34 @@ impl Admin for AdminService {
         Ok(Response::new(v1::SetVolumeResponse { volume }))
     }
 
+    async fn attach_volume(
+        &self,
+        request: Request<v1::AttachVolumeRequest>,
+    ) -> Answer<v1::AttachVolumeResponse> {
+        let v1::AttachVolumeRequest {
+            name,
+            holder,
+            fence,
+        } = request.into_inner();
+        require_ordinary(&name)?;
+        tracing::info!(name, holder, fence, "attach volume");
+        let attached = self.stores.attach(name, Some(holder), None, fence).await;
+        let volume = self.volume(attached.map_err(refusal)?);
+        Ok(Response::new(v1::AttachVolumeResponse { volume }))
+    }
+
+    async fn detach_volume(
+        &self,
+        request: Request<v1::DetachVolumeRequest>,
+    ) -> Answer<v1::DetachVolumeResponse> {
+        let v1::DetachVolumeRequest { name, attachment } = request.into_inner();
+        require_ordinary(&name)?;
+        tracing::info!(name, attachment, "detach volume");
+        let detached = self.stores.attach(name, None, attachment, false).await;
+        let volume = self.volume(detached.map_err(refusal)?);
+        Ok(Response::new(v1::DetachVolumeResponse { volume }))
+    }
+
     async fn prune_snapshots(
         &self,
         request: Request<v1::PruneSnapshotsRequest>,

@@ -46,10 +46,12 @@ const LOOK_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 const CLONES: &str = "esker volume list";
 
 /// What is passed on. All that is not here is about the node that is asked, or about volumes that are there alone.
-pub const RULES: [Rule; 16] = [
+pub const RULES: [Rule; 18] = [
     leader("ResizeVolume", true, "esker volume show"),
     leader("RenameVolume", false, "esker volume show"),
     leader("SetVolume", false, "esker volume show"),
+    leader("AttachVolume", true, "esker volume show"),
+    leader("DetachVolume", true, "esker volume show"),
     leader("CreateSnapshot", false, "esker snapshot list"),
     leader("DeleteSnapshot", false, "esker snapshot list"),
     leader("RollbackSnapshot", false, "esker snapshot list"),

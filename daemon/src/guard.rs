@@ -19,7 +19,7 @@ use tonic::server::NamedService;
 use tonic::Status;
 
 /// The least role that each request needs. One that is not here needs `admin`.
-pub const LEAST_ROLES: [(&str, AdminRole); 30] = [
+pub const LEAST_ROLES: [(&str, AdminRole); 32] = [
     ("ListVolumes", AdminRole::Viewer),
     ("ShowVolume", AdminRole::Viewer),
     ("ListSnapshots", AdminRole::Viewer),
@@ -31,6 +31,8 @@ pub const LEAST_ROLES: [(&str, AdminRole); 30] = [
     ("CreateVolume", AdminRole::Operator),
     ("ResizeVolume", AdminRole::Operator),
     ("SetVolume", AdminRole::Operator),
+    ("AttachVolume", AdminRole::Operator),
+    ("DetachVolume", AdminRole::Operator),
     ("RenameVolume", AdminRole::Operator),
     ("CreateSnapshot", AdminRole::Operator),
     ("DeleteSnapshot", AdminRole::Operator),

@@ -23,9 +23,14 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// A volume's message.
 #[must_use]
 pub fn volume(report: VolumeReport, endpoints: &Endpoints) -> v1::Volume {
+    let attachment = report.attachment;
+    let export = match &attachment.holder {
+        Some(_) => format!("{}:{}", report.name, attachment.number),
+        None => report.name.clone(),
+    };
     v1::Volume {
-        uri: endpoints.unix_uri(&report.name),
-        tcp_uri: endpoints.tcp_uri(&report.name).unwrap_or_default(),
+        uri: endpoints.unix_uri(&export),
+        tcp_uri: endpoints.tcp_uri(&export).unwrap_or_default(),
         name: report.name,
         uuid: report.uuid,
         size_bytes: report.size_bytes,
@@ -53,6 +58,11 @@ pub fn volume(report: VolumeReport, endpoints: &Endpoints) -> v1::Volume {
             size_bytes: reseal.size_bytes,
             resealed_bytes: reseal.resealed_bytes,
             problem: reseal.problem,
+        }),
+        attachment: attachment.holder.map(|holder| v1::Attachment {
+            number: attachment.number,
+            holder,
+            since_unix: attachment.since_unix,
         }),
     }
 }

@@ -465,6 +465,27 @@ impl Stores {
         changed
     }
 
+    /// Gives a volume to one holder, or, with none, takes it back, if `only` is in force where that is said.
+    ///
+    /// # Errors
+    /// When no store has it, another holder has it and `fence` is not given, or its store refuses.
+    pub async fn attach(
+        &self,
+        name: String,
+        holder: Option<String>,
+        only: Option<u64>,
+        fence: bool,
+    ) -> Result<VolumeReport> {
+        let store = self.find(&name).await?;
+        let request = AdminRequest::VolumeAttach {
+            name,
+            holder,
+            only,
+            fence,
+        };
+        volume_of(store, store.request(request).await?)
+    }
+
     /// Renames a volume.
     ///
     /// # Errors

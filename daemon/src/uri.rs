@@ -35,7 +35,7 @@ impl Endpoints {
     pub fn unix_uri(&self, export: &str) -> String {
         format!(
             "nbd+unix:///{}?socket={}",
-            encode(export.as_bytes(), ""),
+            encode(export.as_bytes(), ":"),
             self.socket_text()
         )
     }
@@ -44,7 +44,7 @@ impl Endpoints {
     #[must_use]
     pub fn tcp_uri(&self, export: &str) -> Option<String> {
         let uri = self.tcp.first()?.uri();
-        Some(format!("{uri}/{}", encode(export.as_bytes(), "")))
+        Some(format!("{uri}/{}", encode(export.as_bytes(), ":")))
     }
 
     /// All URIs of the node itself, for the line that says it is ready.

@@ -250,11 +250,17 @@ _esker() {
             esker__subcmd__help__subcmd__volume,accept-loss)
                 cmd="esker__subcmd__help__subcmd__volume__subcmd__accept__subcmd__loss"
                 ;;
+            esker__subcmd__help__subcmd__volume,attach)
+                cmd="esker__subcmd__help__subcmd__volume__subcmd__attach"
+                ;;
             esker__subcmd__help__subcmd__volume,create)
                 cmd="esker__subcmd__help__subcmd__volume__subcmd__create"
                 ;;
             esker__subcmd__help__subcmd__volume,delete)
                 cmd="esker__subcmd__help__subcmd__volume__subcmd__delete"
+                ;;
+            esker__subcmd__help__subcmd__volume,detach)
+                cmd="esker__subcmd__help__subcmd__volume__subcmd__detach"
                 ;;
             esker__subcmd__help__subcmd__volume,list)
                 cmd="esker__subcmd__help__subcmd__volume__subcmd__list"
@@ -427,11 +433,17 @@ _esker() {
             esker__subcmd__volume,accept-loss)
                 cmd="esker__subcmd__volume__subcmd__accept__subcmd__loss"
                 ;;
+            esker__subcmd__volume,attach)
+                cmd="esker__subcmd__volume__subcmd__attach"
+                ;;
             esker__subcmd__volume,create)
                 cmd="esker__subcmd__volume__subcmd__create"
                 ;;
             esker__subcmd__volume,delete)
                 cmd="esker__subcmd__volume__subcmd__delete"
+                ;;
+            esker__subcmd__volume,detach)
+                cmd="esker__subcmd__volume__subcmd__detach"
                 ;;
             esker__subcmd__volume,help)
                 cmd="esker__subcmd__volume__subcmd__help"
@@ -457,11 +469,17 @@ _esker() {
             esker__subcmd__volume__subcmd__help,accept-loss)
                 cmd="esker__subcmd__volume__subcmd__help__subcmd__accept__subcmd__loss"
                 ;;
+            esker__subcmd__volume__subcmd__help,attach)
+                cmd="esker__subcmd__volume__subcmd__help__subcmd__attach"
+                ;;
             esker__subcmd__volume__subcmd__help,create)
                 cmd="esker__subcmd__volume__subcmd__help__subcmd__create"
                 ;;
             esker__subcmd__volume__subcmd__help,delete)
                 cmd="esker__subcmd__volume__subcmd__help__subcmd__delete"
+                ;;
+            esker__subcmd__volume__subcmd__help,detach)
+                cmd="esker__subcmd__volume__subcmd__help__subcmd__detach"
                 ;;
             esker__subcmd__volume__subcmd__help,help)
                 cmd="esker__subcmd__volume__subcmd__help__subcmd__help"
@@ -1937,7 +1955,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__volume)
-            opts="create set list show resize rename delete scrub accept-loss"
+            opts="create set attach detach list show resize rename delete scrub accept-loss"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1951,6 +1969,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__volume__subcmd__accept__subcmd__loss)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__volume__subcmd__attach)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1979,6 +2011,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__help__subcmd__volume__subcmd__delete)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__help__subcmd__volume__subcmd__detach)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -3871,7 +3917,7 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume)
-            opts="-o -h -V --data --admin --certs --cert --key --ca --output --help --version create set list show resize rename delete scrub accept-loss help"
+            opts="-o -h -V --data --admin --certs --cert --key --ca --output --help --version create set attach detach list show resize rename delete scrub accept-loss help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3923,6 +3969,56 @@ _esker() {
                 return 0
             fi
             case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --certs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cert)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__volume__subcmd__attach)
+            opts="-o -h -V --holder --fence --data --admin --certs --cert --key --ca --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --holder)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -4074,8 +4170,58 @@ _esker() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        esker__subcmd__volume__subcmd__detach)
+            opts="-o -h -V --attachment --data --admin --certs --cert --key --ca --output --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --attachment)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --certs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cert)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json dot svg" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         esker__subcmd__volume__subcmd__help)
-            opts="create set list show resize rename delete scrub accept-loss help"
+            opts="create set attach detach list show resize rename delete scrub accept-loss help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -4089,6 +4235,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume__subcmd__help__subcmd__accept__subcmd__loss)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__volume__subcmd__help__subcmd__attach)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -4117,6 +4277,20 @@ _esker() {
             return 0
             ;;
         esker__subcmd__volume__subcmd__help__subcmd__delete)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        esker__subcmd__volume__subcmd__help__subcmd__detach)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -52,28 +52,30 @@ complete -c esker -n "__fish_esker_needs_command" -f -a "inspect" -d 'Dump a par
 complete -c esker -n "__fish_esker_needs_command" -f -a "man" -d 'Write man pages'
 complete -c esker -n "__fish_esker_needs_command" -f -a "completions" -d 'Write completions for a shell to stdout'
 complete -c esker -n "__fish_esker_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l data -d 'The daemon\'s folder' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
 json\t'For scripts; fields are only ever added'
 dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -s V -l version -d 'Print version'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "create" -d 'Create a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "list" -d 'List all volumes'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "show" -d 'Show a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "resize" -d 'Grow a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "rename" -d 'Rename a volume'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "delete" -d 'Delete a volume and all its data'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left; or take the map of an encrypted one as it is'
-complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set list show resize rename delete scrub accept-loss help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "create" -d 'Create a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "attach" -d 'Give a volume to one holder alone: its sessions attach as VOLUME:NUMBER, and those before them end'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "detach" -d 'Take a volume back from its holder, whose sessions end: anybody may attach then'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "list" -d 'List all volumes'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "show" -d 'Show a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "resize" -d 'Grow a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "rename" -d 'Rename a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "delete" -d 'Delete a volume and all its data'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "scrub" -d 'Read and check everything that is stored of a volume, its snapshots and what it was cloned from'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "accept-loss" -d 'Accept that a suspended volume lost a record of its log, and serve what is left; or take the map of an encrypted one as it is'
+complete -c esker -n "__fish_esker_using_subcommand volume; and not __fish_seen_subcommand_from create set attach detach list show resize rename delete scrub accept-loss help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l size -d 'Size, like 10GiB' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Number of copies' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from create" -l label -d 'Label; may be repeated' -r
@@ -108,6 +110,33 @@ dot\t'For Graphviz; of `snapshot list`'
 svg\t'A picture; of `snapshot list`'"
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from set" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -l holder -d 'Who gets it, like the name of a host or of a machine; the name of this one' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -l fence -d 'Take it from whoever has it: nothing that was asked for before is carried out afterwards'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from attach" -s V -l version -d 'Print version'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -l attachment -d 'Only if this attachment is in force' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -l data -d 'The daemon\'s folder' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -l cert -d 'Certificate that is shown at HOST:PORT, in PEM; it says what its owner may do [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -l key -d 'The certificate\'s key, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -l ca -d 'Authorities that may vouch for the daemon at HOST:PORT, in PEM [default: of --certs]' -r -F
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -s o -l output -d 'How to show the result' -r -f -a "table\t'For people'
+json\t'For scripts; fields are only ever added'
+dot\t'For Graphviz; of `snapshot list`'
+svg\t'A picture; of `snapshot list`'"
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from detach" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l data -d 'The daemon\'s folder' -r -F
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l admin -d 'The daemon\'s admin socket as PATH or unix:PATH, or HOST:PORT where its admin API is on TCP [default: DIR/admin.sock]' -r
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from list" -l certs -d 'Folder with ca-cert.pem, client-cert.pem and client-key.pem for HOST:PORT, as `esker cert client --bundle` makes it [default: ~/.config/esker]' -r -F
@@ -199,6 +228,8 @@ complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subc
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from accept-loss" -s V -l version -d 'Print version'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "create" -d 'Create a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "attach" -d 'Give a volume to one holder alone: its sessions attach as VOLUME:NUMBER, and those before them end'
+complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "detach" -d 'Take a volume back from its holder, whose sessions end: anybody may attach then'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "list" -d 'List all volumes'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show a volume'
 complete -c esker -n "__fish_esker_using_subcommand volume; and __fish_seen_subcommand_from help" -f -a "resize" -d 'Grow a volume'
@@ -831,6 +862,8 @@ complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_su
 complete -c esker -n "__fish_esker_using_subcommand help; and not __fish_seen_subcommand_from volume snapshot clone key replica node cluster space status cert demo verify inspect man completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change the snapshot schedule, the rewind window and labels of a volume'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "attach" -d 'Give a volume to one holder alone: its sessions attach as VOLUME:NUMBER, and those before them end'
+complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "detach" -d 'Take a volume back from its holder, whose sessions end: anybody may attach then'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "list" -d 'List all volumes'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "show" -d 'Show a volume'
 complete -c esker -n "__fish_esker_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "resize" -d 'Grow a volume'

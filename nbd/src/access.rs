@@ -32,14 +32,14 @@ impl Access {
         Self(Some(patterns.into_iter().collect()))
     }
 
-    /// Whether an export may be opened: of its name the part before the first `@` counts, which is the
+    /// Whether an export may be opened: of its name the part before the first `@` or `:` counts, which is the
     /// volume's. The empty name stands for a volume that is not known yet, and needs access to all.
     #[must_use]
     pub fn permits(&self, export: &str) -> bool {
         let Some(patterns) = &self.0 else {
             return true;
         };
-        let volume = export.split('@').next().unwrap_or_default();
+        let volume = export.split(['@', ':']).next().unwrap_or_default();
         let mut patterns = patterns.iter();
         match volume.is_empty() {
             true => patterns.any(|pattern| pattern == "*"),
@@ -101,11 +101,17 @@ mod tests {
     #[test]
     fn a_snapshot_goes_with_its_volume_and_the_default_needs_all() {
         let some = Access::only(["vm-*".into(), "db".into()]);
-        assert!(some.permits("vm-1") && some.permits("vm-1@monday") && some.permits("db@a@b"));
+        assert!(
+            some.permits("vm-1")
+                && some.permits("vm-1@monday")
+                && some.permits("db@a@b")
+                && some.permits("db:7")
+        );
         assert!(
             !some.permits("")
                 && !some.permits("x")
                 && !some.permits("x@vm-1")
+                && !some.permits("x:vm-1")
                 && !some.permits("@db")
         );
         assert!(Access::only(["*".into()]).permits(""));

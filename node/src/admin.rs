@@ -65,6 +65,17 @@ pub enum AdminRequest {
         /// A label that has this value, or nothing is changed ([`AdminError::NotLeading`]): whoever asks has decided by what it saw.
         expects: Option<(String, String)>,
     },
+    /// Give a volume to one holder alone, whose sessions name the attachment, or take it back. What was attached before is fenced.
+    VolumeAttach {
+        /// Its name.
+        name: String,
+        /// Who gets it; none: anybody, from now on.
+        holder: Option<String>,
+        /// With no holder: only if this attachment is in force.
+        only: Option<u64>,
+        /// Whoever has it loses it; without this, one that another holder has is refused.
+        fence: bool,
+    },
     /// Rename a volume. One with one copy is refused while sessions are attached under the old name.
     VolumeRename {
         /// Its name.
@@ -364,6 +375,8 @@ pub struct VolumeReport {
     pub reseal: Option<ResealReport>,
     /// A key of it is in no slot of this store.
     pub lacks_keys: bool,
+    /// Who holds it, as far as this replica has applied.
+    pub attachment: crate::attachment::Attachment,
 }
 
 /// How far the blocks of a volume are under its newest data key.

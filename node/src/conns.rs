@@ -38,6 +38,8 @@ pub(crate) struct Conn {
     pub volume: Option<GroupId>,
     /// To the snapshot of it with this cut.
     pub at: Option<Stamp>,
+    /// The number of the attachment that it belongs to.
+    pub attachment: u64,
     /// The metadata contexts that the client has selected.
     pub contexts: Vec<(Arc<str>, Context)>,
     /// When it is ended, unless it has attached.
@@ -80,6 +82,7 @@ impl Node {
             transport,
             volume: None,
             at: None,
+            attachment: 0,
             contexts: Vec::new(),
             handshake_until: self.now + limits::HANDSHAKE_TIME_MAX,
             session_id: self.random(),
@@ -387,6 +390,7 @@ impl Node {
             return;
         };
         let (single_unix, conn_at) = (conn.transport == Transport::Unix, conn.at);
+        let attachment = conn.attachment;
         let Some(group) = conn.volume else {
             conn.session
                 .complete(request.id, Err(nbd::RequestError::Shutdown));
@@ -420,7 +424,7 @@ impl Node {
             .is_some_and(crate::volume::Volume::is_single);
         let place = (request.offset, request.length);
         let mut op = Op::new(id, group, action, place, self.now);
-        (op.request, op.at) = (request.id, conn_at);
+        (op.request, op.at, op.attachment) = (request.id, conn_at, attachment);
         op.early = single_unix && !request.fua && single;
         self.submit(op);
     }

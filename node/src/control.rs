@@ -120,6 +120,12 @@ impl Node {
                 labels,
                 expects,
             } => self.volume_relabel(token, &name, labels, expects.as_ref()),
+            AdminRequest::VolumeAttach {
+                name,
+                holder,
+                only,
+                fence,
+            } => self.volume_attach(token, &name, holder, only, fence),
             AdminRequest::VolumeRename { name, new_name } => {
                 self.volume_rename(token, &name, new_name, effects)
             }
@@ -563,6 +569,13 @@ impl Node {
         let id = self.find(name)?;
         self.writable()?;
         self.unattached(id, "delete")?;
+        let attachment = self.volumes.get(&id).map(|v| &v.attachment);
+        if let Some((holder, a)) = attachment.and_then(|a| Some((a.holder.as_ref()?, a))) {
+            return Err(AdminError::Refused(format!(
+                "{holder} holds volume {name}, as attachment {}: `esker volume detach {name}` ends that",
+                a.number
+            )));
+        }
         // A session that takes its leave still has its answers to come.
         let waits = |op: &Op| op.group == id && self.conns.contains_key(&op.conn);
         if self.ops.values().any(waits) {
@@ -772,6 +785,7 @@ impl Node {
             members: self.members_of(id, volume),
             reseal: self.reseal_report(id),
             lacks_keys: self.lacks_keys(id),
+            attachment: volume.attachment.clone(),
         })
     }
 
@@ -909,7 +923,10 @@ pub(crate) fn check_label_set(
 }
 
 /// Refuses labels that the volume of this name cannot have.
-fn check_volume_labels(name: &str, labels: &BTreeMap<String, String>) -> Result<(), AdminError> {
+pub(crate) fn check_volume_labels(
+    name: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<(), AdminError> {
     let most = match name == limits::METADATA_VOLUME {
         true => limits::METADATA_LABELS_MAX,
         false => limits::VOLUME_LABELS_MAX,

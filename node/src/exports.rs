@@ -1,6 +1,8 @@
-//! Exports: a volume under its name, a snapshot of it as `volume@snapshot`; and what attaches to them.
+//! Exports: a volume under its name, for a holder alone as `volume:attachment`, a snapshot of it as `volume@snapshot`; and what
+//! attaches to them.
 
 use crate::admin::one_line;
+use crate::attachment;
 use crate::conns::Conn;
 use crate::event::{Effect, ExportInfo};
 use crate::keys::{lock_text, Lock};
@@ -22,11 +24,11 @@ pub(crate) const SNAPSHOT_CONTEXTS_LISTED_MAX: usize = 64;
 /// The stamp of the head: above all snapshots.
 const HEAD: Stamp = Stamp(u64::MAX);
 
-/// Parts of an export's name: those of volumes have no `@`.
+/// Parts of an export's name, the volume's and the snapshot's: those of volumes have no `@` and no `:`.
 fn parts(name: &str) -> (&str, Option<&str>) {
     match name.split_once('@') {
         Some((volume, snapshot)) => (volume, Some(snapshot)),
-        None => (name, None),
+        None => (attachment::split(name).0, None),
     }
 }
 
@@ -258,7 +260,7 @@ impl Node {
             return;
         }
         let answer = self
-            .describe(group_id, parts(&name).1, &asked, attach)
+            .describe(group_id, &name, &asked, attach)
             .and_then(|described| {
                 if attach {
                     self.hold(id, group_id, &described)?;
@@ -272,14 +274,14 @@ impl Node {
     fn describe(
         &self,
         group: GroupId,
-        snapshot: Option<&str>,
+        name: &str,
         asked: &nbd::ContextsAsked,
         attach: bool,
     ) -> Result<Described, nbd::ExportError> {
         let unknown = nbd::ExportError::Unknown;
         let volume = self.volumes.get(&group);
         let volume = volume.ok_or_else(|| unknown("the volume is gone".into()))?;
-        let snapshot = match snapshot {
+        let snapshot = match parts(name).1 {
             None => None,
             Some(name) => match self.engine.snapshot_named(group, name) {
                 Some(view) => Some(view),
@@ -290,7 +292,14 @@ impl Node {
                 }
             },
         };
-        let export = export_of(volume, snapshot.as_ref());
+        let mut export = export_of(volume, snapshot.as_ref());
+        if let (None, (_, number)) = (&snapshot, attachment::split(name)) {
+            let refused = volume.attachment.refuses(&volume.name, number);
+            if let Some(text) = refused.filter(|_| attach || number.is_some()) {
+                return Err(nbd::ExportError::Policy(text));
+            }
+            export.name.extend(number.map(|n| format!(":{n}")));
+        }
         let at = snapshot.map(|s| s.cut);
         let is_of_this = asked.of.as_ref().is_none_or(|of| **of == *export.name);
         let mut contexts: Vec<(Arc<str>, Context)> = Vec::new();
@@ -366,6 +375,7 @@ impl Node {
         }
         if described.at.is_none() {
             volume.sessions.insert(id);
+            conn.attachment = volume.attachment.number;
         }
         self.meters.sessions.attached += 1;
         conn.volume = Some(group);
@@ -457,5 +467,7 @@ mod tests {
         assert_eq!(parts("v@s@t"), ("v", Some("s@t")));
         assert_eq!(parts("@s"), ("", Some("s")));
         assert_eq!(parts(""), ("", None));
+        assert_eq!(parts("v:3"), ("v", None));
+        assert_eq!(parts("v@s:3"), ("v", Some("s:3")));
     }
 }

@@ -171,6 +171,8 @@ impl Node {
             lock: Lock::Waits,
             name: self.free_name_for(meta.group, &meta.name).0,
             size_bytes: meta.size_bytes,
+            attachment: crate::attachment::Attachment::of(&meta.labels),
+            changing_hands: None,
             labels: meta.labels.clone(),
             group: None,
             epoch: EpochState::None,
@@ -652,8 +654,9 @@ impl Node {
             }
             Outcome::Relabelled(_) => {
                 if let Some(view) = self.engine.group(id) {
-                    volume.labels = view.meta.labels;
+                    volume.take_labels(view.meta.labels);
                 }
+                self.labels_changed(id);
                 self.note_rewind(id);
             }
             // Nobody sees it.

@@ -469,6 +469,12 @@ impl Node {
         if !volume.is_serving() {
             return Err(Held::Failed(RequestError::Io));
         }
+        if op.attachment != volume.attachment.number {
+            return Err(Held::Failed(RequestError::Shutdown)); // its session has been fenced
+        }
+        if volume.is_changing_hands() {
+            return Err(Held::Busy);
+        }
         let first_entry = op.entries;
         let parts = parts_of(op).into_iter().enumerate();
         let parts = parts.map(|(at, part)| {

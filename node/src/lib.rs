@@ -5,6 +5,7 @@
 //! sessions of the clients attached to those volumes.
 
 pub mod admin;
+pub mod attachment;
 mod catchup;
 mod comparisons;
 mod conns;

@@ -97,6 +97,8 @@ pub struct VolumeSample {
 pub struct SessionCounts {
     /// Sessions that attached to a volume.
     pub attached: u64,
+    /// Sessions that ended because another attachment took the place of theirs.
+    pub fenced: u64,
     /// Connections that ended because the client broke the protocol.
     pub broken: u64,
 }

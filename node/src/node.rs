@@ -224,6 +224,8 @@ pub struct Node {
     pub(crate) learned: BTreeMap<ReplicaId, Place>,
     /// Replicas that were removed from their groups.
     pub(crate) removed: Vec<GroupId>,
+    /// Volumes whose labels were changed: sessions of attachments that have passed are to be ended.
+    pub(crate) refenced: Vec<GroupId>,
     /// To be sent to other nodes when the step ends.
     pub(crate) notes: Vec<(Place, crate::event::PeerFrame)>,
 }
@@ -314,6 +316,7 @@ impl Node {
             numbers_given: BTreeMap::new(),
             learned: BTreeMap::new(),
             removed: Vec::new(),
+            refenced: Vec::new(),
             notes: Vec::new(),
         };
         node.follow_up(effects);
@@ -518,6 +521,7 @@ impl Node {
                     .advance(self.now, self.wall, &mut self.engine_effects);
                 continue;
             }
+            self.fence_sessions(effects);
             if self.leave_groups() || self.release_parked() || self.rest_reached(effects) {
                 continue;
             }

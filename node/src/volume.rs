@@ -95,6 +95,8 @@ pub(crate) struct Op {
     /// Where the volume spans nodes: its number among this process's, or the caller's, requests that
     /// change it.
     pub sequence: u64,
+    /// The number of the attachment that its session belongs to.
+    pub attachment: u64,
     /// The node that has it from its client, when that is another one.
     pub caller: Option<Caller>,
     /// It is for the leader, although it could be carried out here.
@@ -142,6 +144,7 @@ impl Op {
             bytes_counted,
             since,
             sequence: 0,
+            attachment: 0,
             caller: None,
             is_forwarded: false,
             full_since: None,
@@ -155,6 +158,7 @@ impl Op {
             at,
             early,
             sequence,
+            attachment,
             caller,
             is_forwarded,
             ..
@@ -169,6 +173,7 @@ impl Op {
             at,
             early,
             sequence,
+            attachment,
             caller,
             is_forwarded,
             ..Self::new(self.conn, self.group, action, place, self.since)
@@ -252,6 +257,10 @@ pub(crate) struct Volume {
     pub name: String,
     pub size_bytes: u64,
     pub labels: BTreeMap<String, String>,
+    /// Who holds it, as the labels say.
+    pub attachment: crate::attachment::Attachment,
+    /// The last change of that which this replica proposed.
+    pub changing_hands: Option<crate::attachment::Changing>,
     /// None while the volume is suspended and alone: there is nobody to catch up with.
     pub group: Option<Group>,
     pub epoch: EpochState,

@@ -17,6 +17,10 @@ use tonic::Status;
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Between two rounds.
 const ROUND_WAIT: Duration = Duration::from_millis(200);
+/// How long another node has to lead before nothing more is expected of the one that was asked because it led.
+const DEPOSED_WAIT: Duration = Duration::from_secs(2);
+/// How often is looked who leads.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Who is to be asked.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +54,12 @@ impl Cluster {
             };
             let mut reasons = Vec::new();
             for node in nodes {
-                let said = self.say(here, node, rule, request.clone()).await;
+                let said = tokio::select! {
+                    said = self.say(here, node, rule, request.clone()) => said,
+                    leads = self.deposed(rule, volume, node) => {
+                        Said::Lost(format!("it does not answer, and node {leads} leads by now"))
+                    }
+                };
                 match door::next(rule, volume, node.0, said) {
                     Next::Answer(answer) => return answer,
                     Next::Elsewhere(why) => reasons.push(why),
@@ -112,6 +121,31 @@ impl Cluster {
         }
     }
 
+    /// Waits until another node leads in place of one that is asked because it led; tells which. A node that was held up answers
+    /// nothing, and who leads in its place can.
+    async fn deposed(&self, rule: Rule, volume: &str, asked: NodeId) -> NodeId {
+        let leader = || async {
+            let report = self.stores.show(volume).await.ok()?;
+            leader_of(&report)
+        };
+        let led = leader().await;
+        if rule.who != Who::Leader || asked == self.identity.node || led != Some(asked) {
+            return std::future::pending().await;
+        }
+        let mut since = None;
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            match leader().await.filter(|leads| *leads != asked) {
+                None => since = None,
+                Some(leads) => {
+                    if since.get_or_insert_with(Instant::now).elapsed() >= DEPOSED_WAIT {
+                        return leads;
+                    }
+                }
+            }
+        }
+    }
+
     /// Who is to be asked about a volume now.
     async fn asked(&self, who: Who, volume: &str) -> Asked {
         match self.stores.show(volume).await {
@@ -139,6 +173,12 @@ impl Cluster {
         }
         (held, silent)
     }
+}
+
+/// The node that leads, as far as one with a copy knows.
+fn leader_of(report: &VolumeReport) -> Option<NodeId> {
+    let leads = report.members.iter().find(|member| member.leads)?;
+    leads.node.map(NodeId)
 }
 
 /// Who is asked by a node that has a copy: it alone what any copy can do, and of the others first who leads, as far as

@@ -186,6 +186,11 @@ fn stores() -> Vec<Family> {
             "Sessions that attached to a volume.",
         ),
         counter(
+            "esker_sessions_fenced",
+            Source::Number(|s| s.sessions.fenced),
+            "Sessions that were ended because another attachment took the place of theirs.",
+        ),
+        counter(
             "esker_connections_broken",
             Source::Number(|s| s.sessions.broken),
             "Connections that were ended because the client broke the protocol.",

@@ -125,6 +125,12 @@ impl FakeStore {
                 }
                 Ok(AdminReply::Volume(volume.clone()))
             }
+            AdminRequest::VolumeAttach { name, holder, .. } => {
+                let volume = volumes.get_mut(&name).ok_or_else(|| not_found(&name))?;
+                volume.attachment.number += 1;
+                volume.attachment.holder = holder;
+                Ok(AdminReply::Volume(volume.clone()))
+            }
             AdminRequest::VolumeRename { name, new_name } => {
                 let mut volume = volumes.remove(&name).ok_or_else(|| not_found(&name))?;
                 volume.name.clone_from(&new_name);

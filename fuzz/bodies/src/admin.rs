@@ -110,6 +110,8 @@ pub(crate) fn run(data: &[u8]) {
     _ = message::<v1::CreateVolumeRequest>(data);
     _ = message::<v1::ListVolumesResponse>(data);
     _ = message::<v1::RenameVolumeRequest>(data);
+    _ = message::<v1::AttachVolumeRequest>(data);
+    _ = message::<v1::DetachVolumeRequest>(data);
     _ = message::<v1::SpaceRequest>(data);
     _ = message::<v1::SpaceResponse>(data);
     _ = message::<v1::StatusResponse>(data);

@@ -665,7 +665,8 @@ impl Node {
         volume.epoch = EpochState::None;
         volume.lazy_hard_state = None;
         volume.size_bytes = group.meta.size_bytes;
-        volume.labels.clone_from(&group.meta.labels);
+        volume.take_labels(group.meta.labels.clone());
+        self.refenced.push(id);
         volume.key_id = group.meta.key_id;
         let places = group.meta.membership.places.clone();
         volume.member_places.clone_from(&places);

@@ -4,7 +4,7 @@ use super::wire::{self, Answer, AnswerKind, Ask, AskKind, Note};
 use super::Caller;
 use crate::keys::Lock;
 use crate::node::{Node, Phase};
-use crate::volume::{Action, Op, OpId, NOBODY};
+use crate::volume::{Action, Op, OpId, Volume, NOBODY};
 use bytes::Bytes;
 use esker_base::num::{to_u64, to_usize};
 use esker_base::{limits, GroupId, Place, SessionId, Stamp};
@@ -12,6 +12,7 @@ use esker_engine::format::operation::RequestId;
 use esker_engine::Known;
 use esker_nbd::{Reply, RequestError};
 use esker_replication::Role;
+use std::cmp::Ordering;
 
 /// Bytes of requests that a node has on their way, past which it takes none of other nodes.
 const GUEST_BYTES_MAX: usize = 2 * limits::NODE_BYTES_MAX;
@@ -36,6 +37,7 @@ impl Node {
         op.at = ask.at.map(Stamp);
         op.caller = Some(caller);
         op.sequence = ask.sequence;
+        op.attachment = ask.attachment;
         if op.mutates() == (ask.sequence == 0) || (op.mutates() && op.at.is_some()) {
             tracing::warn!(%from, group = group.0, "peer frame refused: a request with a wrong number");
             return;
@@ -57,9 +59,19 @@ impl Node {
         if op.mutates() && self.engine.knows_request(group, first) == Known::Stale {
             return; // a late copy: it was answered long ago
         }
-        match self.takes(ask, &op) {
-            true => self.submit(op),
-            false => self.tell_again(group, caller),
+        let serves = |v: &&Volume| v.spans && op.at.is_none() && v.is_serving();
+        let now = self.volumes.get(&group).filter(serves);
+        match now.map(|v| ask.attachment.cmp(&v.attachment.number)) {
+            // Its node has not heard yet that the session is fenced.
+            Some(Ordering::Less) => {
+                self.answer_caller(&op, caller, Err(RequestError::Shutdown), None);
+            }
+            // This one has not applied yet what that node has.
+            Some(Ordering::Greater) => self.tell_again(group, caller),
+            Some(Ordering::Equal) | None => match self.takes(ask, &op) {
+                true => self.submit(op),
+                false => self.tell_again(group, caller),
+            },
         }
     }
 

@@ -302,6 +302,7 @@ impl Node {
             ask: id,
             sequence: op.sequence,
             behind: volume.route.behind(op.sequence),
+            attachment: op.attachment,
             kind: kind.into(),
             offset: op.offset,
             length: op.length,

@@ -70,6 +70,9 @@ pub(crate) struct Ask {
     /// How many numbers right below `sequence` may be without an answer.
     #[prost(uint32, tag = "11")]
     pub behind: u32,
+    /// The number of the attachment that its client's session belongs to.
+    #[prost(uint64, tag = "12")]
+    pub attachment: u64,
 }
 
 /// How a request ended.
@@ -226,6 +229,7 @@ mod tests {
             at: None,
             crc: 5,
             behind: 1,
+            attachment: 6,
         });
         let header = note.clone().pack();
         assert_eq!(Note::unpack(&header), Ok(note));

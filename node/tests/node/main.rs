@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test may end with a panic
 
+mod attachment;
 mod encryption;
 mod exports;
 mod fair;

@@ -93,6 +93,8 @@ fn each_role_may_do_what_the_table_says() {
         (1, "snapshot rollback v@operator --keep left-ROLE"),
         (0, "snapshot diff v@operator"),
         (1, "snapshot delete v@left-ROLE"),
+        (1, "volume attach new-operator --holder ROLE --fence"),
+        (1, "volume detach new-operator"),
         (1, "volume rename new-ROLE newer-ROLE"),
         (2, "volume delete gone --yes"),
     ] {

@@ -17,6 +17,7 @@
 mod activation;
 mod admin_tcp;
 mod agreed;
+mod attachment;
 mod bad_input;
 mod benches;
 mod born;

@@ -44,18 +44,18 @@ fn the_commands_of_the_document_work_as_they_stand() {
     .unwrap();
     let mut blocks = blocks("docs/operating.md");
     blocks.retain(|block| !is_of_certificates(block));
-    assert_eq!(blocks.len(), 7, "tell this test about a new one");
+    assert_eq!(blocks.len(), 8, "tell this test about a new one");
     let metrics = free_address();
     shell(&folder, &metrics, &blocks[0]);
     assert!(!folder.join("d").exists(), "a check touches nothing");
     let start = Start::new(&folder.join("d")).metrics(&metrics);
     let daemon = start.with(&["--store-size", "1GiB"]).ready();
     shell(&folder, &metrics, &blocks[1]);
-    for block in &blocks[2..6] {
+    for block in &blocks[2..7] {
         shell(&folder, &metrics, &format!("{DATA}\n{block}"));
     }
     daemon.stop();
-    shell(&folder, &metrics, &blocks[6]);
+    shell(&folder, &metrics, &blocks[7]);
 }
 
 fn is_of_certificates(block: &str) -> bool {
@@ -272,7 +272,7 @@ fn json_is_what_scripts_rely_on() {
     assert_eq!(list, serde_json::json!([volume]));
     assert_eq!(
         fields(&volume),
-        "encrypted labels name replicas reseal rewind_bytes rewind_from_unix rewind_seconds sessions \
+        "attachment encrypted labels name replicas reseal rewind_bytes rewind_from_unix rewind_seconds sessions \
          size_bytes snapshot_bytes snapshot_schedule snapshots state store tcp_uri unique_bytes uri \
          used_bytes uuid"
     );
