@@ -120,6 +120,7 @@ fn volume_json_is_what_scripts_rely_on() {
         "rewind_from_unix": null,
         "rewind_bytes": null,
         "reseal": null,
+        "attachment": null,
     });
     assert_eq!(daemon.json(&create), expected);
     assert_eq!(daemon.json(&["volume", "show", "vm-1"]), expected);

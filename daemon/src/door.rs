@@ -401,6 +401,8 @@ mod tests {
             names,
             [
                 "ResizeVolume",
+                "AttachVolume",
+                "DetachVolume",
                 "DiffSnapshots",
                 "ShowVolume",
                 "ListSnapshots",

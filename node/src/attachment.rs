@@ -68,6 +68,15 @@ impl Attachment {
         label
     }
 
+    /// Why the volume is not deleted.
+    #[must_use]
+    pub fn keeps(&self, volume: &str) -> Option<String> {
+        let (holder, number) = (self.holder.as_ref()?, self.number);
+        Some(format!(
+            "{holder} holds volume {volume}, as attachment {number}: `esker volume detach {volume}` ends that"
+        ))
+    }
+
     /// Why a session that names this number, or none, does not get the volume.
     pub(crate) fn refuses(&self, volume: &str, asked: Option<u64>) -> Option<String> {
         let number = self.number;

@@ -569,12 +569,10 @@ impl Node {
         let id = self.find(name)?;
         self.writable()?;
         self.unattached(id, "delete")?;
-        let attachment = self.volumes.get(&id).map(|v| &v.attachment);
-        if let Some((holder, a)) = attachment.and_then(|a| Some((a.holder.as_ref()?, a))) {
-            return Err(AdminError::Refused(format!(
-                "{holder} holds volume {name}, as attachment {}: `esker volume detach {name}` ends that",
-                a.number
-            )));
+        // A copy of one that spans nodes may go whoever holds the volume.
+        let held = self.volumes.get(&id).filter(|v| !v.spans);
+        if let Some(why) = held.and_then(|v| v.attachment.keeps(name)) {
+            return Err(AdminError::Refused(why));
         }
         // A session that takes its leave still has its answers to come.
         let waits = |op: &Op| op.group == id && self.conns.contains_key(&op.conn);

@@ -238,6 +238,9 @@ impl Cluster {
                 .await
                 .map(|()| true);
         }
+        if let Some(why) = report.attachment.keeps(name) {
+            return Err(AdminError::Refused(why).into());
+        }
         for place in replicas.values() {
             if let Some(member) = self.member(place.node) {
                 let how = (uuid.as_str(), with_snapshots, false);

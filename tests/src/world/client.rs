@@ -60,6 +60,10 @@ pub(crate) struct Client {
     pub size_bytes: u64,
     /// The snapshot of its volume that it reads, and which volume that is; none when it uses the volume.
     pub snapshot: Option<(String, u64)>,
+    /// The attachment that it named; 0 for none.
+    pub attachment: u64,
+    /// Changes of hands of which nothing more was to come when it asked for its volume.
+    pub asks_seen: u64,
     /// The volume it has asked for.
     pub name: String,
     /// Sizes the volume may have had when it connected: the answer may be older than a resize.
@@ -91,6 +95,8 @@ impl Client {
             decoder: Decoder::new(structured),
             size_bytes: 0,
             snapshot: None,
+            attachment: 0,
+            asks_seen: 0,
             name: String::new(),
             sizes_before: BTreeSet::new(),
             asked: BTreeMap::new(),

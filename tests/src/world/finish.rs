@@ -200,6 +200,7 @@ impl World {
             .all(|h| h.state == State::Serving && !h.fenced);
         let seated = !self.moves_copies() || (0..self.slots.len()).all(|s| self.is_seated(s));
         up && seated
+            && (0..self.slots.len()).all(|slot| self.is_free(slot))
             && self.slots.iter().enumerate().all(|(at, s)| {
                 let may_lack = self.plan.overfull || self.late.contains_key(&at);
                 s.change.is_none() && (s.volume.is_some() || may_lack)

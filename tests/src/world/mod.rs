@@ -8,6 +8,7 @@ mod client;
 mod clones;
 mod content;
 mod finish;
+mod holders;
 mod host;
 pub mod hunt;
 mod keys;

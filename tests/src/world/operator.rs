@@ -156,6 +156,7 @@ impl World {
         if self.plan.nodes > 1 {
             self.pursue_clones_of_three();
             self.pursue_keys_of_three();
+            self.pursue_holders();
             return self.pursue_rollbacks_of_three();
         }
         for slot in 0..self.slots.len() {
@@ -314,6 +315,7 @@ impl World {
                 Err(error) => self.violate(format!("a volume of three is not grown: {error}")),
             },
             Purpose::CloneOfThree(ask) => self.clone_answered(ask, result),
+            Purpose::Holder(slot) => self.holder_answered(slot, result),
             Purpose::Renewal(ask) => self.renewal_answered(ask, result),
             Purpose::KeyOfClone(slot, at) => self.key_placed(slot, at, result.is_ok()),
             Purpose::MendClone => self.mend_answered(&result),

@@ -278,6 +278,14 @@ impl Oracle {
         }
     }
 
+    /// Of the writes for which this holds, those that were not answered take effect by now or never. Gives how many cells they are
+    /// about.
+    pub fn fenced(&mut self, is: impl Fn(u64) -> bool, now: u64) -> usize {
+        let cells = self.cells.iter_mut().flatten();
+        let open = cells.filter(|c| c.effective == NEVER && c.expires == NEVER && is(c.id));
+        open.map(|c| c.expires = now).count()
+    }
+
     /// An operator accepted a loss: every value that ever was may be back.
     pub fn loss_accepted(&mut self, now: u64) {
         self.volatile.clear();

@@ -33,6 +33,8 @@ pub struct Options {
     pub lease_ms: u64,
     /// Volumes of three may get other data keys.
     pub keys_of_three: bool,
+    /// Volumes of several copies may have holders.
+    pub holders: bool,
     /// Print what happens.
     pub verbose: bool,
 }
@@ -53,6 +55,7 @@ impl Options {
             zero_ahead: true,
             lease_ms: 600,
             keys_of_three: true,
+            holders: true,
             verbose: false,
         }
     }
@@ -62,6 +65,7 @@ impl Options {
     pub fn asking(seed: u64) -> Self {
         Self {
             keys_of_three: false,
+            holders: false,
             zero_ahead: false,
             lease_ms: 0,
             ..Self::new(seed)
@@ -186,6 +190,8 @@ pub struct Plan {
     pub rekeys: bool,
     /// Volumes of three get other data keys.
     pub keys_of_three: bool,
+    /// Volumes of several copies change hands.
+    pub holders: bool,
     /// What the provider of keys does.
     pub key_faults: KeyFaults,
     /// Run options.
@@ -276,6 +282,7 @@ impl Plan {
             encrypted: 0,
             rekeys: false,
             keys_of_three: false,
+            holders: false,
             key_faults: KeyFaults::default(),
             options,
         };
@@ -289,6 +296,9 @@ impl Plan {
         }
         if options.extras && options.clones && nodes == 3 {
             plan.add_clones();
+        }
+        if options.extras && options.holders && nodes > 1 {
+            plan.holders = SimRng::new(options.seed, 9).chance(300);
         }
         if options.extras && options.keys_of_three && nodes > 1 && plan.encrypted > 0 {
             plan.keys_of_three = SimRng::new(options.seed, 8).chance(500);

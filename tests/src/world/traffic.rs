@@ -197,6 +197,9 @@ impl World {
             Command::Read => volume.oracle.read_asked(self.step),
             _ => {}
         }
+        if let Some(id) = write {
+            self.holder_writes(client, id);
+        }
         let length = u32::try_from(wish.length).unwrap_or(0);
         let bytes = wire::request(
             wish.command,
@@ -309,7 +312,12 @@ impl World {
         let (client, host) = (conn.client, conn.host);
         let stopping = self.hosts[host].state == State::Stopping;
         let leaving = client.is_none_or(|c| self.clients[c].mood == Mood::Leaving);
-        if !stopping && !leaving {
+        let fenced = reason.starts_with("fenced: ");
+        let fenced = fenced && client.is_some_and(|c| self.may_be_fenced(c));
+        if fenced {
+            self.stats.did("sessions fenced");
+        }
+        if !stopping && !leaving && !fenced {
             self.violate(format!("the node closed connection {id}: {reason}"));
         }
         self.at_time(at, Ev::Closed(id));
@@ -327,7 +335,8 @@ impl World {
         if let Some(client) = conn.client {
             let c = &self.clients[client];
             let stopping = self.hosts[conn.host].state == State::Stopping;
-            if c.mood == Mood::Leaving && !c.asked.is_empty() && !stopping {
+            let fenced = self.may_be_fenced(client);
+            if c.mood == Mood::Leaving && !c.asked.is_empty() && !stopping && !fenced {
                 self.violate(format!(
                     "{} requests were not answered before the session ended",
                     self.clients[client].asked.len()
@@ -440,12 +449,13 @@ impl World {
                 let Some(volume) = &self.slots[c.slot].volume else {
                     return self.client_leaves(client);
                 };
+                let name = volume.name.clone();
                 let export = match &c.snapshot {
-                    None => volume.name.clone(),
-                    Some((snapshot, _)) => format!("{}@{snapshot}", volume.name),
+                    None => self.export_of_holder(client, &name),
+                    Some((snapshot, _)) => format!("{name}@{snapshot}"),
                 };
                 let bytes = wire::hello(&export, structured);
-                self.clients[client].name.clone_from(&volume.name);
+                self.clients[client].name = name;
                 self.send_bytes(client, bytes);
             }
             Said::Size(size) => {
@@ -536,7 +546,8 @@ impl World {
         let slot = c.slot;
         let durable = self.clients[client].is_durable(&asked, self.plan.nodes > 1);
         if error != 0 {
-            return self.refused(slot, &asked, error);
+            let fenced = self.may_be_fenced(client);
+            return self.refused(slot, &asked, error, fenced);
         }
         let step = self.step;
         let Some(volume) = self.slots[slot].volume.as_mut() else {
@@ -572,7 +583,7 @@ impl World {
     }
 
     /// A request failed: it must have had a reason.
-    fn refused(&mut self, slot: usize, asked: &Asked, error: u32) {
+    fn refused(&mut self, slot: usize, asked: &Asked, error: u32, fenced: bool) {
         if asked.wish.command == Command::Read {
             if let Some(volume) = self.slots[slot].volume.as_mut() {
                 volume.oracle.read_dropped(asked.at);
@@ -580,10 +591,11 @@ impl World {
         }
         let faulty = self.plan.weights.disk_errors > 0 || self.plan.damages();
         let expected = match error {
-            EIO => faulty,
+            EIO => faulty || fenced,
             // Segments with a few live slots each can fill a store before its volumes do: nothing
             // moves survivors yet.
             ENOSPC => true,
+            ESHUTDOWN if fenced => true,
             ESHUTDOWN => self.hosts.iter().any(|h| h.state == State::Stopping),
             _ => false,
         };

@@ -140,6 +140,8 @@ pub(crate) enum Purpose {
     KeyOfClone(usize, usize),
     /// A volume of three gets another data key.
     Renewal(super::rekeys::RenewalAsk),
+    /// A volume changes hands.
+    Holder(usize),
     /// A clone that lacks a copy is to have one.
     MendClone,
     /// About a copy of a volume.
@@ -172,6 +174,7 @@ pub struct World {
     pub(crate) clone_keys: Vec<esker_crypto::WrappedKey>,
     /// A data key that a volume of three is to get.
     pub(crate) renewal: Option<super::rekeys::Renewal>,
+    pub(crate) holders: super::holders::Holders,
     pub(crate) next_write: u64,
     pub(crate) admin: BTreeMap<u64, (usize, Purpose)>,
     pub(crate) next_token: u64,
@@ -233,6 +236,7 @@ impl World {
             seats: Vec::new(),
             clone_keys: Vec::new(),
             renewal: None,
+            holders: super::holders::Holders::new(plan.seed),
             late: plan
                 .late_slots()
                 .map(|slot| (slot, super::clones::Late::default()))

@@ -215,6 +215,14 @@ fn nothing_of_a_fenced_holder_comes_after_who_took_its_place() {
         });
         assert!(refused(node(through), &export).contains("taker holds it since"));
     }
+    for at in 0..3 {
+        let told = node(at).esker(&["volume", "delete", "v", "--yes"]).line(1);
+        assert!(told.contains("taker holds volume v"), "{told}");
+    }
+    node(0).esker(&["volume", "detach", "v"]).ok();
+    until("it is deleted", || {
+        node(0).esker(&["volume", "delete", "v", "--yes"]).code == Some(0)
+    });
     for node in nodes.into_iter().flatten() {
         node.stop();
     }
