@@ -3,7 +3,7 @@
 # tests, the simulator, the daemon with real programs, and the commands of the README. Closes with
 # "N passed, M failed"; exits with 1 when anything failed.
 #
-# ESKER_SIM_SEEDS (3500) is the number of simulated worlds, which end after ESKER_SIM_SECONDS (1800) all
+# ESKER_SIM_SEEDS (2400) is the number of simulated worlds, which end after ESKER_SIM_SECONDS (1800) all
 # the same and then say so at the end. ESKER_KILL_CYCLES (200) is the number of `kill -9` cycles. Full logs
 # are in target/test/.
 set -uo pipefail
@@ -15,7 +15,7 @@ rm -rf "$logs"
 mkdir -p "$logs"
 export ESKER_SKIP_LOG=$PWD/$logs/skipped
 : >"$ESKER_SKIP_LOG"
-export ESKER_SIM_SEEDS=${ESKER_SIM_SEEDS:-3500}
+export ESKER_SIM_SEEDS=${ESKER_SIM_SEEDS:-2400}
 export ESKER_SIM_SECONDS=${ESKER_SIM_SECONDS:-1800}
 export ESKER_KILL_CYCLES=${ESKER_KILL_CYCLES:-200}
 unset RUST_LOG

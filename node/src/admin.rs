@@ -270,7 +270,7 @@ impl Default for Tuning {
 pub struct ReplicaSpec {
     /// The volume's name.
     pub name: String,
-    /// Its size in bytes.
+    /// Its size in bytes; for one that learns [`VolumeReport::first_bytes`].
     pub size_bytes: u64,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -334,6 +334,8 @@ pub struct VolumeReport {
     pub uuid: String,
     /// Size in bytes, as clients see it.
     pub size_bytes: u64,
+    /// The size that another copy of it begins with, which then learns how it grew: that of its oldest snapshot.
+    pub first_bytes: u64,
     /// Bytes of live data blocks that this volume references.
     pub used_bytes: u64,
     /// Bytes that would return if the volume were deleted, with its snapshots; what clones of it use would

@@ -760,6 +760,10 @@ impl Node {
             name: volume.name.clone(),
             uuid: volume.id.to_string(),
             size_bytes: volume.size_bytes,
+            first_bytes: self
+                .engine
+                .size_to_begin_with(id)
+                .unwrap_or(volume.size_bytes),
             used_bytes,
             unique_bytes,
             snapshot_bytes,

@@ -81,7 +81,7 @@ impl Cluster {
         places.insert(replica, place);
         let volume = NewVolume {
             name: report.name.clone(),
-            size_bytes: report.size_bytes,
+            size_bytes: report.first_bytes,
             labels: report.labels.clone(),
             volume: uuid_of(&report)?,
             group: GroupId(report.group),

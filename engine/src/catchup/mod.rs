@@ -152,6 +152,18 @@ impl Engine {
         self.forest.snapshots(group).map(|v| v.cut).collect()
     }
 
+    /// The size that a replica begins with which learns, in bytes: that of the oldest snapshot, or of the head without one.
+    ///
+    /// Sizes only grow, and a log says where they do. What begins larger than a snapshot was would keep that one with
+    /// the size it began with.
+    #[must_use]
+    pub fn size_to_begin_with(&self, id: GroupId) -> Option<u64> {
+        let group = self.groups.get(&id).filter(|g| !g.deleting)?;
+        let oldest = self.forest.snapshots(id).next();
+        let oldest = oldest.map_or(u64::MAX, |v| v.meta.size_bytes);
+        Some(oldest.min(group.meta.size_bytes))
+    }
+
     /// How far a group has come that is fed.
     #[must_use]
     pub fn feed(&self, group: GroupId) -> Option<FeedView> {

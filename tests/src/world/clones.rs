@@ -347,13 +347,15 @@ impl World {
                 let mut all = Host::places(&self.plan);
                 all.extend(self.hosts[host].told.clone());
                 self.step_node(host, Event::Places(all));
-                let led = self.hosts[leader].node.as_ref();
-                let Some(view) = led.and_then(|n| n.engine().group(group)) else {
+                let led = self.hosts[leader].node.as_ref().map(|n| n.engine());
+                let view = led.and_then(|engine| engine.group(group));
+                let first = led.and_then(|engine| engine.size_to_begin_with(group));
+                let (Some(view), Some(size_bytes)) = (view, first) else {
                     return;
                 };
                 AdminRequest::ReplicaCreate(ReplicaSpec {
                     name,
-                    size_bytes: view.meta.size_bytes,
+                    size_bytes,
                     labels: Default::default(),
                     volume: view.meta.volume,
                     group,

@@ -290,7 +290,7 @@ impl World {
         replaces: Option<ReplicaId>,
         led: Option<(usize, Membership)>,
     ) {
-        let Some((_, membership)) = led else {
+        let Some((leader, membership)) = led else {
             return;
         };
         let (Some(replica), true) = (
@@ -318,13 +318,18 @@ impl World {
             return;
         };
         let name = volume.name.clone();
+        let led = self.hosts[leader].node.as_ref();
+        let size = led.and_then(|n| n.engine().size_to_begin_with(self.group_of(slot)));
+        let Some(size_bytes) = size else {
+            return;
+        };
         self.hosts[host].told.extend(places.clone());
         let mut all = super::host::Host::places(&self.plan);
         all.extend(self.hosts[host].told.clone());
         self.step_node(host, Event::Places(all));
         let spec = ReplicaSpec {
             name,
-            size_bytes: self.plan.blocks_first * 4096,
+            size_bytes,
             labels: BTreeMap::new(),
             volume: super::keys::volume_of(slot),
             group: self.group_of(slot),

@@ -709,6 +709,8 @@ fn a_volume_moves_to_other_nodes_under_a_client_that_sees_no_error() {
     write(&mut client, 0..64, 1);
     node(&nodes, 1, &["snapshot", "create", "v@early"]).ok();
     write(&mut client, 32..96, 2);
+    // Copies that are made when it has grown know how large it was.
+    node(&nodes, 1, &["volume", "resize", "v", "--size", "96MiB"]).ok();
 
     for id in ["2", "3"] {
         node(&nodes, 1, &["replica", "add", "v", "--node", id]).ok();
@@ -770,6 +772,11 @@ fn a_volume_moves_to_other_nodes_under_a_client_that_sees_no_error() {
     let mut early = nodes[now].as_ref().unwrap().client("v@early");
     holds(&mut early, 0..64, 1);
     drop(early);
+    let left = nodes[now].as_ref().unwrap();
+    let listed = left.json(&["snapshot", "list", "v"]);
+    assert_eq!(listed[0]["size_bytes"], 64 << 20, "{listed}");
+    let shown = left.json(&["volume", "show", "v"]);
+    assert_eq!(shown["size_bytes"], 96 << 20, "{shown}");
     node(
         &nodes,
         now + 1,
