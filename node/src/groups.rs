@@ -412,8 +412,12 @@ impl Node {
         }
         let ops = self.ops.iter().filter(|(_, op)| op.group == id);
         let ops: Vec<_> = ops.map(|(op, _)| *op).collect();
-        for op in ops {
-            self.fail_op(op, esker_nbd::RequestError::Io);
+        for id in ops {
+            // What another node asked for is carried out by whoever leads: a copy that was replaced goes, not the volume.
+            match self.ops.get(&id).is_some_and(|op| op.caller.is_some()) {
+                true => self.send_back(id),
+                false => self.fail_op(id, esker_nbd::RequestError::Io),
+            }
         }
     }
 

@@ -94,14 +94,21 @@ fn fed(
             name,
             labels,
         }) => {
-            // Of a feed that goes on after a crash, the cut may be the highest stamp of what is in it.
+            if *stamp < at.reach {
+                return Err(StoreError::Invariant(format!(
+                    "group {}: its head has stamps up to {}, which is above the snapshot {stamp}",
+                    group.meta.group, at.reach
+                )));
+            }
+            // What was fetched before and left again may have higher ones.
+            group.max_stamp = group.max_stamp.max(*stamp);
             let meta = SnapshotMeta {
                 name: name.clone(),
                 created_us: *created_us,
                 labels: labels.clone(),
                 size_bytes: 0,
             };
-            let outcome = operations::take(group, forest, *stamp, meta)?;
+            let outcome = operations::keep(group, forest, *stamp, meta);
             if outcome == Outcome::SnapshotTaken(*stamp) {
                 (at.base, at.reach) = (*stamp, *stamp);
             }
@@ -192,13 +199,14 @@ fn branch(group: &mut Group, forest: &mut Forest, to: Stamp) -> Result<Outcome, 
         None => !group.root.vaddr.is_none() || group.root.max_stamp.0 > 0,
     };
     if holds_more {
-        // It becomes a version that nobody needs, and is taken apart like one.
-        group.max_stamp = Stamp(group.max_stamp.0 + 1);
+        // It becomes a version that nobody needs, and is taken apart like one. Its cut is nobody's stamp: the next snapshot may
+        // have the same.
+        let above = Stamp(group.max_stamp.0 + 1);
         let meta = SnapshotMeta {
             size_bytes: group.meta.size_bytes,
             ..SnapshotMeta::default()
         };
-        let left = forest.cut(id, group.max_stamp, meta);
+        let left = forest.cut(id, above, meta);
         forest.settle(left, (group.root, group.root_level));
         forest.hide(left);
     }
@@ -213,5 +221,5 @@ fn branch(group: &mut Group, forest: &mut Forest, to: Stamp) -> Result<Outcome, 
         }
     }
     group.newest_cut = to;
-    Ok(Outcome::RolledBack(group.max_stamp))
+    Ok(Outcome::RolledBack(to))
 }

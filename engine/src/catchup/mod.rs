@@ -279,7 +279,7 @@ impl Engine {
         group.meta.key_id = meta.key_id;
         group.epoch = state.epoch;
         group.resealed = state.resealed;
-        group.max_stamp = group.max_stamp.max(state.max_stamp);
+        group.max_stamp = state.max_stamp;
         group.requests = crate::requests::Requests::from_entries(state.requests.clone());
         group.jumps.clone_from(&state.jumps);
         group.jumps_since = state.jumps_since;

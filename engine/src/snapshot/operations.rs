@@ -15,15 +15,25 @@ pub(crate) fn take(
     group: &mut Group,
     forest: &mut Forest,
     stamp: Stamp,
-    mut meta: SnapshotMeta,
+    meta: SnapshotMeta,
 ) -> Result<Outcome, StoreError> {
-    let id = group.meta.group;
     rise(group, stamp)?;
+    Ok(keep(group, forest, stamp, meta))
+}
+
+/// The head is kept as a snapshot: nothing in it has a stamp above that one's.
+pub(crate) fn keep(
+    group: &mut Group,
+    forest: &mut Forest,
+    stamp: Stamp,
+    mut meta: SnapshotMeta,
+) -> Outcome {
+    let id = group.meta.group;
     if forest.has_name(id, &meta.name) {
-        return Ok(Outcome::SnapshotRefused(SnapshotRefusal::NameTaken));
+        return Outcome::SnapshotRefused(SnapshotRefusal::NameTaken);
     }
     if forest.count(id) >= limits::VOLUME_SNAPSHOTS_MAX {
-        return Ok(Outcome::SnapshotRefused(SnapshotRefusal::TooMany));
+        return Outcome::SnapshotRefused(SnapshotRefusal::TooMany);
     }
     meta.size_bytes = group.meta.size_bytes;
     let size_bytes = meta.size_bytes;
@@ -34,7 +44,7 @@ pub(crate) fn take(
         version,
         size_bytes,
     });
-    Ok(Outcome::SnapshotTaken(stamp))
+    Outcome::SnapshotTaken(stamp)
 }
 
 /// A snapshot is deleted.

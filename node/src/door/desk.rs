@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// A request of another node is not carried out here.
-    pub(super) fn send_back(&mut self, id: OpId) {
+    pub(crate) fn send_back(&mut self, id: OpId) {
         if let Some(op) = self.take_op(id, None) {
             if let Some(caller) = op.caller {
                 self.tell_again(op.group, caller);
