@@ -495,11 +495,15 @@ impl VolumeVerb {
 /// What to do with snapshots.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SnapshotVerb {
-    /// Keep a volume as it is now
+    /// Keep a volume as it is now, or several as they are at one moment
+    ///
+    /// With several volumes it is a group snapshot: all are of the same moment, or none is taken. If a write was acknowledged before another one was
+    /// asked for, and that one is in its volume's snapshot, the first one is in its volume's. Writes wait for as long as it takes the
+    /// nodes to agree on the moment, and for half a second at most.
     Create {
         /// 1 to 128 of A-Z a-z 0-9 . _ - after the volume's name
-        #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = Place::parse)]
-        place: Place,
+        #[arg(value_name = "VOLUME@SNAPSHOT", required = true, value_parser = Place::parse)]
+        places: Vec<Place>,
         /// Label; may be repeated
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
         labels: Vec<(String, String)>,

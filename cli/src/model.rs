@@ -151,6 +151,28 @@ pub struct Snapshot {
     pub store: u32,
     /// The periods of its volume's schedule that it was taken for; null for one that was asked for.
     pub automatic: Option<String>,
+    /// What it is a part of, together with snapshots of other volumes; null for one that was taken alone.
+    pub group_snapshot: Option<GroupSnapshot>,
+}
+
+/// Which group snapshot one is a part of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GroupSnapshot {
+    /// UUID.
+    pub id: String,
+    /// Of how many volumes.
+    pub volumes: u32,
+}
+
+/// A group snapshot that was taken.
+#[derive(Clone, Debug, Serialize)]
+pub struct TakenGroup {
+    /// The snapshots, as they were asked for.
+    pub snapshots: Vec<Snapshot>,
+    /// For how long writes to a volume waited, at most, in microseconds.
+    pub held_microseconds: u64,
+    /// How often it was begun.
+    pub attempts: u32,
 }
 
 impl From<v1::Snapshot> for Snapshot {
@@ -167,6 +189,10 @@ impl From<v1::Snapshot> for Snapshot {
             sessions: snapshot.sessions,
             store: snapshot.store,
             automatic: text(snapshot.automatic),
+            group_snapshot: text(snapshot.group_snapshot).map(|id| GroupSnapshot {
+                id,
+                volumes: snapshot.group_volumes,
+            }),
         }
     }
 }

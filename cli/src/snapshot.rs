@@ -4,13 +4,14 @@ use crate::args::{Format, Place, SnapshotVerb};
 use crate::error::{CliError, Client};
 use crate::graph::{self, Graph};
 use crate::model::{
-    required, DeletedSnapshot, DiffExtent, KeptSnapshot, Pruned, RolledBack, Snapshot, Version,
-    Volume,
+    required, DeletedSnapshot, DiffExtent, KeptSnapshot, Pruned, RolledBack, Snapshot, TakenGroup,
+    Version, Volume,
 };
 use crate::output::Output;
 use crate::table::{fields, Align, Table};
 use crate::when;
 use esker_api::{size, v1};
+use std::collections::BTreeMap;
 
 /// Does what the verb says.
 ///
@@ -22,8 +23,12 @@ pub async fn run(
     output: &mut Output,
 ) -> Result<(), CliError> {
     match verb {
-        SnapshotVerb::Create { place, labels } => {
-            let (volume, name) = place.both()?;
+        SnapshotVerb::Create { places, labels } if places.len() > 1 => {
+            let labels = labels.into_iter().collect();
+            create_several(places, labels, client, output).await
+        }
+        SnapshotVerb::Create { places, labels } => {
+            let (volume, name) = required(places.into_iter().next(), "snapshot")?.both()?;
             let request = v1::CreateSnapshotRequest {
                 volume,
                 name,
@@ -92,6 +97,39 @@ pub async fn run(
         }
         SnapshotVerb::Diff { from, to } => diff(from, to, client, output).await,
     }
+}
+
+async fn create_several(
+    places: Vec<Place>,
+    labels: BTreeMap<String, String>,
+    client: &mut Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let mut snapshots = Vec::with_capacity(places.len());
+    for place in places {
+        let (volume, name) = place.both()?;
+        snapshots.push(v1::SnapshotName { volume, name });
+    }
+    let request = v1::CreateSnapshotsRequest { snapshots, labels };
+    let answer = client.create_snapshots(request).await?.into_inner();
+    let taken = TakenGroup {
+        snapshots: answer.snapshots.into_iter().map(Snapshot::from).collect(),
+        held_microseconds: answer.held_microseconds,
+        attempts: answer.attempts,
+    };
+    output.show(&taken, |taken| {
+        let names = taken.snapshots.iter();
+        let names: Vec<_> = names.map(|s| format!("{}@{}", s.volume, s.name)).collect();
+        let held = std::time::Duration::from_micros(taken.held_microseconds);
+        fields(&[
+            ("snapshots", names.join(" ")),
+            (
+                "writes waited",
+                format!("{:.1} ms", held.as_secs_f64() * 1e3),
+            ),
+            ("attempts", taken.attempts.to_string()),
+        ])
+    })
 }
 
 async fn prune(
@@ -280,6 +318,8 @@ fn one(snapshot: &Snapshot) -> String {
             .clone()
             .map(|periods| ("automatic", periods)),
     );
+    let group = snapshot.group_snapshot.as_ref();
+    pairs.extend(group.map(|g| ("group", format!("{}, of {} volumes", g.id, g.volumes))));
     if !labels.is_empty() {
         pairs.push(("labels", labels.join(" ")));
     }

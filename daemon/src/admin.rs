@@ -17,6 +17,7 @@ use esker_api::{v1, MESSAGE_BYTES_MAX};
 use esker_base::limits::METADATA_VOLUME;
 use esker_base::num::{to_u32_saturating, to_usize};
 use esker_node::admin::{AdminError, VolumeReport};
+use esker_node::hold::HoldStep;
 use esker_node::rewind::REWIND_LABEL;
 use std::collections::BTreeMap;
 use std::io;
@@ -108,6 +109,7 @@ fn listen_error(path: &Path, source: io::Error) -> DaemonError {
 }
 
 /// Answers administrative requests.
+#[derive(Clone)]
 pub struct AdminService {
     stores: Arc<Stores>,
     identity: Identity,
@@ -254,10 +256,18 @@ fn schedule(text: &str) -> Result<Option<Policy>, Status> {
         .map_err(Status::invalid_argument)
 }
 
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |time| {
         u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    })
+}
+
+/// The cut that a request is a part of.
+fn cut_of(text: &str) -> Result<u128, Status> {
+    u128::from_str_radix(&text.replace('-', ""), 16).map_err(|_| {
+        let text = esker_node::admin::one_line(text);
+        Status::invalid_argument(format!("a cut is a UUID, not `{text}`"))
     })
 }
 
@@ -500,6 +510,79 @@ impl Admin for AdminService {
         let created = self.stores.snapshot_create(volume, name, labels).await;
         let snapshot = Some(report::snapshot(created.map_err(refusal)?));
         Ok(Response::new(v1::CreateSnapshotResponse { snapshot }))
+    }
+
+    async fn create_snapshots(
+        &self,
+        request: Request<v1::CreateSnapshotsRequest>,
+    ) -> Answer<v1::CreateSnapshotsResponse> {
+        let v1::CreateSnapshotsRequest { snapshots, labels } = request.into_inner();
+        for wanted in &snapshots {
+            require_ordinary(&wanted.volume)?;
+            tracing::info!(
+                volume = wanted.volume,
+                name = wanted.name,
+                "create snapshot at one moment"
+            );
+        }
+        let labels = labels_of(labels)?;
+        let cluster = self.cluster.clone().filter(|cluster| cluster.is_member());
+        let here = AdminServer::new(self.clone());
+        let way = crate::cut::Way { here, cluster };
+        let taken = crate::cut::take(&way, snapshots, labels).await?;
+        Ok(Response::new(taken))
+    }
+
+    async fn hold_volume(
+        &self,
+        request: Request<v1::HoldVolumeRequest>,
+    ) -> Answer<v1::HoldVolumeResponse> {
+        let request = request.into_inner();
+        require_ordinary(&request.volume)?;
+        let step = match request.step() {
+            v1::HoldStep::Unspecified => {
+                return Err(Status::invalid_argument(
+                    "it is not said what is to be done",
+                ));
+            }
+            v1::HoldStep::Check => HoldStep::Check,
+            v1::HoldStep::Begin => HoldStep::Begin,
+            v1::HoldStep::End => HoldStep::End,
+        };
+        let cut = cut_of(&request.cut)?;
+        let held = self.stores.hold(request.volume, request.name, cut, step);
+        held.await.map_err(refusal)?;
+        Ok(Response::new(v1::HoldVolumeResponse {}))
+    }
+
+    async fn cut_volume(
+        &self,
+        request: Request<v1::CutVolumeRequest>,
+    ) -> Answer<v1::CutVolumeResponse> {
+        let mut request = request.into_inner();
+        require_ordinary(&request.volume)?;
+        let cut = cut_of(&request.cut)?;
+        let label = request.labels.remove_entry(crate::cut::CUT_LABEL);
+        let mut labels = labels_of(request.labels)?;
+        labels.extend(label);
+        tracing::info!(
+            volume = request.volume,
+            name = request.name,
+            cut = request.cut,
+            "cut volume"
+        );
+        let taken = self.stores.snapshot_cut(
+            request.volume,
+            request.name,
+            cut,
+            request.created_us,
+            labels,
+        );
+        let (report, held) = taken.await.map_err(refusal)?;
+        Ok(Response::new(v1::CutVolumeResponse {
+            snapshot: Some(report::snapshot(report)),
+            held_microseconds: u64::try_from(held.as_micros()).unwrap_or(u64::MAX),
+        }))
     }
 
     async fn list_snapshots(

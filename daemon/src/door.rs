@@ -46,13 +46,15 @@ const LOOK_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 const CLONES: &str = "esker volume list";
 
 /// What is passed on. All that is not here is about the node that is asked, or about volumes that are there alone.
-pub const RULES: [Rule; 18] = [
+pub const RULES: [Rule; 20] = [
     leader("ResizeVolume", true, "esker volume show"),
     leader("RenameVolume", false, "esker volume show"),
     leader("SetVolume", false, "esker volume show"),
     leader("AttachVolume", true, "esker volume show"),
     leader("DetachVolume", true, "esker volume show"),
     leader("CreateSnapshot", false, "esker snapshot list"),
+    leader("HoldVolume", true, "esker snapshot list"),
+    leader("CutVolume", false, "esker snapshot list"),
     leader("DeleteSnapshot", false, "esker snapshot list"),
     leader("RollbackSnapshot", false, "esker snapshot list"),
     leader("PruneSnapshots", false, "esker snapshot list"),
@@ -403,6 +405,7 @@ mod tests {
                 "ResizeVolume",
                 "AttachVolume",
                 "DetachVolume",
+                "HoldVolume",
                 "DiffSnapshots",
                 "ShowVolume",
                 "ListSnapshots",

@@ -19,7 +19,7 @@ use tonic::server::NamedService;
 use tonic::Status;
 
 /// The least role that each request needs. One that is not here needs `admin`.
-pub const LEAST_ROLES: [(&str, AdminRole); 32] = [
+pub const LEAST_ROLES: [(&str, AdminRole); 35] = [
     ("ListVolumes", AdminRole::Viewer),
     ("ShowVolume", AdminRole::Viewer),
     ("ListSnapshots", AdminRole::Viewer),
@@ -35,6 +35,9 @@ pub const LEAST_ROLES: [(&str, AdminRole); 32] = [
     ("DetachVolume", AdminRole::Operator),
     ("RenameVolume", AdminRole::Operator),
     ("CreateSnapshot", AdminRole::Operator),
+    ("CreateSnapshots", AdminRole::Operator),
+    ("HoldVolume", AdminRole::Operator),
+    ("CutVolume", AdminRole::Operator),
     ("DeleteSnapshot", AdminRole::Operator),
     ("PruneSnapshots", AdminRole::Operator),
     ("RollbackSnapshot", AdminRole::Operator),

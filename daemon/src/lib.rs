@@ -10,6 +10,7 @@ pub mod args;
 pub mod certificates;
 pub mod cluster;
 pub mod config;
+pub mod cut;
 pub mod data_dir;
 pub mod dist;
 pub mod door;

@@ -70,7 +70,10 @@ pub fn volume(report: VolumeReport, endpoints: &Endpoints) -> v1::Volume {
 /// A snapshot's message.
 #[must_use]
 pub fn snapshot(report: SnapshotReport) -> v1::Snapshot {
+    let (group_snapshot, group_volumes) = crate::cut::of_labels(&report.labels).unwrap_or_default();
     v1::Snapshot {
+        group_snapshot,
+        group_volumes,
         volume: report.volume,
         name: report.name,
         stamp: report.stamp,

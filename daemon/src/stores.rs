@@ -10,6 +10,7 @@ use esker_node::admin::{
     ScrubPlace, SnapshotPage, SnapshotReport, SpaceReport, StatusReport, Tuning, VersionReport,
     VolumeReport,
 };
+use esker_node::hold::HoldStep;
 use esker_node::meters::StoreSample;
 use esker_runtime::DirectorySlot;
 use std::collections::{BTreeMap, BTreeSet};
@@ -240,6 +241,56 @@ impl Stores {
         };
         match self.ask(&of, request).await? {
             (store, AdminReply::Snapshot(report)) => Ok(snapshot_at(store, report)),
+            (store, other) => Err(mismatch(store, &other)),
+        }
+    }
+
+    /// Something of a cut through several volumes, before its snapshots are taken.
+    ///
+    /// # Errors
+    /// When no store has the volume, or its store refuses.
+    pub async fn hold(
+        &self,
+        volume: String,
+        name: String,
+        cut: u128,
+        step: HoldStep,
+    ) -> Result<()> {
+        let of = volume.clone();
+        let request = AdminRequest::VolumeHold {
+            volume,
+            name,
+            cut,
+            step,
+        };
+        match self.ask(&of, request).await? {
+            (_, AdminReply::Done) => Ok(()),
+            (store, other) => Err(mismatch(store, &other)),
+        }
+    }
+
+    /// Takes a volume's snapshot of a cut; tells how long its changes waited.
+    ///
+    /// # Errors
+    /// When no store has the volume, its changes do not wait for this cut, or its store refuses.
+    pub async fn snapshot_cut(
+        &self,
+        volume: String,
+        name: String,
+        cut: u128,
+        created_us: u64,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(SnapshotReport, Duration)> {
+        let of = volume.clone();
+        let request = AdminRequest::SnapshotCut {
+            volume,
+            name,
+            cut,
+            created_us,
+            labels,
+        };
+        match self.ask(&of, request).await? {
+            (store, AdminReply::Cut(report, held)) => Ok((snapshot_at(store, *report), held)),
             (store, other) => Err(mismatch(store, &other)),
         }
     }

@@ -105,6 +105,30 @@ pub enum AdminRequest {
         /// Labels.
         labels: BTreeMap<String, String>,
     },
+    /// A part of a cut through several volumes, before its snapshots are taken (see [`crate::hold`]).
+    VolumeHold {
+        /// The volume.
+        volume: String,
+        /// The name that its snapshot is to have.
+        name: String,
+        /// The cut.
+        cut: u128,
+        /// What is to be done.
+        step: crate::hold::HoldStep,
+    },
+    /// Keep a volume as a snapshot that is a part of a cut. Refused unless its changes are held back for that, by the same leader.
+    SnapshotCut {
+        /// The volume.
+        volume: String,
+        /// The snapshot's name.
+        name: String,
+        /// The cut.
+        cut: u128,
+        /// When it was begun, in microseconds since the Unix epoch.
+        created_us: u64,
+        /// Labels.
+        labels: BTreeMap<String, String>,
+    },
     /// Make a volume that begins as a snapshot is, and then lives on its own. Takes no time and no room.
     VolumeClone {
         /// The volume.
@@ -299,6 +323,8 @@ pub enum AdminReply {
     Done,
     /// To the creation of a snapshot.
     Snapshot(SnapshotReport),
+    /// To that of one of a cut: with how long changes were held back.
+    Cut(Box<SnapshotReport>, std::time::Duration),
     /// To a rollback.
     RolledBack(Box<RolledBack>),
     /// To a list of snapshots.

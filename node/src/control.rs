@@ -139,6 +139,19 @@ impl Node {
                 name,
                 labels,
             } => self.snapshot_create(token, &volume, name, labels),
+            AdminRequest::VolumeHold {
+                volume,
+                name,
+                cut,
+                step,
+            } => self.volume_hold(&volume, &name, cut, step),
+            AdminRequest::SnapshotCut {
+                volume,
+                name,
+                cut,
+                created_us,
+                labels,
+            } => self.snapshot_cut(token, (&volume, cut), name, created_us, labels),
             AdminRequest::VolumeClone {
                 volume,
                 snapshot,

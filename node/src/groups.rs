@@ -173,6 +173,7 @@ impl Node {
             size_bytes: meta.size_bytes,
             attachment: crate::attachment::Attachment::of(&meta.labels),
             changing_hands: None,
+            hold: None,
             labels: meta.labels.clone(),
             group: None,
             epoch: EpochState::None,

@@ -472,7 +472,7 @@ impl Node {
         if op.attachment != volume.attachment.number {
             return Err(Held::Failed(RequestError::Shutdown)); // its session has been fenced
         }
-        if volume.is_changing_hands() {
+        if volume.is_changing_hands() || volume.held(self.now).is_some() {
             return Err(Held::Busy);
         }
         let first_entry = op.entries;

@@ -15,6 +15,7 @@ pub mod envelope;
 mod event;
 mod exports;
 mod groups;
+pub mod hold;
 mod io;
 mod key_admin;
 mod keys;

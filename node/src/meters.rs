@@ -103,6 +103,17 @@ pub struct SessionCounts {
     pub broken: u64,
 }
 
+/// Cuts through several volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HoldCounts {
+    /// Times that changes of a volume were held back.
+    pub begun: u64,
+    /// Those of them that ended because it took too long.
+    pub expired: u64,
+    /// For how long, together.
+    pub time: std::time::Duration,
+}
+
 /// Everything a store counts, and what it holds, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreSample {
@@ -112,6 +123,8 @@ pub struct StoreSample {
     pub requests: Requests,
     /// Sessions.
     pub sessions: SessionCounts,
+    /// Cuts through several volumes.
+    pub holds: HoldCounts,
     /// Sessions attached now.
     pub sessions_now: u64,
     /// Connections now, attached or not.
@@ -153,6 +166,7 @@ pub struct StoreSample {
 pub(crate) struct Meters {
     pub tuning: Tuning,
     pub sessions: SessionCounts,
+    pub holds: HoldCounts,
     recovery_ns: u64,
     requests: Requests,
     others: VolumeCounts,
@@ -420,6 +434,7 @@ impl Node {
             engine: self.engine.sample(),
             requests: self.meters.requests.clone(),
             sessions: self.meters.sessions,
+            holds: self.meters.holds,
             connections_now: to_u64(self.conns.len()),
             requests_now: to_u64(self.in_flight.0.max(self.ops.len())),
             request_bytes_now: to_u64(self.in_flight.1.max(self.op_bytes)),

@@ -170,6 +170,8 @@ pub struct Node {
     pub(crate) served_last: ConnId,
     /// When to look for sessions that do not move, while memory is short.
     pub(crate) stall_check: Option<Moment>,
+    /// Volumes whose changes are held back, by when that ends at the latest.
+    pub(crate) holds: BTreeSet<(Moment, GroupId)>,
     pub(crate) flush_after_drive: BTreeSet<GroupId>,
     /// Connections with something to parse or to send.
     pub(crate) conns_dirty: BTreeSet<ConnId>,
@@ -284,6 +286,7 @@ impl Node {
             uncommitted_bytes: 0,
             served_last: ConnId(0),
             stall_check: None,
+            holds: BTreeSet::new(),
             flush_after_drive: BTreeSet::new(),
             conns_dirty: BTreeSet::new(),
             others: BTreeMap::new(),
@@ -462,6 +465,7 @@ impl Node {
                 self.dirty.insert(id);
             }
         }
+        self.end_holds();
         self.rewind_if_due();
         self.read_slots_if_due();
         if self.engine.deadline().is_some_and(|at| at <= self.now) {
@@ -603,6 +607,7 @@ impl Node {
             .chain(ticks.then_some(self.next_tick))
             .chain(drain)
             .chain(self.stall_check)
+            .chain(self.holds.first().map(|(until, _)| *until))
             .chain(self.rewinds.due)
             .chain(self.keys.read_again.as_ref().map(|(at, _)| *at))
             .chain(self.handshakes.first().map(|(until, _)| *until))

@@ -23,9 +23,10 @@ use esker_engine::format::versions::{VersionKind as StoredKind, POINT_PREFIX};
 use esker_engine::SnapshotView;
 use esker_replication::{ProposeError, Role};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Changes of snapshots that wait in one volume's queue; further ones are refused.
-const ASKS_MAX: usize = 1024;
+pub(crate) const ASKS_MAX: usize = 1024;
 /// How long whoever leads a volume tries to lead its clone, in ticks: replicas begin it as they apply the entry.
 const STANDS_TICKS: u64 = 20;
 /// Sessions that a refusal names.
@@ -38,6 +39,8 @@ pub(crate) enum SnapshotAsk {
         name: String,
         created_us: u64,
         labels: BTreeMap<String, String>,
+        /// A part of this cut, and how long changes were held back for it.
+        cut: Option<(u128, Duration)>,
     },
     /// A rewind point; its time is that of its proposal.
     Point {
@@ -73,6 +76,7 @@ impl SnapshotAsk {
                 name,
                 created_us,
                 labels,
+                cut: _,
             } => Operation::Snapshot {
                 stamp,
                 created_us,
@@ -146,6 +150,7 @@ impl Node {
             name,
             created_us,
             labels,
+            cut: None,
         };
         self.ask(token, id, ask)
     }
@@ -417,7 +422,7 @@ impl Node {
         }
     }
 
-    fn require_room(&self, id: GroupId) -> Result<(), AdminError> {
+    pub(crate) fn require_room(&self, id: GroupId) -> Result<(), AdminError> {
         if self.engine.snapshot_count(id) >= to_u64(limits::VOLUME_SNAPSHOTS_MAX) {
             return Err(too_many(self.name_of(id)));
         }
@@ -497,6 +502,19 @@ impl Node {
             if let SnapshotAsk::Point { created_us } = &mut ask {
                 *created_us = point_us;
             }
+            if let SnapshotAsk::Create {
+                cut: Some((cut, _)),
+                ..
+            } = &ask
+            {
+                if let Err(why) = self.held_for(id, *cut) {
+                    self.refused.push((token, why));
+                    continue;
+                }
+            }
+            let Some(volume) = self.volumes.get_mut(&id) else {
+                return;
+            };
             let mut stamp = Stamp(0);
             if ask.takes_stamp() {
                 match volume.take_stamps(1) {
@@ -517,11 +535,19 @@ impl Node {
                     if matches!(ask, SnapshotAsk::Point { .. }) {
                         volume.rewind.taken = Some(volume.stamps_taken);
                     }
-                    let proposal = Proposal::Snapshot(token, ask);
-                    let entry = (placed.term, proposal);
-                    volume.proposals.insert(placed.index, entry);
                     volume.urgent = true;
                     self.dirty.insert(id);
+                    if let SnapshotAsk::Create {
+                        cut: Some((cut, held)),
+                        ..
+                    } = &mut ask
+                    {
+                        *held = self.end_hold(id, *cut);
+                    }
+                    let entry = (placed.term, Proposal::Snapshot(token, ask));
+                    if let Some(volume) = self.volumes.get_mut(&id) {
+                        volume.proposals.insert(placed.index, entry);
+                    }
                 }
                 Err(ProposeError::Busy) => {
                     volume.asks.push_front((token, ask));
@@ -572,9 +598,16 @@ impl Node {
             return;
         };
         let result = match outcome {
-            Some(Done::SnapshotTaken(_)) => self
-                .find_snapshot(id, name)
-                .map(|view| AdminReply::Snapshot(self.snapshot_report(id, view))),
+            Some(Done::SnapshotTaken(_)) => self.find_snapshot(id, name).map(|view| {
+                let report = self.snapshot_report(id, view);
+                match ask {
+                    SnapshotAsk::Create {
+                        cut: Some((_, held)),
+                        ..
+                    } => AdminReply::Cut(Box::new(report), *held),
+                    _ => AdminReply::Snapshot(report),
+                }
+            }),
             Some(Done::SnapshotDeleted(_)) => Ok(AdminReply::Done),
             Some(Done::Cloned(group)) => self
                 .report_of(*group, &self.engine.snapshot_blocks())
@@ -720,7 +753,7 @@ impl Volume {
     }
 }
 
-fn name_taken(volume: &str, name: &str) -> AdminError {
+pub(crate) fn name_taken(volume: &str, name: &str) -> AdminError {
     AdminError::Exists(format!("volume {volume} has a snapshot named {name}"))
 }
 

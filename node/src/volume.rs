@@ -261,6 +261,8 @@ pub(crate) struct Volume {
     pub attachment: crate::attachment::Attachment,
     /// The last change of that which this replica proposed.
     pub changing_hands: Option<crate::attachment::Changing>,
+    /// The last cut that changes were held back for.
+    pub hold: Option<crate::hold::Hold>,
     /// None while the volume is suspended and alone: there is nobody to catch up with.
     pub group: Option<Group>,
     pub epoch: EpochState,

@@ -475,6 +475,13 @@ fn a_copy_that_is_made_later_has_snapshots_of_their_own_size() {
     holds_now(3, 1358);
 }
 
+/// Volumes are kept at one moment under load, and what each snapshot holds is what its volume may have held then.
+#[test]
+fn group_snapshots_are_of_one_moment() {
+    those_that_did("snapshots of cuts", 3, 0, 20);
+    those_that_did("snapshots of cuts that came too late", 3, 0, 2);
+}
+
 /// Volumes of three are given to one holder after the other, whatever is on its way; from each answer on nothing of an earlier one
 /// takes effect.
 #[test]

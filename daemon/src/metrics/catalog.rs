@@ -191,6 +191,21 @@ fn stores() -> Vec<Family> {
             "Sessions that were ended because another attachment took the place of theirs.",
         ),
         counter(
+            "esker_holds",
+            Source::Number(|s| s.holds.begun),
+            "Times that changes of a volume waited for a group snapshot.",
+        ),
+        counter(
+            "esker_holds_expired",
+            Source::Number(|s| s.holds.expired),
+            "Those of them that ended because it took too long.",
+        ),
+        counter(
+            "esker_hold_seconds",
+            Source::Nanos(|s| u64::try_from(s.holds.time.as_nanos()).unwrap_or(u64::MAX)),
+            "How long changes of volumes waited for group snapshots, together.",
+        ),
+        counter(
             "esker_connections_broken",
             Source::Number(|s| s.sessions.broken),
             "Connections that were ended because the client broke the protocol.",

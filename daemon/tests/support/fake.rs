@@ -97,6 +97,8 @@ impl FakeStore {
                 false => Err(not_found(&name)),
             },
             AdminRequest::SnapshotCreate { .. }
+            | AdminRequest::SnapshotCut { .. }
+            | AdminRequest::VolumeHold { .. }
             | AdminRequest::VolumeClone { .. }
             | AdminRequest::VolumeCloneAt { .. }
             | AdminRequest::SnapshotDelete { .. }

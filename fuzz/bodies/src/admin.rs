@@ -111,6 +111,9 @@ pub(crate) fn run(data: &[u8]) {
     _ = message::<v1::ListVolumesResponse>(data);
     _ = message::<v1::RenameVolumeRequest>(data);
     _ = message::<v1::AttachVolumeRequest>(data);
+    _ = message::<v1::CreateSnapshotsRequest>(data);
+    _ = message::<v1::HoldVolumeRequest>(data);
+    _ = message::<v1::CutVolumeRequest>(data);
     _ = message::<v1::DetachVolumeRequest>(data);
     _ = message::<v1::SpaceRequest>(data);
     _ = message::<v1::SpaceResponse>(data);

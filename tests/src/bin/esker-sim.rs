@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: esker-sim --seed N [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--no-zeros] [--no-renewals] [--no-holders] [--lease MS] [--plain] [-v]
-       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--no-zeros] [--no-renewals] [--no-holders] [--lease MS] [--plain] [--twice]
+usage: esker-sim --seed N [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--no-zeros] [--no-renewals] [--no-holders] [--no-cuts] [--lease MS] [--plain] [-v]
+       esker-sim --hunt MINUTES [--from N] [--count N] [--nodes 1|3|4..7] [--steps N] [--sabotage NAME] [--full] [--whole] [--no-clones] [--no-zeros] [--no-renewals] [--no-holders] [--no-cuts] [--lease MS] [--plain] [--twice]
 
 A hunt runs --count seeds (all there are) from --from (0) on, for MINUTES at most.
 --full: some stores are too small for what is written to them.
@@ -50,6 +50,7 @@ fn parse() -> Option<Args> {
             }
             "--no-clones" => (args.options.clones, args.options.keys_of_three) = (false, false),
             "--no-holders" => args.options.holders = false,
+            "--no-cuts" => args.options.cuts = false,
             "--no-renewals" => args.options.keys_of_three = false,
             "--lease" => args.options.lease_ms = words.next()?.parse().ok()?,
             "--no-zeros" => args.options.zero_ahead = false,

@@ -203,7 +203,8 @@ impl World {
             && (0..self.slots.len()).all(|slot| self.is_free(slot))
             && self.slots.iter().enumerate().all(|(at, s)| {
                 let may_lack = self.plan.overfull || self.late.contains_key(&at);
-                s.change.is_none() && (s.volume.is_some() || may_lack)
+                let goes_back = self.plan.cuts && s.wanted.is_some();
+                s.change.is_none() && !goes_back && (s.volume.is_some() || may_lack)
             })
     }
 

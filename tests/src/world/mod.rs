@@ -7,6 +7,7 @@ mod chaos;
 mod client;
 mod clones;
 mod content;
+mod cuts;
 mod finish;
 mod holders;
 mod host;

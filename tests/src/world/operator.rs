@@ -157,6 +157,7 @@ impl World {
             self.pursue_clones_of_three();
             self.pursue_keys_of_three();
             self.pursue_holders();
+            self.pursue_cuts();
             return self.pursue_rollbacks_of_three();
         }
         for slot in 0..self.slots.len() {
@@ -316,6 +317,7 @@ impl World {
             },
             Purpose::CloneOfThree(ask) => self.clone_answered(ask, result),
             Purpose::Holder(slot) => self.holder_answered(slot, result),
+            Purpose::Cut(ask) => self.cut_answered(ask, result),
             Purpose::Renewal(ask) => self.renewal_answered(ask, result),
             Purpose::KeyOfClone(slot, at) => self.key_placed(slot, at, result.is_ok()),
             Purpose::MendClone => self.mend_answered(&result),

@@ -35,6 +35,8 @@ pub struct Options {
     pub keys_of_three: bool,
     /// Volumes of several copies may have holders.
     pub holders: bool,
+    /// Snapshots may be taken of several volumes at one moment.
+    pub cuts: bool,
     /// Print what happens.
     pub verbose: bool,
 }
@@ -56,6 +58,7 @@ impl Options {
             lease_ms: 600,
             keys_of_three: true,
             holders: true,
+            cuts: true,
             verbose: false,
         }
     }
@@ -66,6 +69,7 @@ impl Options {
         Self {
             keys_of_three: false,
             holders: false,
+            cuts: false,
             zero_ahead: false,
             lease_ms: 0,
             ..Self::new(seed)
@@ -192,6 +196,8 @@ pub struct Plan {
     pub keys_of_three: bool,
     /// Volumes of several copies change hands.
     pub holders: bool,
+    /// Cuts are taken through several volumes.
+    pub cuts: bool,
     /// What the provider of keys does.
     pub key_faults: KeyFaults,
     /// Run options.
@@ -283,6 +289,7 @@ impl Plan {
             rekeys: false,
             keys_of_three: false,
             holders: false,
+            cuts: false,
             key_faults: KeyFaults::default(),
             options,
         };
@@ -299,6 +306,9 @@ impl Plan {
         }
         if options.extras && options.holders && nodes > 1 {
             plan.holders = SimRng::new(options.seed, 9).chance(300);
+        }
+        if options.extras && options.cuts && nodes > 1 {
+            plan.cuts = SimRng::new(options.seed, 12).chance(300);
         }
         if options.extras && options.keys_of_three && nodes > 1 && plan.encrypted > 0 {
             plan.keys_of_three = SimRng::new(options.seed, 8).chance(500);

@@ -374,7 +374,7 @@ impl World {
     /// At the end the volumes go back to one of their snapshots, so that clients read all of it.
     pub(crate) fn go_back_at_the_end(&mut self) {
         if self.plan.nodes > 1 {
-            return;
+            return self.go_back_to_cuts();
         }
         for slot in 0..self.slots.len() {
             let Some(volume) = &self.slots[slot].volume else {

@@ -142,6 +142,8 @@ pub(crate) enum Purpose {
     Renewal(super::rekeys::RenewalAsk),
     /// A volume changes hands.
     Holder(usize),
+    /// A part of a cut through several volumes.
+    Cut(super::cuts::CutAsk),
     /// A clone that lacks a copy is to have one.
     MendClone,
     /// About a copy of a volume.
@@ -175,6 +177,7 @@ pub struct World {
     /// A data key that a volume of three is to get.
     pub(crate) renewal: Option<super::rekeys::Renewal>,
     pub(crate) holders: super::holders::Holders,
+    pub(crate) cuts: super::cuts::Cuts,
     pub(crate) next_write: u64,
     pub(crate) admin: BTreeMap<u64, (usize, Purpose)>,
     pub(crate) next_token: u64,
@@ -237,6 +240,7 @@ impl World {
             clone_keys: Vec::new(),
             renewal: None,
             holders: super::holders::Holders::new(plan.seed),
+            cuts: super::cuts::Cuts::new(plan.seed),
             late: plan
                 .late_slots()
                 .map(|slot| (slot, super::clones::Late::default()))

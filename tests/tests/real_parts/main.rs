@@ -40,6 +40,7 @@ mod key_servers;
 mod kill;
 mod liars;
 mod metrics;
+mod moments;
 mod networks;
 mod nodes;
 mod operating;

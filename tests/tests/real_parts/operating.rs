@@ -44,18 +44,18 @@ fn the_commands_of_the_document_work_as_they_stand() {
     .unwrap();
     let mut blocks = blocks("docs/operating.md");
     blocks.retain(|block| !is_of_certificates(block));
-    assert_eq!(blocks.len(), 8, "tell this test about a new one");
+    assert_eq!(blocks.len(), 9, "tell this test about a new one");
     let metrics = free_address();
     shell(&folder, &metrics, &blocks[0]);
     assert!(!folder.join("d").exists(), "a check touches nothing");
     let start = Start::new(&folder.join("d")).metrics(&metrics);
     let daemon = start.with(&["--store-size", "1GiB"]).ready();
     shell(&folder, &metrics, &blocks[1]);
-    for block in &blocks[2..7] {
+    for block in &blocks[2..8] {
         shell(&folder, &metrics, &format!("{DATA}\n{block}"));
     }
     daemon.stop();
-    shell(&folder, &metrics, &blocks[7]);
+    shell(&folder, &metrics, &blocks[8]);
 }
 
 fn is_of_certificates(block: &str) -> bool {
