@@ -358,6 +358,11 @@ impl Node {
                 "volume {volume} is being rolled back already; wait for that to end"
             )));
         }
+        if v.held(self.now).is_some() {
+            return Err(AdminError::Refused(format!(
+                "a group snapshot of volume {volume} is being taken; try again"
+            )));
+        }
         let open = |conn: &ConnId| self.conns.get(conn).is_some_and(|c| !c.closing);
         let sessions: Vec<ConnId> = v.sessions.iter().copied().filter(open).collect();
         if !sessions.is_empty() && !force {

@@ -482,6 +482,12 @@ fn group_snapshots_are_of_one_moment() {
     those_that_did("snapshots of cuts that came too late", 3, 0, 2);
 }
 
+/// A volume was rolled back between the moment of a group snapshot and its part of it, which held what that had gone back to.
+#[test]
+fn a_volume_that_is_held_is_not_rolled_back() {
+    holds_now(3, 1640);
+}
+
 /// Volumes of three are given to one holder after the other, whatever is on its way; from each answer on nothing of an earlier one
 /// takes effect.
 #[test]

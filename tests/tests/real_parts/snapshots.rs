@@ -70,7 +70,7 @@ fn settled(daemon: &Daemon, volume: &str) {
 }
 
 const FIELDS: &str =
-    "automatic created_unix labels name referenced_bytes sessions size_bytes stamp store \
+    "automatic created_unix group_snapshot labels name referenced_bytes sessions size_bytes stamp store \
                       unique_bytes volume";
 
 #[test]
