@@ -81,13 +81,12 @@ impl Way {
         cut: &str,
         result: &Result<v1::CutVolumeResponse, Status>,
     ) -> Result<(), Status> {
-        let is_there = match result {
-            Ok(_) => true,
-            Err(status) if is_refusal(status.code()) => false,
-            Err(_) => self.has(part, cut).await?,
-        };
-        if !is_there {
-            return Ok(());
+        match result {
+            Ok(_) => {}
+            Err(status) if is_refusal(status.code()) => return Ok(()),
+            Err(_) if self.has(part, cut).await? => {}
+            // It may come to be yet.
+            Err(status) => return Err(status.clone()),
         }
         let request = v1::DeleteSnapshotRequest {
             volume: part.volume.clone(),

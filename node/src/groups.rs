@@ -174,6 +174,7 @@ impl Node {
             attachment: crate::attachment::Attachment::of(&meta.labels),
             changing_hands: None,
             hold: None,
+            holds_over: VecDeque::new(),
             labels: meta.labels.clone(),
             group: None,
             epoch: EpochState::None,

@@ -21,6 +21,9 @@ use std::time::Duration;
 /// How long changes of a volume are held back for a cut. One that takes longer is abandoned.
 pub const HOLD_TIME_MAX: Duration = Duration::from_millis(500);
 
+/// Holds of a volume that are remembered when they are over: what was asked for them may come late, and twice.
+const OVER_MAX: usize = 64;
+
 /// Changes of a volume are held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hold {
@@ -88,7 +91,7 @@ impl Node {
         let term = volume.group.as_ref().map(esker_replication::Group::term);
         if let (HoldStep::Begin, Some(term)) = (step, term) {
             let before = volume.hold.filter(|hold| hold.cut == cut);
-            if before.is_some() {
+            if before.is_some() || volume.holds_over.contains(&cut) {
                 // Asked a second time, perhaps long after the first.
                 return self.held_for(id, cut).map(|_| Some(AdminReply::Done));
             }
@@ -157,6 +160,12 @@ impl Node {
         };
         hold.is_over = true;
         let hold = *hold;
+        if let Some(volume) = self.volumes.get_mut(&id) {
+            volume.holds_over.push_back(cut);
+            if volume.holds_over.len() > OVER_MAX {
+                volume.holds_over.pop_front();
+            }
+        }
         self.holds.remove(&(hold.until, id));
         self.dirty.insert(id);
         let held = now.min(hold.until).since(hold.since);

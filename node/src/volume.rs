@@ -263,6 +263,8 @@ pub(crate) struct Volume {
     pub changing_hands: Option<crate::attachment::Changing>,
     /// The last cut that changes were held back for.
     pub hold: Option<crate::hold::Hold>,
+    /// Those whose holds are over, the last ones.
+    pub holds_over: VecDeque<u128>,
     /// None while the volume is suspended and alone: there is nobody to catch up with.
     pub group: Option<Group>,
     pub epoch: EpochState,
